@@ -1,0 +1,101 @@
+// Package ntlab builds the memory of a Windows guest: a synthetic image laid
+// out as Windows lays it out, from published structure layouts and real dumps,
+// for tests, benchmarks, fuzz seeds and the lab:/// connection.
+//
+// It shares no code with the packages under test beyond guest/phys: every
+// structure offset is written down here again from its public source, and
+// Truth says what a correct reader must find.
+package ntlab
+
+import (
+	"context"
+
+	"snap/guest/phys"
+)
+
+// Config says which guest to build. The zero value of a field means the
+// profile's default.
+type Config struct {
+	Profile string // one of Profiles()
+	Seed    uint64 // everything random comes from here: same Config, same image
+	Memory  uint64 // bytes of RAM, a multiple of 2 MiB
+	CPUs    int
+	Machine string // "q35" or "i440fx": where the hole below 4 GiB lies
+
+	PlainKDBG bool // a debugger was enabled at boot: the KDBG is not encoded
+	KPTI      bool // processes have a user CR3 that maps only the trampoline and KUSER_SHARED_DATA
+	UserMode  bool // the processors are stopped in user mode, in a process other than System
+}
+
+// Image is a guest's physical memory, sparse in the host's. It is a
+// phys.Reader. Reads and writes may run concurrently if they don't overlap.
+type Image struct {
+	Config Config
+	Truth  Truth
+	// unexported: sparse pages, RAM map, registers
+	mem  sparse
+	ram  phys.Runs
+	regs []phys.Registers
+}
+
+// Truth is what the builder put into an image.
+type Truth struct {
+	Build               uint32 // NtBuildNumber without its flags, e.g. 19045
+	DirectoryTableBase  phys.Addr
+	UserDirectoryTable  phys.Addr // of the process that runs, 0 without KPTI
+	SelfMapSlot         int
+	KernelBase          phys.VirtAddr
+	KernelSize          uint32
+	PsLoadedModuleList  phys.VirtAddr
+	PsActiveProcessHead phys.VirtAddr
+	SystemProcess       phys.VirtAddr // EPROCESS of System
+	KDBG                phys.VirtAddr
+	KDBGPlain           []byte // the decoded block
+	KDBGEncoded         bool
+	PfnDatabase         phys.VirtAddr // the value of MmPfnDatabase
+	Runs                []phys.Run    // MmPhysicalMemoryBlock
+	Processors          []Processor   // by Windows processor number
+	Modules             []Module      // in load order
+	Processes           []Process     // in list order
+	ProductType         uint32
+	SuiteMask           uint32
+	BootID              uint32
+	SystemTime          uint64 // FILETIME
+	InterruptTime       uint64 // 100 ns units
+}
+
+// Processor is one processor of the guest.
+type Processor struct {
+	VCPU    int // the hypervisor's index, which the builder shuffles
+	KPCR    phys.VirtAddr
+	KPRCB   phys.VirtAddr
+	Context phys.VirtAddr // where the CONTEXT for a debugger goes
+}
+
+// Module is an entry of PsLoadedModuleList.
+type Module struct {
+	Name string
+	Base phys.VirtAddr
+	Size uint32
+}
+
+// Process is an entry of PsActiveProcessHead.
+type Process struct {
+	Name               string // as in ImageFileName, at most 15 bytes
+	PID                uint64
+	EPROCESS           phys.VirtAddr
+	DirectoryTableBase phys.Addr
+}
+
+var _ phys.Reader = (*Image)(nil)
+
+// RAM returns the image's RAM map.
+func (im *Image) RAM() phys.Runs { return im.ram }
+
+// Registers returns the processors' state, by vCPU index.
+func (im *Image) Registers() []phys.Registers { return im.regs }
+
+// ReadPhys implements phys.Reader.
+func (im *Image) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	return im.mem.read(ctx, im.ram, p, at)
+}
