@@ -1,0 +1,20 @@
+// Package libvirt makes the domains of a libvirt daemon readable: it implements
+// hv.VM over libvirt's RPC protocol and QEMU's monitor.
+//
+// Memory comes through one of two mechanisms. Direct reads the QEMU process on
+// this host: process_vm_readv for anonymous memory, the backing file where the
+// guest's RAM is shared. Peek asks the daemon (virDomainMemoryPeek) and so works
+// from afar, but it is a file copy in disguise: the daemon has QEMU write each
+// chunk into a file under its cache folder (/var/cache/libvirt/qemu for
+// qemu:///system), reads it back and unlinks it. That costs a pass of QEMU's main
+// thread for every chunk, leaves plain guest memory in that folder's free blocks
+// unless it is a tmpfs, and gives wrong bytes without an error if that file
+// system is full. Direct has none of this and is preferred wherever it works.
+//
+// Both read only what the RAM map of QEMU's flat view calls the machine's own
+// memory. A peek outside of RAM would not fail: it would read device registers.
+//
+// No call here outlives its context. The RPC client has no timeouts, so a context
+// that ends cuts the connection; what must still happen then, like resuming a
+// guest, dials a new one.
+package libvirt
