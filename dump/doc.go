@@ -1,0 +1,37 @@
+// Package dump is the crash dump file: writing one from a guest's memory,
+// reading one back, expanding it, and putting it in its place.
+//
+// Expanded, a dump of type 1 (DUMP_TYPE_FULL) is the header, 0x2000 bytes for
+// 64-bit and 0x1000 for 32-bit guests, followed by the pages of the header's
+// runs, packed in run order (QEMU dump/win_dump.c; kdmp-parser
+// src/lib/kdmp-parser.h):
+//
+//	+--------+------------------+------------------+----
+//	| header | pages of run 0   | pages of run 1   | ...
+//	+--------+------------------+------------------+----
+//
+// No debugger reads compressed dumps, so compression is a container around
+// that file, and any tool that knows the container gives the plain file back:
+//
+//	zstd   the Zstandard seekable format; `zstd -d` expands it
+//	gzip   a gzip file of many members; `gunzip` expands it
+//	none   the plain file
+//
+// In the zstd container every frame is independent and holds a fixed number of
+// expanded bytes: first the header in frames of its own, then the pages,
+// FrameSize bytes to a frame, so that a page is found by division and read by
+// decoding one frame. All frames carry the standard content checksum, which
+// the seek table repeats:
+//
+//	+--------+---------+-----+---------+----------------------+----------------------+
+//	| header | frame 1 | ... | frame n | skippable 0x184D2A53 | skippable 0x184D2A5E |
+//	|        |         |     |         | "SNAPMETA" + JSON    | seek table           |
+//	+--------+---------+-----+---------+----------------------+----------------------+
+//
+// Both skippable frames are what the format's specification provides for
+// (facebook/zstd contrib/seekable_format/zstd_seekable_compression_format.md),
+// so other readers pass over them. gzip and plain files carry no metadata.
+//
+// What must differ from the guest's memory, such as a decoded KDBG, is an
+// Overlay: it is applied to the copy on the way out, never to the guest.
+package dump
