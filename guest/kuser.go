@@ -1,0 +1,138 @@
+package guest
+
+import (
+	"context"
+	"unicode/utf16"
+
+	"snap/guest/phys"
+)
+
+// KUSERAddress is where every x64 Windows kernel maps KUSER_SHARED_DATA
+// (KI_USER_SHARED_DATA, ntddk.h).
+const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
+
+// Offsets in KUSER_SHARED_DATA (ntddk.h, "KUSER_SHARED_DATA" at
+// learn.microsoft.com).
+const (
+	kuserInterruptTime        = 0x008
+	kuserSystemTime           = 0x014
+	kuserImageNumberLow       = 0x02C
+	kuserNtSystemRoot         = 0x030
+	kuserNtBuildNumber        = 0x260
+	kuserNtProductType        = 0x264
+	kuserNtMajorVersion       = 0x26C
+	kuserNtMinorVersion       = 0x270
+	kuserBootID               = 0x2C4
+	kuserSuiteMask            = 0x2D0
+	kuserKdDebuggerEnabled    = 0x2D4
+	kuserNumberOfPhysPages    = 0x2E8
+	kuserActiveProcessorCount = 0x3C0
+	kuserSize                 = 0x3C8 // up to what is used here
+
+	kuserSystemRootChars = 260
+)
+
+// timeReads bounds how often a time that is being changed is read again. The
+// kernel changes it within nanoseconds, so a second read nearly always does.
+const timeReads = 16
+
+// KUSER is what a dump needs of KUSER_SHARED_DATA. Fields that a Windows
+// version doesn't have are 0.
+type KUSER struct {
+	InterruptTime         uint64 // time since boot, in 100 ns units
+	SystemTime            uint64 // FILETIME: 100 ns units since 1601-01-01 UTC
+	ImageNumberLow        uint16 // IMAGE_FILE_MACHINE of the kernel
+	NtSystemRoot          string // such as C:\Windows
+	NtBuildNumber         uint32 // Windows 10 and later
+	NtProductType         uint32 // 1 workstation, 2 domain controller, 3 server
+	NtMajorVersion        uint32
+	NtMinorVersion        uint32
+	BootID                uint32
+	SuiteMask             uint32
+	KdDebuggerEnabled     uint8
+	NumberOfPhysicalPages uint32
+	ActiveProcessorCount  uint32 // Windows 7 and later
+}
+
+// ReadKUSER reads KUSER_SHARED_DATA. It fails with ErrMalformed on a page that
+// no x64 Windows would have there.
+func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {
+	r, err := readRecord(ctx, mem, "KUSER_SHARED_DATA", KUSERAddress, kuserSize)
+	if err != nil {
+		return KUSER{}, err
+	}
+	k := KUSER{
+		ImageNumberLow:        r.u16(kuserImageNumberLow),
+		NtBuildNumber:         r.u32(kuserNtBuildNumber),
+		NtProductType:         r.u32(kuserNtProductType),
+		NtMajorVersion:        r.u32(kuserNtMajorVersion),
+		NtMinorVersion:        r.u32(kuserNtMinorVersion),
+		BootID:                r.u32(kuserBootID),
+		SuiteMask:             r.u32(kuserSuiteMask),
+		KdDebuggerEnabled:     r.u8(kuserKdDebuggerEnabled),
+		NumberOfPhysicalPages: r.u32(kuserNumberOfPhysPages),
+		ActiveProcessorCount:  r.u32(kuserActiveProcessorCount),
+		NtSystemRoot:          wideString(r.bytes(kuserNtSystemRoot, 2*kuserSystemRootChars)),
+	}
+	if r.err != nil {
+		return KUSER{}, r.err
+	}
+	if err := k.check(r); err != nil {
+		return KUSER{}, err
+	}
+	if k.InterruptTime, err = readTime(ctx, mem, "InterruptTime", KUSERAddress+kuserInterruptTime); err != nil {
+		return KUSER{}, err
+	}
+	k.SystemTime, err = readTime(ctx, mem, "SystemTime", KUSERAddress+kuserSystemTime)
+	return k, err
+}
+
+// check tells a KUSER_SHARED_DATA from any other page.
+func (k *KUSER) check(r *record) error {
+	root := k.NtSystemRoot
+	switch {
+	case k.ImageNumberLow != MachineAMD64:
+		return malformed(r.what, r.at, "machine %#x, not AMD64", k.ImageNumberLow)
+	case k.NtMajorVersion < 5 || k.NtMajorVersion > 10 || k.NtMinorVersion > 3:
+		return malformed(r.what, r.at, "version %d.%d", k.NtMajorVersion, k.NtMinorVersion)
+	case k.NtProductType < 1 || k.NtProductType > 3:
+		return malformed(r.what, r.at, "product type %d", k.NtProductType)
+	case len(root) < 3 || root[0]|0x20 < 'a' || root[0]|0x20 > 'z' || root[1:3] != `:\`:
+		return malformed(r.what, r.at, "system root %.64q", root)
+	}
+	return nil
+}
+
+// readTime reads a KSYSTEM_TIME {LowPart, High1Time, High2Time}. Its writer
+// sets High2Time, LowPart and High1Time in this order, so a reader that goes
+// the other way has a whole value when both high parts agree (KSYSTEM_TIME,
+// ntddk.h). Three reads, because one read gives no order.
+func readTime(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (uint64, error) {
+	for range timeReads {
+		var part [3]uint32 // High1Time, LowPart, High2Time
+		for i, off := range []phys.VirtAddr{4, 0, 8} {
+			v, err := readU32(ctx, mem, what, at+off)
+			if err != nil {
+				return 0, err
+			}
+			part[i] = v
+		}
+		if part[0] == part[2] {
+			return uint64(part[0])<<32 | uint64(part[1]), nil
+		}
+	}
+	return 0, malformed(what, at, "high parts differ in %d reads", timeReads)
+}
+
+// wideString returns the UTF-16LE text in b up to its first NUL.
+func wideString(b []byte) string {
+	units := make([]uint16, 0, len(b)/2)
+	for i := 0; i+1 < len(b); i += 2 {
+		u := uint16(b[i]) | uint16(b[i+1])<<8
+		if u == 0 {
+			break
+		}
+		units = append(units, u)
+	}
+	return string(utf16.Decode(units))
+}

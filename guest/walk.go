@@ -1,0 +1,281 @@
+package guest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"snap/guest/phys"
+)
+
+// Page table entry bits (Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.4).
+// Transition and Prototype are software bits of entries that are not present,
+// as Windows uses them (MMPTE_TRANSITION in the public ntkrnlmp symbols).
+const (
+	ptePresent    = 1 << 0
+	pteWrite      = 1 << 1
+	pteUser       = 1 << 2
+	pteLarge      = 1 << 7
+	ptePrototype  = 1 << 10
+	pteTransition = 1 << 11
+	pteNX         = 1 << 63
+
+	pteFrame = 0x000f_ffff_ffff_f000 // bits 51..12
+)
+
+const (
+	tableEntries = 512
+	topLevel     = 4 // PML4
+)
+
+// VirtReader reads guest-virtual memory. ReadVirt fills all of p with what is
+// at the virtual address at, or fails; after an error the contents of p are
+// undefined.
+type VirtReader interface {
+	ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr) error
+}
+
+// Mapping is where a virtual address leads.
+type Mapping struct {
+	Addr       phys.Addr // physical address of the byte that was asked for
+	Size       uint64    // of the page: 4 KiB, 2 MiB or 1 GiB
+	Writable   bool      // at all levels
+	User       bool      // at all levels
+	NX         bool      // at any level
+	Transition bool      // not present for the processor, but still in RAM
+}
+
+// TranslateError says why a virtual address leads nowhere. It wraps
+// ErrNotPresent, ErrNotCanonical, ErrMalformed, phys.ErrNotRAM, or what the
+// reader of physical memory returned.
+type TranslateError struct {
+	At    phys.VirtAddr
+	Level int    // 4 (PML4) to 1 (page table), 0 before the walk
+	Entry uint64 // the entry that ended the walk
+	Err   error
+}
+
+func (e *TranslateError) Error() string {
+	if e.Level == 0 {
+		return fmt.Sprintf("translate %#x: %v", uint64(e.At), e.Err)
+	}
+	return fmt.Sprintf("translate %#x: level %d entry %#x: %v", uint64(e.At), e.Level, e.Entry, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *TranslateError) Unwrap() error { return e.Err }
+
+// AddressSpace translates guest-virtual addresses by a 4-level x86-64 page
+// table: 4 KiB, 2 MiB and 1 GiB pages, and pages that Windows has taken from a
+// working set but not yet reused (transition pages: not present, Transition
+// set, Prototype clear), at every level at which Windows pages tables out.
+//
+// Not supported: prototype PTEs, pages in a page file, 5-level paging. Windows
+// versions with the L1TF mitigation may keep the frame number of an entry that
+// is not present XORed with a secret mask that points it outside of RAM; such
+// an entry gives ErrNotPresent.
+//
+// It keeps a bounded number of table pages, so that a guest that goes on
+// changing its tables is seen as it was: make one for each discovery. It is
+// safe for concurrent use.
+type AddressSpace struct {
+	mem   phys.Reader
+	ram   phys.Runs
+	root  phys.Addr
+	cache [cachedTables]atomic.Pointer[table]
+}
+
+// cachedTables bounds the table pages that an AddressSpace keeps (1 MiB).
+const cachedTables = 256
+
+// table is a page of 512 entries.
+type table struct {
+	at      phys.Addr
+	entries [tableEntries]uint64
+}
+
+var _ VirtReader = (*AddressSpace)(nil)
+
+// NewAddressSpace returns the address space of the top-level page table at
+// root, whose low 12 bits (flags and PCID of CR3) are ignored. Table pages are
+// read only from ram.
+func NewAddressSpace(mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
+	return &AddressSpace{mem: mem, ram: ram, root: root & pteFrame}
+}
+
+// Root returns the physical address of the top-level page table.
+func (s *AddressSpace) Root() phys.Addr { return s.root }
+
+// Drop forgets the table pages that were read so far.
+func (s *AddressSpace) Drop() {
+	for i := range s.cache {
+		s.cache[i].Store(nil)
+	}
+}
+
+// table returns the table page at a page-aligned physical address.
+func (s *AddressSpace) table(ctx context.Context, at phys.Addr) (*table, error) {
+	slot := &s.cache[at.PFN()%cachedTables]
+	if t := slot.Load(); t != nil && t.at == at {
+		return t, nil
+	}
+	if !s.ram.Has(at.PFN()) {
+		return nil, &phys.AccessError{At: at, Len: phys.PageSize, Err: phys.ErrNotRAM}
+	}
+	var page [phys.PageSize]byte
+	if err := s.mem.ReadPhys(ctx, page[:], at); err != nil {
+		return nil, err
+	}
+	t := &table{at: at}
+	for i := range t.entries {
+		t.entries[i] = binary.LittleEndian.Uint64(page[8*i:])
+	}
+	slot.Store(t)
+	return t, nil
+}
+
+// levelShift returns the lowest bit of the virtual address that indexes a
+// table of the given level.
+func levelShift(level int) uint { return uint(phys.PageShift + 9*(level-1)) }
+
+// Translate walks the page table for va. The page it leads to need not be RAM:
+// a kernel maps device memory too. Errors are of type *TranslateError.
+func (s *AddressSpace) Translate(ctx context.Context, va phys.VirtAddr) (Mapping, error) {
+	if !va.Canonical() {
+		return Mapping{}, &TranslateError{At: va, Err: ErrNotCanonical}
+	}
+	m := Mapping{Writable: true, User: true}
+	at := s.root
+	for level := topLevel; ; level-- {
+		t, err := s.table(ctx, at)
+		if err != nil {
+			return Mapping{}, &TranslateError{At: va, Level: level, Entry: uint64(at), Err: err}
+		}
+		e := t.entries[uint64(va)>>levelShift(level)%tableEntries]
+		leaf, err := s.step(&m, level, e)
+		if err != nil {
+			return Mapping{}, &TranslateError{At: va, Level: level, Entry: e, Err: err}
+		}
+		at = phys.Addr(e & pteFrame)
+		if leaf {
+			m.Size = 1 << levelShift(level)
+			m.Addr = at&^phys.Addr(m.Size-1) | phys.Addr(uint64(va)&(m.Size-1))
+			return m, nil
+		}
+	}
+}
+
+// step takes entry e of a table of the given level into m and reports whether
+// it maps a page rather than a table.
+func (s *AddressSpace) step(m *Mapping, level int, e uint64) (leaf bool, err error) {
+	if e&ptePresent == 0 {
+		if e&pteTransition == 0 || e&ptePrototype != 0 || level == topLevel {
+			return false, ErrNotPresent
+		}
+		if !s.ram.Has(phys.Addr(e & pteFrame).PFN()) {
+			return false, fmt.Errorf("%w: transition frame is not in RAM", ErrNotPresent)
+		}
+		// The protection of such an entry is encoded otherwise; the page is
+		// reachable for reading, which is all that matters here.
+		m.Transition = true
+		return level == 1, nil
+	}
+	m.Writable = m.Writable && e&pteWrite != 0
+	m.User = m.User && e&pteUser != 0
+	m.NX = m.NX || e&pteNX != 0
+	if level == 1 {
+		return true, nil
+	}
+	if e&pteLarge == 0 {
+		return false, nil
+	}
+	if level == topLevel {
+		return false, fmt.Errorf("%w: reserved bit 7 of a PML4 entry is set", ErrMalformed)
+	}
+	return true, nil
+}
+
+// ReadVirt fills p with the memory at the virtual address at. Pages that
+// follow each other in RAM are read at once.
+func (s *AddressSpace) ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if end, ok := at.Add(uint64(len(p)) - 1); !ok || end.Canonical() != at.Canonical() || end.Kernel() != at.Kernel() {
+		return &TranslateError{At: at, Err: ErrNotCanonical}
+	}
+	for len(p) > 0 {
+		start, n, err := s.contiguous(ctx, at, uint64(len(p)))
+		if err != nil {
+			return err
+		}
+		if !s.ram.Covers(start, n) {
+			return &TranslateError{At: at, Err: &phys.AccessError{At: start, Len: int(n), Err: phys.ErrNotRAM}}
+		}
+		if err := s.mem.ReadPhys(ctx, p[:n], start); err != nil {
+			return fmt.Errorf("read %d bytes at %#x: %w", n, uint64(at), err)
+		}
+		p = p[n:]
+		at += phys.VirtAddr(n)
+	}
+	return nil
+}
+
+// contiguous translates at and returns how many of the n bytes from there on
+// follow each other in physical memory, at least one.
+func (s *AddressSpace) contiguous(ctx context.Context, at phys.VirtAddr, n uint64) (phys.Addr, uint64, error) {
+	m, err := s.Translate(ctx, at)
+	if err != nil {
+		return 0, 0, err
+	}
+	start, have := m.Addr, pageRest(m)
+	for have < n {
+		m, err := s.Translate(ctx, at+phys.VirtAddr(have))
+		if err != nil || m.Addr != start+phys.Addr(have) {
+			break // the next call meets the error, if there is one
+		}
+		if err := ctx.Err(); err != nil {
+			return 0, 0, err
+		}
+		have += pageRest(m)
+	}
+	return start, min(have, n), nil
+}
+
+// pageRest returns the bytes from m's address to the end of its page.
+func pageRest(m Mapping) uint64 { return m.Size - uint64(m.Addr)&(m.Size-1) }
+
+// selfMapSlots returns the indexes of the kernel-half entries of the top-level
+// table that map the table itself. Windows x64 has exactly one.
+func (s *AddressSpace) selfMapSlots(ctx context.Context) ([]int, error) {
+	t, err := s.table(ctx, s.root)
+	if err != nil {
+		return nil, err
+	}
+	var slots []int
+	for i := tableEntries / 2; i < tableEntries; i++ {
+		if selfEntry(t.entries[i], s.root) {
+			slots = append(slots, i)
+		}
+	}
+	return slots, nil
+}
+
+// selfEntry reports whether e, in the table at root, maps the table itself for
+// the kernel: present, writable, not for user mode, not a large page.
+func selfEntry(e uint64, root phys.Addr) bool {
+	const flags = ptePresent | pteWrite | pteUser | pteLarge
+	return e&(pteFrame|flags) == uint64(root)|ptePresent|pteWrite
+}
+
+// missing returns how many bytes from at on are known to be unmapped after err,
+// a failed translation of at: the rest of what one entry would map.
+func missing(err error, at phys.VirtAddr) uint64 {
+	size := uint64(phys.PageSize)
+	if te, ok := errors.AsType[*TranslateError](err); ok && te.Level > 0 {
+		size = 1 << levelShift(te.Level)
+	}
+	return size - uint64(at)&(size-1)
+}
