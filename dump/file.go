@@ -1,12 +1,16 @@
 package dump
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
 	"snap/guest/phys"
+	"snap/header"
 )
 
 // Container describes how a dump is stored.
@@ -20,58 +24,224 @@ type Container struct {
 
 // File is a dump that can be read as if it were the plain file. It trusts
 // nothing in it. All methods but Close are safe for concurrent use.
-type File struct{}
+type File struct {
+	container Container
+	body      body
+	closers   []io.Closer
+	metadata  []byte
+
+	raw       []byte // the header's bytes
+	header    *header.Header
+	headerErr error
+	pages     layout // of a full dump; else without runs
+	ram       phys.Runs
+}
+
+// body is a container's way to the expanded bytes.
+type body interface {
+	io.ReaderAt
+	size() int64
+	// each calls use with every part of the expanded dump, from several
+	// goroutines and in any order; p is only valid during the call. It
+	// verifies whatever checksums there are before it calls use, and returns
+	// the first error.
+	each(ctx context.Context, use func(p []byte, off int64) error) error
+}
 
 var _ phys.Reader = (*File)(nil)
 
-// Open opens the dump at path: plain, in the zstd seekable format, or gzip.
-// Whatever else it is, errors.Is(err, ErrFormat).
+// Open opens the dump at path: plain, in the zstd seekable format, or gzip. If
+// it is none of them, or its container is damaged, errors.Is(err, ErrFormat).
+// What the dump holds is not an error of Open: see Header.
 func Open(path string) (*File, error) {
-	return nil, errors.ErrUnsupported
+	r, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open dump: %w", err)
+	}
+	fi, err := r.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &FormatError{Off: -1, Field: "dump", Reason: "not a regular file"}
+	}
+	if err != nil {
+		r.Close()
+		return nil, fmt.Errorf("open dump %s: %w", path, err)
+	}
+	f, err := NewFile(r, fi.Size())
+	if err != nil {
+		r.Close()
+		return nil, fmt.Errorf("open dump %s: %w", path, err)
+	}
+	f.closers = append(f.closers, r)
+	return f, nil
 }
 
-// NewFile reads the dump of size bytes in r, which it does not close.
+// NewFile reads the dump of size bytes in r, which it does not close. r must
+// be safe for concurrent use.
 func NewFile(r io.ReaderAt, size int64) (*File, error) {
-	return nil, errors.ErrUnsupported
+	f := &File{container: Container{FileSize: size}}
+	var magic [8]byte
+	if size < int64(len(magic)) {
+		return nil, formatError(-1, "dump", "only %d bytes", size)
+	}
+	if err := readFull(r, magic[:], 0); err != nil {
+		return nil, fmt.Errorf("read signature: %w", err)
+	}
+	var err error
+	switch {
+	case binary.LittleEndian.Uint32(magic[:]) == header.Signature:
+		f.container.Compression = CompressionNone
+		f.body = plainBody{r, size}
+	case binary.LittleEndian.Uint32(magic[:]) == zstdMagic:
+		err = f.openSeekable(r, size)
+	case bytes.HasPrefix(magic[:], gzipMagic):
+		f.container.Compression = CompressionGzip
+		f.body = &gzipBody{r: r, stored: size}
+	default:
+		err = formatError(0, "signature", "% x is neither a dump nor one in zstd or gzip", magic[:])
+	}
+	if err == nil {
+		err = f.readHeader()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
-// Close releases the file.
-func (f *File) Close() error { return errors.ErrUnsupported }
+// readHeader decodes the header. Only that it begins one is needed to open a
+// file, so that a bad one can be looked into.
+func (f *File) readHeader() error {
+	head := f.body.ReadAt
+	if g, ok := f.body.(*gzipBody); ok {
+		head = g.readStart
+	}
+	raw := make([]byte, header.Size64)
+	n, err := head(raw, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read header: %w", err)
+	}
+	size, err := header.HeaderSize(raw[:n])
+	if err != nil {
+		return &FormatError{Off: -1, Field: "header", Err: err}
+	}
+	if n < size {
+		return formatError(-1, "header", "%d bytes, want %d", n, size)
+	}
+	f.raw = raw[:size]
+	f.pages.header = f.raw
+	f.header, err = header.Decode(f.raw)
+	if err == nil && f.header.DumpType == header.DumpTypeFull {
+		if err = f.pages.addRuns(f.header.Runs); err == nil {
+			f.ram, err = phys.NewRuns(f.header.Runs...)
+		}
+	}
+	if err != nil {
+		f.headerErr = &FormatError{Off: -1, Field: "header", Err: err}
+	}
+	if g, ok := f.body.(*gzipBody); ok {
+		return g.setSize(f)
+	}
+	return nil
+}
+
+// Close releases the file. Nothing may use it any more.
+func (f *File) Close() error {
+	var errs []error
+	for _, c := range f.closers {
+		errs = append(errs, c.Close())
+	}
+	f.closers = nil
+	return errors.Join(errs...)
+}
 
 // Container says how the dump is stored.
-func (f *File) Container() Container { return Container{} }
+func (f *File) Container() Container { return f.container }
 
 // Size returns the length of the expanded dump in bytes.
-func (f *File) Size() int64 { return 0 }
+func (f *File) Size() int64 { return f.body.size() }
 
-// Metadata returns the JSON document that the writer stored, nil if there is none.
-func (f *File) Metadata() []byte { return nil }
+// Header returns the decoded header. It must not be changed. The error, of
+// class ErrFormat, is that of a header that no reader could use; everything
+// that needs the header fails with it then.
+func (f *File) Header() (*header.Header, error) { return f.header, f.headerErr }
 
-// ReadAt implements io.ReaderAt over the expanded dump.
-func (f *File) ReadAt(p []byte, off int64) (int, error) { return 0, errors.ErrUnsupported }
+// RawHeader returns the header's bytes, decodable or not. They must not be
+// changed.
+func (f *File) RawHeader() []byte { return f.raw }
 
-// RAM returns the pages in the dump. It is empty for dumps that are not of type 1.
-func (f *File) RAM() phys.Runs { return nil }
+// Metadata returns the JSON document that the writer stored, nil if there is
+// none. It must not be changed, and it is as trustworthy as the file.
+func (f *File) Metadata() []byte { return f.metadata }
 
-// ReadPhys implements phys.Reader over the pages in the dump.
+// ReadAt implements io.ReaderAt over the expanded dump. In a gzip container it
+// fails with ErrSequential.
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read dump at %d: negative offset", off)
+	}
+	return f.body.ReadAt(p, off)
+}
+
+// RAM returns the pages that the header says are in the dump. It is empty for
+// dumps that are not of type 1.
+func (f *File) RAM() phys.Runs { return f.ram }
+
+// Complete returns nil if the file is long enough for the pages that its
+// header lists.
+func (f *File) Complete() error {
+	if f.headerErr != nil {
+		return f.headerErr
+	}
+	if have := uint64(f.Size()); have < f.pages.size() {
+		return formatError(-1, "dump", "%d bytes, but the header and its %d pages have %d: it is truncated",
+			have, f.pages.pages, f.pages.size())
+	}
+	return nil
+}
+
+// ReadPhys implements phys.Reader over the pages in the dump. Overlaid bytes
+// read as they are in the dump, not as they were in the guest.
 func (f *File) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
-	return errors.ErrUnsupported
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if f.headerErr != nil {
+		return f.headerErr
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	off, ok := f.pages.offset(at, uint64(len(p)))
+	if !ok {
+		return &phys.AccessError{At: at, Len: len(p), Err: phys.ErrNotRAM}
+	}
+	if err := readFull(f, p, int64(off)+int64(len(f.raw))); err != nil {
+		return &phys.AccessError{At: at, Len: len(p), Err: err}
+	}
+	return nil
 }
 
-// CheckFrames reads the whole file and verifies every checksum.
+// CheckFrames reads the whole file and verifies every checksum in it. progress
+// may be nil.
 func (f *File) CheckFrames(ctx context.Context, progress *Progress) error {
-	return errors.ErrUnsupported
+	if progress == nil {
+		progress = new(Progress)
+	}
+	progress.Total.Store(uint64(f.Size()))
+	return f.body.each(ctx, func(p []byte, _ int64) error {
+		progress.Done.Add(uint64(len(p)))
+		return nil
+	})
 }
 
-// ExpandStats says what Expand wrote.
-type ExpandStats struct {
-	Bytes uint64 // length of the expanded dump
-	Holes uint64 // of those, bytes left as holes
-}
-
-// Expand writes the plain dump to out, which must be an empty regular file.
-// Stretches of zeros become holes, and every checksum is verified on the way.
-// It does not sync or close out. progress may be nil.
-func Expand(ctx context.Context, f *File, out *os.File, progress *Progress) (*ExpandStats, error) {
-	return nil, errors.ErrUnsupported
+// readFull fills p from off on.
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
 }

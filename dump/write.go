@@ -2,7 +2,6 @@ package dump
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"snap/guest/phys"
@@ -59,8 +58,4 @@ func Write(ctx context.Context, w io.Writer, mem phys.Reader, p *Plan, o Options
 		return nil, err
 	}
 	return write(ctx, w, mem, l, o)
-}
-
-func write(_ context.Context, _ io.Writer, _ phys.Reader, _ *layout, _ Options) (*Stats, error) {
-	return nil, errors.ErrUnsupported
 }

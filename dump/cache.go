@@ -1,0 +1,65 @@
+package dump
+
+import (
+	"container/list"
+	"sync"
+)
+
+// cacheBytes is how many expanded bytes a File keeps, in at least cacheMin frames.
+const (
+	cacheBytes = 64 << 20
+	cacheMin   = 2
+	cacheMax   = 4096
+)
+
+// frameCache keeps the frames that were used last. Readers that want the same
+// frame at the same time decode it once. It is safe for concurrent use.
+type frameCache struct {
+	limit  int // frames
+	decode func(dst []byte, i int) ([]byte, error)
+
+	mu    sync.Mutex
+	byID  map[int]*list.Element // of *cachedFrame
+	order *list.List            // the last used first
+}
+
+type cachedFrame struct {
+	id   int
+	once sync.Once
+	data []byte
+	err  error
+}
+
+func newFrameCache(frameSize int, decode func([]byte, int) ([]byte, error)) *frameCache {
+	return &frameCache{
+		limit:  min(max(cacheBytes/max(frameSize, 1), cacheMin), cacheMax),
+		decode: decode,
+		byID:   map[int]*list.Element{},
+		order:  list.New(),
+	}
+}
+
+// get returns the bytes of frame i, which must not be written to. They stay
+// valid after the frame has left the cache.
+func (c *frameCache) get(i int) ([]byte, error) {
+	f := c.entry(i)
+	f.once.Do(func() { f.data, f.err = c.decode(nil, i) })
+	return f.data, f.err
+}
+
+func (c *frameCache) entry(i int) *cachedFrame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.byID[i]; ok {
+		c.order.MoveToFront(e)
+		return e.Value.(*cachedFrame)
+	}
+	if c.order.Len() >= c.limit {
+		last := c.order.Back()
+		delete(c.byID, last.Value.(*cachedFrame).id)
+		c.order.Remove(last)
+	}
+	f := &cachedFrame{id: i}
+	c.byID[i] = c.order.PushFront(f)
+	return f
+}
