@@ -1,0 +1,152 @@
+// Package boot makes a lab image a guest that runs: an ELF file that QEMU
+// boots by its PVH entry (Xen docs/misc/pvh; QEMU hw/i386/x86.c), with code
+// that brings every processor into the image's own page tables, descriptor
+// tables and kernel, where it then changes memory in ways that a dump can be
+// held against.
+//
+// The boot code lies in pages that the image doesn't use, below 4 GiB. It
+// builds nothing itself: page tables, processor records, copy and fill tables
+// come ready in the ELF file. Pages that the firmware would overwrite (the
+// first MiB, and the top of the RAM below 4 GiB) are loaded elsewhere and
+// copied into place when the firmware has run.
+//
+// In the kernel image's text each processor writes an increasing number to
+// the pages of its chain, in the chain's order, so that memory of one moment
+// has numbers along each chain that go down by one at most once; CheckChains
+// measures that.
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"snap/guest/phys"
+)
+
+// Image is guest memory that can be made bootable; *ntlab.Image is one.
+type Image interface {
+	phys.Reader
+
+	// RAM is the machine's memory, with its hole below 4 GiB.
+	RAM() phys.Runs
+	// Registers is what every processor shall have, by vCPU index. Each is in
+	// kernel mode, and its CR3 maps the kernel half.
+	Registers() []phys.Registers
+	// Pages yields the pages that hold anything, in ascending order.
+	Pages() iter.Seq2[phys.PFN, *[phys.PageSize]byte]
+	// WritePhys writes memory that is RAM.
+	WritePhys(at phys.Addr, b []byte) error
+	// AllocPages returns n pages of writable, nonpaged kernel memory.
+	AllocPages(n int) (phys.VirtAddr, error)
+	// Spare is room in the kernel image's text, and its size in bytes.
+	Spare() (phys.VirtAddr, uint64)
+}
+
+// Mode says what the processors do once they run.
+type Mode uint64
+
+// Modes. The values are those of run.asm.
+const (
+	Paced Mode = iota // a round of writes per millisecond, and halted between
+	Busy              // round after round
+	Idle              // halted for ever: memory stays as it is
+)
+
+// Options of Prepare.
+type Options struct {
+	Mode Mode
+
+	// Timekeeper is the vCPU that keeps KUSER_SHARED_DATA's time going.
+	Timekeeper int
+
+	// DirectoryTableBase is a page table that maps the whole kernel half; 0
+	// takes the CR3 of vCPU 0.
+	DirectoryTableBase phys.Addr
+
+	// FillPages is how many of the image's unused pages the guest fills
+	// before it is ready, with Mix, deterministically from Seed. They lie in
+	// Windows, the runs that Windows says it owns; fewer are filled where it
+	// has no more to give.
+	FillPages uint64
+	Mix       Mix
+	Seed      uint64
+	Windows   phys.Runs
+}
+
+// Info says what a prepared guest does and where, for those who look at it
+// from outside.
+type Info struct {
+	Ready  phys.Addr // of a qword that turns 1 when all processors run
+	VCPUs  []VCPU    // by vCPU index
+	Chains []Chain   // by vCPU index
+	Fills  []Fill    // by address
+	// Residue is what the boot code and the pages it copied leave in memory
+	// that the image says is unused.
+	Residue phys.Runs
+}
+
+// VCPU is a processor of a guest that runs.
+type VCPU struct {
+	Code      phys.VirtAddr // start of its code in the kernel's text
+	CodeEnd   phys.VirtAddr // first byte after
+	RSP       uint64
+	CR3       phys.Addr
+	Heartbeat phys.Addr // of a qword that increases while it runs
+}
+
+// ReadyLine is what a guest writes to its first serial port when all
+// processors run in the kernel.
+const ReadyLine = "SNAP-LAB READY"
+
+// MaxCPUs is how many processors the boot code can start: their local APIC
+// ids have 8 bits and 0xFF addresses all (Intel SDM volume 3, 11.6.2).
+const MaxCPUs = 255
+
+// Program is a prepared guest.
+type Program struct {
+	Info     Info
+	entry    phys.Addr
+	segments []segment
+}
+
+// Prepare puts the code and data that the guest runs into im, which stays the
+// caller's to read but must not be changed until WriteELF has returned, and
+// plans what is loaded where.
+func Prepare(im Image, o Options) (*Program, error) {
+	regs := im.Registers()
+	if len(regs) == 0 || len(regs) > MaxCPUs {
+		return nil, fmt.Errorf("boot %d processors: not between 1 and %d", len(regs), MaxCPUs)
+	}
+	if o.Timekeeper < 0 || o.Timekeeper >= len(regs) {
+		return nil, fmt.Errorf("keep time on vCPU %d: the guest has %d", o.Timekeeper, len(regs))
+	}
+	if o.DirectoryTableBase == 0 {
+		o.DirectoryTableBase = tableBase(regs[0].CR3)
+	}
+	t := tables{im: im, root: o.DirectoryTableBase}
+	blocks, info, err := installRun(t, im, regs, o)
+	if err != nil {
+		return nil, fmt.Errorf("install the guest's code: %w", err)
+	}
+	records, err := buildRecords(t, regs, blocks)
+	if err != nil {
+		return nil, fmt.Errorf("build the processors' state: %w", err)
+	}
+	p, err := buildPlan(im, records, o)
+	if err != nil {
+		return nil, fmt.Errorf("place the guest in memory: %w", err)
+	}
+	info.Fills = p.fills
+	info.Residue = p.residue
+	return &Program{Info: *info, entry: p.entry, segments: p.segments}, nil
+}
+
+// WriteELF writes the guest as an ELF64 file with a PVH entry note.
+func (p *Program) WriteELF(w io.Writer) error {
+	return writeELF(w, p.entry, p.segments)
+}
+
+// errNoRoom says that the image leaves no unused memory of the kind needed.
+var errNoRoom = errors.New("no room in unused memory")

@@ -1,0 +1,257 @@
+package boot
+
+import (
+	"fmt"
+	"slices"
+
+	"snap/guest/phys"
+)
+
+// What SeaBIOS uses while it runs, generously: the first MiB, and the top of
+// the RAM below 4 GiB for its tables and its own relocated code (SeaBIOS
+// src/malloc.c).
+const (
+	firmwareLow phys.PFN = 0x100
+	firmwareTop          = 0x1000
+	fourGiB     phys.PFN = 0x100000
+)
+
+// segment is a run of pages as loaded; nil stands for a page of zeros.
+type segment struct {
+	base  phys.PFN
+	pages [][]byte
+}
+
+// plan is what is loaded where.
+type plan struct {
+	ram      phys.Runs
+	owned    map[phys.PFN][]byte // pages to be loaded
+	free     []phys.Run          // unused memory that survives the firmware, not yet placed
+	low      phys.Run            // the RAM below 4 GiB that the firmware puts its tables at the end of
+	residue  phys.Runs
+	fills    []Fill
+	entry    phys.Addr
+	segments []segment
+}
+
+// buildPlan places the boot code and its tables, and the image's pages.
+func buildPlan(im Image, records []byte, o Options) (*plan, error) {
+	p := &plan{ram: im.RAM(), owned: map[phys.PFN][]byte{}}
+	for _, r := range p.ram {
+		if r.Base < fourGiB {
+			p.low = r
+		}
+	}
+	var runs []phys.Run
+	var used []phys.PFN
+	for pfn, b := range im.Pages() {
+		runs = append(runs, phys.Run{Base: pfn, Pages: 1})
+		used = append(used, pfn)
+		p.owned[pfn] = b[:]
+	}
+	image, err := phys.NewRuns(runs...)
+	if err != nil {
+		return nil, err
+	}
+	p.free = p.ram.Minus(image).Minus(p.firmware())
+	code, err := p.place(stubCode)
+	if err != nil {
+		return nil, err
+	}
+	p.entry = code.Addr()
+	stub := p.owned[code]
+	le.PutUint32(stub[stubBase:], uint32(p.entry))
+	le.PutUint32(stub[stubPeriod:], map[Mode]uint32{Paced: period}[o.Mode])
+	le.PutUint32(stub[stubCPUs:], uint32(len(records)/recordSize))
+	at, err := p.place(records)
+	if err != nil {
+		return nil, err
+	}
+	le.PutUint64(stub[stubRecords:], uint64(at.Addr()))
+	if at, err = p.placePageTables(im, o.DirectoryTableBase); err != nil {
+		return nil, err
+	}
+	le.PutUint64(stub[stubPML4:], uint64(at.Addr()))
+	copies, err := p.stage(used)
+	if err != nil {
+		return nil, err
+	}
+	if at, err = p.placeTable(copies); err != nil {
+		return nil, err
+	}
+	le.PutUint64(stub[stubCopies:], uint64(at.Addr()))
+	if at, err = p.placeFills(image, o); err != nil {
+		return nil, err
+	}
+	le.PutUint64(stub[stubFills:], uint64(at.Addr()))
+	p.segments = p.load()
+	return p, nil
+}
+
+// firmware returns the pages that don't hold what is loaded there.
+func (p *plan) firmware() phys.Runs {
+	top := min(firmwareTop, p.low.Pages)
+	return phys.Runs{{Base: 0, Pages: uint64(firmwareLow)}}.
+		Union(phys.Runs{{Base: p.low.End() - phys.PFN(top), Pages: top}})
+}
+
+// place finds unused pages in a row below 4 GiB for b, which is copied.
+func (p *plan) place(b []byte) (phys.PFN, error) {
+	n := (uint64(len(b)) + phys.PageSize - 1) / phys.PageSize
+	for i := range p.free {
+		r := &p.free[i]
+		if r.Pages < n || r.Base+phys.PFN(n) > fourGiB {
+			continue
+		}
+		base := r.Base
+		r.Base += phys.PFN(n)
+		r.Pages -= n
+		whole := make([]byte, n*phys.PageSize)
+		copy(whole, b)
+		for k := range n {
+			p.owned[base+phys.PFN(k)] = whole[k*phys.PageSize : (k+1)*phys.PageSize]
+		}
+		p.residue = p.residue.Union(phys.Runs{{Base: base, Pages: n}})
+		return base, nil
+	}
+	return 0, fmt.Errorf("%d pages in a row: %w", n, errNoRoom)
+}
+
+// placePageTables builds the tables that the boot code runs on: memory at its
+// own address in 2 MiB pages in slot 0, and the kernel half of the image's.
+func (p *plan) placePageTables(im Image, root phys.Addr) (phys.PFN, error) {
+	const gib = 1 << 30
+	count := max(4, (uint64(p.ram.End().Addr())+gib-1)/gib)
+	if count > 512 {
+		return 0, fmt.Errorf("map %d GiB for booting: at most 512", count)
+	}
+	pml4, pdpt := make([]byte, phys.PageSize), make([]byte, phys.PageSize)
+	if err := (tables{im: im, root: root}).readPhys(pml4[2048:], root+2048); err != nil {
+		return 0, err
+	}
+	for g := range count {
+		pd := make([]byte, phys.PageSize)
+		for i := range uint64(512) {
+			at := g*gib + i<<21
+			flags := uint64(ptePresent | pteWritable | pteLarge)
+			if at >= 3*gib && at < 4*gib && !p.ram.Has(phys.Addr(at).PFN()) {
+				flags |= pteNoCache // devices: the local APIC among them
+			}
+			le.PutUint64(pd[i*8:], at|flags)
+		}
+		at, err := p.place(pd)
+		if err != nil {
+			return 0, err
+		}
+		le.PutUint64(pdpt[g*8:], uint64(at.Addr())|ptePresent|pteWritable)
+	}
+	at, err := p.place(pdpt)
+	if err != nil {
+		return 0, err
+	}
+	le.PutUint64(pml4, uint64(at.Addr())|ptePresent|pteWritable)
+	return p.place(pml4)
+}
+
+// stage moves the image's pages that the firmware would overwrite to unused
+// memory, and returns what brings them back.
+func (p *plan) stage(used []phys.PFN) ([][4]uint64, error) {
+	var copies [][4]uint64
+	firmware := p.firmware()
+	for _, pfn := range used {
+		if !firmware.Has(pfn) {
+			continue
+		}
+		at, err := p.place(p.owned[pfn])
+		if err != nil {
+			return nil, err
+		}
+		delete(p.owned, pfn)
+		copies = append(copies, [4]uint64{uint64(pfn.Addr()), 1, uint64(at.Addr())})
+	}
+	return copies, nil
+}
+
+// placeTable places a table of the stub and returns its first page, 0 if it
+// is empty.
+func (p *plan) placeTable(entries [][4]uint64) (phys.PFN, error) {
+	const perPage = (phys.PageSize - tableFirst) / tableEntry
+	var next phys.PFN
+	for len(entries) > 0 {
+		n := (len(entries) - 1) / perPage * perPage // the last page first: each points at the next
+		b := make([]byte, phys.PageSize)
+		le.PutUint64(b[tableNext:], uint64(next.Addr()))
+		le.PutUint64(b[tableCount:], uint64(len(entries)-n))
+		for i, e := range entries[n:] {
+			for k, v := range e {
+				le.PutUint64(b[tableFirst+i*tableEntry+k*8:], v)
+			}
+		}
+		at, err := p.place(b)
+		if err != nil {
+			return 0, err
+		}
+		next, entries = at, entries[:n]
+	}
+	return next, nil
+}
+
+// placeFills chooses the pages to fill and places the table of them. The
+// table's own pages are chosen first, and so are never filled.
+func (p *plan) placeFills(image phys.Runs, o Options) (phys.PFN, error) {
+	if o.FillPages == 0 {
+		return 0, nil
+	}
+	low := phys.Runs{{Base: 0, Pages: uint64(firmwareLow)}}
+	unused := func() phys.Runs {
+		return o.Windows.Intersect(p.ram).Minus(image).Minus(low).Minus(p.residue)
+	}
+	// Reserve as many pages as the longest table can take, then fill it in.
+	longest := planFills(unused(), o)
+	first, err := p.placeTable(make([][4]uint64, len(longest)))
+	if err != nil {
+		return 0, err
+	}
+	p.fills = planFills(unused(), o)
+	left := p.fills
+	for at := first; at != 0; {
+		b := p.owned[at]
+		n := min(len(left), int(le.Uint64(b[tableCount:])))
+		le.PutUint64(b[tableCount:], uint64(n))
+		for i, f := range left[:n] {
+			for k, v := range f.entry() {
+				le.PutUint64(b[tableFirst+i*tableEntry+k*8:], v)
+			}
+		}
+		left = left[n:]
+		at = phys.Addr(le.Uint64(b[tableNext:])).PFN()
+	}
+	p.fills = p.fills[:len(p.fills)-len(left)]
+	return first, nil
+}
+
+// load returns the segments to load. Small gaps between them are loaded as
+// zeros, which is what they hold, to keep their number far below the 65,535
+// that an ELF header can count.
+func (p *plan) load() []segment {
+	const gap = 8
+	pfns := make([]phys.PFN, 0, len(p.owned))
+	for pfn := range p.owned {
+		pfns = append(pfns, pfn)
+	}
+	slices.Sort(pfns)
+	var out []segment
+	for _, pfn := range pfns {
+		n := len(out)
+		if n > 0 {
+			s := &out[n-1]
+			end := s.base + phys.PFN(len(s.pages))
+			if hole := pfn - end; hole <= gap && p.ram.Covers(end.Addr(), uint64(hole)<<phys.PageShift) {
+				s.pages = append(append(s.pages, make([][]byte, hole)...), p.owned[pfn])
+				continue
+			}
+		}
+		out = append(out, segment{pfn, [][]byte{p.owned[pfn]}})
+	}
+	return out
+}
