@@ -31,7 +31,7 @@ func (s NTSTATUS) String() string {
 	case StatusBufferTooSmall:
 		return "STATUS_BUFFER_TOO_SMALL"
 	}
-	return fmt.Sprintf("%#08x", uint32(s))
+	return fmt.Sprintf("0x%08x", uint32(s))
 }
 
 // StatusError is a failure of a kernel routine's equivalent: the status that
