@@ -120,7 +120,7 @@ func (f *File) readHeader() error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read header: %w", err)
 	}
-	size, err := header.HeaderSize(raw[:n])
+	size, err := header.SizeOf(raw[:n])
 	if err != nil {
 		return &FormatError{Off: -1, Field: "header", Err: err}
 	}

@@ -15,6 +15,10 @@ import (
 // of a file that is not finished.
 const partialInfix = ".partial-"
 
+// maxStem is how much of the final name goes into the other one, so that any
+// final name that the file system takes (255 bytes) leaves room for the rest.
+const maxStem = 200
+
 // Pending is a file that doesn't have its final name yet. Whoever has the
 // name gets a whole file or none.
 //
@@ -47,7 +51,7 @@ func Create(path string, force bool) (*Pending, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	p := &Pending{dir: dir, name: name, temp: name + partialInfix + rand.Text()[:10], force: force}
+	p := &Pending{dir: dir, name: name, temp: name[:min(len(name), maxStem)] + partialInfix + rand.Text()[:10], force: force}
 	if err := p.create(); err != nil {
 		dir.Close()
 		return nil, fmt.Errorf("create %s: %w", path, err)
@@ -132,7 +136,8 @@ func (p *Pending) place() error {
 	if err := unix.Linkat(fd, p.temp, fd, p.name, 0); err != nil {
 		return err
 	}
-	return unix.Unlinkat(fd, p.temp, 0)
+	_ = unix.Unlinkat(fd, p.temp, 0) // the dump is in place; a second name for it is no failure
+	return nil
 }
 
 // Abort removes the file. After Commit, or another Abort, it does nothing.

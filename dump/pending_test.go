@@ -1,0 +1,171 @@
+package dump
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// names lists a folder.
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+func content(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func create(t *testing.T, path string, force bool) *Pending {
+	t.Helper()
+	p, err := Create(path, force)
+	if err != nil {
+		t.Fatalf("Create(%s) failed: %v", path, err)
+	}
+	if _, err := p.File().WriteString("new"); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestCommit(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.dmp")
+	p := create(t, path, false)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before Commit the name is taken: %v", err)
+	}
+	if got := names(t, filepath.Dir(path)); len(got) != 1 || !strings.HasPrefix(got[0], "a.dmp"+partialInfix) || filepath.Base(p.Name()) != got[0] {
+		t.Errorf("files before Commit = %q; want one that begins with a.dmp%s", got, partialInfix)
+	}
+	fi, err := p.File().Stat()
+	if err != nil || fi.Mode() != 0o600 {
+		t.Errorf("mode = %v, %v; want 0600", fi.Mode(), err)
+	}
+	if err := p.Commit(); err != nil {
+		t.Fatalf("Commit failed: %v", err)
+	}
+	if got := content(t, path); got != "new" {
+		t.Errorf("content = %q; want new", got)
+	}
+	if err := p.Abort(); err != nil {
+		t.Errorf("Abort after Commit = %v; want nil", err)
+	}
+	if got := names(t, filepath.Dir(path)); len(got) != 1 {
+		t.Errorf("files after Commit = %q; want only the dump", got)
+	}
+	if err := p.Commit(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("second Commit = %v; want ErrClosed", err)
+	}
+}
+
+func TestAbort(t *testing.T) {
+	dir := t.TempDir()
+	p := create(t, filepath.Join(dir, "a.dmp"), false)
+	for range 2 {
+		if err := p.Abort(); err != nil {
+			t.Errorf("Abort failed: %v", err)
+		}
+	}
+	if got := names(t, dir); len(got) != 0 {
+		t.Errorf("files after Abort = %q; want none", got)
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	dir := t.TempDir()
+	old := filepath.Join(dir, "old")
+	if err := os.WriteFile(old, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		path  string
+		force bool
+		want  error
+	}{
+		{old, false, fs.ErrExist},
+		{link, false, fs.ErrExist},
+		{link, true, fs.ErrExist},
+		{"/dev/null", true, fs.ErrExist},
+		{dir, true, fs.ErrExist},
+		{filepath.Join(dir, "none", "a"), false, fs.ErrNotExist},
+		{dir + "/", false, nil},
+		{"", false, nil},
+		{".", true, nil},
+	}
+	for _, tt := range tests {
+		p, err := Create(tt.path, tt.force)
+		if err == nil || p != nil || (tt.want != nil && !errors.Is(err, tt.want)) {
+			t.Errorf("Create(%q, %v) = %v, %v; want %v", tt.path, tt.force, p, err, tt.want)
+		}
+	}
+	if got := names(t, dir); len(got) != 2 {
+		t.Errorf("files = %q; want only what was there", got)
+	}
+}
+
+func TestForceReplaces(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.dmp")
+	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := create(t, path, true)
+	if got := content(t, path); got != "old" {
+		t.Errorf("before Commit = %q; want old", got)
+	}
+	if err := p.Commit(); err != nil {
+		t.Fatalf("Commit failed: %v", err)
+	}
+	if got := content(t, path); got != "new" {
+		t.Errorf("after Commit = %q; want new", got)
+	}
+}
+
+// TestNameTakenMeanwhile: what came to have the name while the dump was
+// written stays, and the dump goes.
+func TestNameTakenMeanwhile(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "a.dmp")
+		p := create(t, path, force)
+		if force { // even then, only a file is replaced
+			if err := os.Symlink("elsewhere", path); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(path, []byte("theirs"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("force %v: Commit = %v; want ErrExist", force, err)
+		}
+		if got := names(t, dir); len(got) != 1 || got[0] != "a.dmp" {
+			t.Errorf("force %v: files = %q; want only theirs", force, got)
+		}
+	}
+}
+
+func TestLongNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
+	if err := create(t, path, false).Commit(); err != nil {
+		t.Errorf("Commit of a name of 255 bytes failed: %v", err)
+	}
+}
