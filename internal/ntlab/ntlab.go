@@ -24,7 +24,14 @@ type Config struct {
 
 	PlainKDBG bool // a debugger was enabled at boot: the KDBG is not encoded
 	KPTI      bool // processes have a user CR3 that maps only the trampoline and KUSER_SHARED_DATA
-	UserMode  bool // the processors are stopped in user mode, in a process other than System
+	UserMode  bool // the processors are stopped in user mode, in processes other than System
+
+	IdentityCPUs     bool      // vCPU i is Windows processor i
+	SmallPages       bool      // the kernel image is mapped by 4 KiB pages everywhere
+	StraddleKDBG     bool      // the KDBG straddles two pages that are not neighbours in physical memory
+	NoLowStub        bool      // the processor start block has been overwritten
+	MonitorRegisters bool      // Registers lacks what QEMU's monitor doesn't print: KERNEL_GS_BASE, LSTAR
+	BugCheck         [5]uint64 // KiBugCheckData: the guest shows a blue screen (code and 4 parameters)
 }
 
 // Image is a guest's physical memory, sparse in the host's. It is a
@@ -32,17 +39,25 @@ type Config struct {
 type Image struct {
 	Config Config
 	Truth  Truth
-	// unexported: sparse pages, RAM map, registers
-	mem  sparse
-	ram  phys.Runs
-	regs []phys.Registers
+
+	mem   sparse
+	ram   phys.Runs
+	regs  []phys.Registers
+	alloc *allocator
+
+	pool, paged, ptes, loader region
+
+	kuser   phys.PFN
+	cpus    []cpu
+	spare   phys.VirtAddr
+	symbols map[string]phys.VirtAddr
 }
 
 // Truth is what the builder put into an image.
 type Truth struct {
 	Build               uint32 // NtBuildNumber without its flags, e.g. 19045
 	DirectoryTableBase  phys.Addr
-	UserDirectoryTable  phys.Addr // of the process that runs, 0 without KPTI
+	UserDirectoryTable  phys.Addr // of the process that processor 0 runs; 0 without KPTI and UserMode
 	SelfMapSlot         int
 	KernelBase          phys.VirtAddr
 	KernelSize          uint32
@@ -60,8 +75,10 @@ type Truth struct {
 	ProductType         uint32
 	SuiteMask           uint32
 	BootID              uint32
-	SystemTime          uint64 // FILETIME
-	InterruptTime       uint64 // 100 ns units
+	SystemTime          uint64    // FILETIME
+	InterruptTime       uint64    // 100 ns units
+	LowStub             phys.Addr // of the processor start block, 0 if there is none
+	Mappings            []Mapping // pages that are mapped in another way than most
 }
 
 // Processor is one processor of the guest.

@@ -1,0 +1,175 @@
+package ntlab
+
+import (
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// Limits and defaults of Config.
+const (
+	DefaultMemory = 256 * mib
+	MinMemory     = 64 * mib
+	MaxMemory     = 16 << 40
+	DefaultCPUs   = 4
+	MaxCPUs       = 512
+)
+
+// Build makes the image that c describes.
+func Build(c Config) (im *Image, err error) {
+	p, err := c.complete()
+	if err != nil {
+		return nil, fmt.Errorf("build lab image: %w", err)
+	}
+	ram, windows, err := ramMap(c.Machine, c.Memory)
+	if err != nil {
+		return nil, fmt.Errorf("build lab image: %w", err)
+	}
+	alloc, err := newAllocator(stream(c.Seed, 'a'), windows)
+	if err != nil {
+		return nil, fmt.Errorf("build lab image: %w", err)
+	}
+	im = &Image{
+		Config: c, mem: newSparse(ram.End()), ram: ram, alloc: alloc,
+		symbols: map[string]phys.VirtAddr{},
+	}
+	im.Truth.Runs = windows
+	b := &builder{Image: im, p: p}
+	defer func() {
+		if r := recover(); r != nil {
+			f, ok := r.(failure)
+			if !ok {
+				panic(r)
+			}
+			im, err = nil, fmt.Errorf("build lab image of %d MiB: %w", c.Memory/mib, f.error)
+		}
+	}()
+	b.build()
+	return im, nil
+}
+
+// complete fills in the defaults and checks the rest.
+func (c *Config) complete() (*profile, error) {
+	if c.Profile == "" {
+		c.Profile = profiles[0].name
+	}
+	if c.Memory == 0 {
+		c.Memory = DefaultMemory
+	}
+	if c.CPUs == 0 {
+		c.CPUs = DefaultCPUs
+	}
+	if c.Machine == "" {
+		c.Machine = "q35"
+	}
+	p, err := findProfile(c.Profile)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Memory%(2*mib) != 0 || c.Memory < MinMemory || c.Memory > MaxMemory:
+		return nil, fmt.Errorf("memory of %d bytes is no multiple of 2 MiB from %d MiB to %d TiB", c.Memory, MinMemory/mib, MaxMemory>>40)
+	case c.CPUs < 1 || c.CPUs > min(MaxCPUs, p.processor.maxProcessors):
+		return nil, fmt.Errorf("%d processors; %s takes 1 to %d", c.CPUs, p.name, min(MaxCPUs, p.processor.maxProcessors))
+	case c.KPTI && p.process.userDirectoryTable == 0:
+		return nil, errors.New("profile " + p.name + " has no KVA shadow")
+	}
+	return p, nil
+}
+
+// builder is an image in the making. Its methods panic with a failure when
+// the guest's memory is full; Build turns that into an error.
+type builder struct {
+	*Image
+	p      *profile
+	lay    layout
+	kernel peImage
+	procs  []*process
+	blocks []phys.PFN // 2 MiB pages set aside before single pages are scattered
+	huge   phys.PFN   // the same of 1 GiB, 0 for none
+}
+
+type failure struct{ error }
+
+func check(err error) {
+	if err != nil {
+		panic(failure{err})
+	}
+}
+
+func must[T any](v T, err error) T {
+	check(err)
+	return v
+}
+
+func (b *builder) build() {
+	b.lay = b.chooseLayout()
+	b.setBlocksAside()
+	b.makeSystemSpace()
+	b.placeKernel()
+	b.placeKUSER()
+	b.placeProcessors()
+	b.placeProcesses()
+	b.placeThreads()
+	b.placeModules()
+	b.placeMemoryBlock()
+	b.placeKDBG()
+	b.placeOddPages()
+	b.placeLowStub()
+	b.shareKernelHalf()
+	b.fillRegisters()
+	for _, p := range b.blocks {
+		b.alloc.release(p, largePages)
+	}
+}
+
+// setBlocksAside takes the large pages first: afterwards small ones lie
+// everywhere.
+func (b *builder) setBlocksAside() {
+	const pfnDatabase, cache = 1, 1
+	n := pfnDatabase + cache
+	if b.p.largePages && !b.Config.SmallPages {
+		n += int(b.p.sizeOfImage>>21) + 1
+	}
+	if b.Config.Memory >= minHuge {
+		b.huge = must(b.alloc.block(hugePages))
+	}
+	for range n {
+		b.blocks = append(b.blocks, must(b.alloc.block(largePages)))
+	}
+}
+
+func (b *builder) block2M() phys.PFN {
+	p := b.blocks[0]
+	b.blocks = b.blocks[1:]
+	return p
+}
+
+// put writes to the System process's virtual memory, which must be mapped.
+func (b *builder) put(va phys.VirtAddr, p []byte) { check(b.WriteVirt(va, p)) }
+
+func (b *builder) put64(va phys.VirtAddr, v uint64) {
+	var p [8]byte
+	le.PutUint64(p[:], v)
+	b.put(va, p[:])
+}
+
+func (b *builder) put32(va phys.VirtAddr, v uint32) {
+	var p [4]byte
+	le.PutUint32(p[:], v)
+	b.put(va, p[:])
+}
+
+func (b *builder) put16(va phys.VirtAddr, v uint16) {
+	b.put(va, []byte{byte(v), byte(v >> 8)})
+}
+
+// listHead makes the doubly linked list of head and the entries (addresses of
+// LIST_ENTRYs).
+func (b *builder) list(head phys.VirtAddr, entries ...phys.VirtAddr) {
+	ring := append([]phys.VirtAddr{head}, entries...)
+	for i, e := range ring {
+		b.put64(e, uint64(ring[(i+1)%len(ring)]))
+		b.put64(e+8, uint64(ring[(i+len(ring)-1)%len(ring)]))
+	}
+}

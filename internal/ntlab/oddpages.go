@@ -1,0 +1,131 @@
+package ntlab
+
+import (
+	"snap/guest/phys"
+)
+
+// MappingKind is how a page of Truth.Mappings is mapped.
+type MappingKind string
+
+// Kinds of mapping.
+const (
+	MappingTransition MappingKind = "transition" // not present, but still in RAM at PFN
+	MappingPrototype  MappingKind = "prototype"  // not present, the prototype entry would say where
+	MappingPagefile   MappingKind = "pagefile"   // not present, in a page file
+	MappingDemandZero MappingKind = "demand-zero"
+	MappingLarge      MappingKind = "2 MiB"
+	MappingHuge       MappingKind = "1 GiB"
+)
+
+// Mapping is a page that is mapped in another way than most.
+type Mapping struct {
+	Kind MappingKind
+	VA   phys.VirtAddr
+	PFN  phys.PFN // first page, where the kind has one
+}
+
+// minHuge is from what size of RAM on a 1 GiB page is spent.
+const minHuge = 4 * gib
+
+// placeOddPages makes one or more mappings of each kind, and what else the
+// system space holds: the HAL's heap, the start of the PFN database.
+func (b *builder) placeOddPages() {
+	r := stream(b.Config.Seed, 'o')
+	dtb := b.Truth.DirectoryTableBase
+	check(b.mapFresh(dtb, b.lay.hal, 2, kernelData))
+	b.large(b.lay.pfn)
+	b.large(b.lay.cache)
+	if b.huge != 0 {
+		va := b.lay.session&^(gib-1) + gib
+		check(b.MapPage(dtb, va, b.huge, 3, kernelData))
+		b.note(MappingHuge, va, b.huge)
+	}
+	present := must(b.paged.pages(b.Image, 8))
+	content := make([]byte, phys.PageSize)
+	for i := range phys.VirtAddr(8) {
+		r.fill(content)
+		b.put(present+i<<phys.PageShift, content)
+	}
+	for i := range phys.VirtAddr(4) {
+		b.transition(present+i<<phys.PageShift, r)
+	}
+	odd := must(b.paged.pages(b.Image, 3))
+	b.setPTE(odd, uint64(b.lay.paged>>4<<16)|ptePrototype)
+	b.note(MappingPrototype, odd, 0)
+	b.setPTE(odd+0x1000, r.below(1<<20)<<32|0x80)
+	b.note(MappingPagefile, odd+0x1000, 0)
+	b.setPTE(odd+0x2000, 0x80)
+	b.note(MappingDemandZero, odd+0x2000, 0)
+}
+
+func (b *builder) large(va phys.VirtAddr) {
+	va = va &^ (2*mib - 1)
+	pfn := b.block2M()
+	check(b.MapPage(b.Truth.DirectoryTableBase, va, pfn, 2, kernelData))
+	b.put64(va+0x1008, uint64(va)) // so that it isn't all zeros
+	b.note(MappingLarge, va, pfn)
+}
+
+func (b *builder) note(kind MappingKind, va phys.VirtAddr, pfn phys.PFN) {
+	b.Truth.Mappings = append(b.Truth.Mappings, Mapping{kind, va, pfn})
+}
+
+// transition takes a mapped page out of the working set: the entry is no
+// longer valid, but the page still holds what it held (MMPTE_TRANSITION).
+func (b *builder) transition(va phys.VirtAddr, r *rng) {
+	at, ok := b.Translate(va)
+	if !ok {
+		panic("ntlab: internal error: transition page is not mapped")
+	}
+	e := uint64(at) | pteTransition | r.between(1, 7)<<5 // protection
+	if b.p.swizzle {
+		e |= 1 << 4
+	}
+	b.setPTE(va, e)
+	b.note(MappingTransition, va, at.PFN())
+}
+
+func (b *builder) setPTE(va phys.VirtAddr, e uint64) {
+	at, ok := b.EntryAddr(va, 1)
+	if !ok {
+		panic("ntlab: internal error: no page table")
+	}
+	b.setEntry(at.PFN(), at.Offset()/8, e)
+}
+
+// Offsets in PROCESSOR_START_BLOCK (x64), the real-mode code that starts the
+// other processors. Sources: MemProcFS vmm/vmmwininit.c, memflow-win32
+// src/kernel/start_block/x64.rs.
+const (
+	stubTiledCR3 = 0x58
+	stubLmTarget = 0x70
+	stubSelfMap  = 0x78
+	stubPAT      = 0x80
+	stubEFER     = 0x88
+	stubCR0      = 0x90
+	stubCR3      = 0xA0
+	stubCR4      = 0xA8
+)
+
+// placeLowStub leaves the start block in low memory, where this kernel does.
+func (b *builder) placeLowStub() {
+	if !b.p.lowStub || b.Config.NoLowStub {
+		return
+	}
+	r := stream(b.Config.Seed, 'q')
+	tiled := must(b.alloc.pageBelow(16 * mib >> phys.PageShift))
+	b.setEntry(tiled, uint64(tableIndex(b.lay.kernel, 4)), b.entry(b.Truth.DirectoryTableBase.PFN(), tableIndex(b.lay.kernel, 4)))
+	s := make([]byte, phys.PageSize)
+	le.PutUint64(s, 0x1_0006_00E9|r.below(256)<<8)
+	le.PutUint32(s[stubTiledCR3:], uint32(tiled.Addr()))
+	le.PutUint64(s[stubLmTarget:], uint64(b.symbols["KiSystemStartup"]))
+	page := phys.PFN(r.between(1, 0x20))
+	le.PutUint64(s[stubSelfMap:], uint64(page.Addr()))
+	le.PutUint64(s[stubPAT:], 0x0007010600070106)
+	le.PutUint64(s[stubEFER:], 0xd01)
+	le.PutUint64(s[stubCR0:], kernelCR0)
+	le.PutUint64(s[stubCR3:], uint64(b.Truth.DirectoryTableBase))
+	le.PutUint64(s[stubCR4:], b.p.processor.cr4)
+	check(b.WritePhys(page.Addr(), s))
+	b.Truth.LowStub = page.Addr()
+}

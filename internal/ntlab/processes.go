@@ -1,0 +1,228 @@
+package ntlab
+
+import (
+	"snap/guest/phys"
+)
+
+// process is a process in the making.
+type process struct {
+	Process
+	dtb     phys.Addr // same as DirectoryTableBase
+	userDTB phys.Addr // with KVA shadow, else 0
+	peb     phys.VirtAddr
+	code    phys.VirtAddr // a page of the program, executable
+	stack   phys.VirtAddr // the base of a user stack
+	tebs    phys.VirtAddr // TEBs, one page each for every processor
+}
+
+// Low bits of CR3 under KVA shadow: process-context identifiers of the kernel
+// and the user half. A public kernel dump's header has the former
+// (0x6D4002).
+const (
+	pcidKernel = 2
+	pcidUser   = 1
+)
+
+// userDTBNone marks a process that runs without a shadow, as privileged
+// ones do.
+const userDTBNone = 1
+
+// placeProcesses makes the EPROCESS list. Every process but System has a user
+// half; all share the system's.
+func (b *builder) placeProcesses() {
+	r := stream(b.Config.Seed, 'e')
+	pid := uint64(4)
+	var links []phys.VirtAddr
+	for i, name := range b.p.processes {
+		p := &process{Process: Process{Name: name, PID: pid}}
+		if i == 0 {
+			p.dtb = b.Truth.DirectoryTableBase
+		} else {
+			p.dtb = must(b.alloc.page()).Addr()
+			b.placeUserHalf(p, r)
+		}
+		if b.Config.KPTI && name != "smss.exe" {
+			p.userDTB = must(b.alloc.page()).Addr()
+		}
+		p.DirectoryTableBase = p.dtb
+		p.EPROCESS = b.block(&b.pool, "Proc", uint64(b.p.process.size))
+		b.placeEPROCESS(p, r)
+		links = append(links, p.EPROCESS+phys.VirtAddr(b.p.process.links))
+		b.procs = append(b.procs, p)
+		pid += 4 * r.between(1, 120)
+	}
+	b.list(b.symbols["PsActiveProcessHead"], links...)
+	b.Truth.SystemProcess = b.procs[0].EPROCESS
+	b.put64(b.symbols["PsInitialSystemProcess"], uint64(b.Truth.SystemProcess))
+	for _, p := range b.procs {
+		b.Truth.Processes = append(b.Truth.Processes, p.Process)
+	}
+	if b.Config.KPTI {
+		b.placeShadows()
+	}
+}
+
+func (b *builder) placeEPROCESS(p *process, r *rng) {
+	l, e := &b.p.process, p.EPROCESS
+	at := func(off uint32) phys.VirtAddr { return e + phys.VirtAddr(off) }
+	b.put(e, []byte{l.objectType, 0, byte(l.directoryTableBase)})
+	b.list(e + 8)
+	b.list(e + 0x18) // ProfileListHead
+	b.list(at(l.threadListHead))
+	dtb := uint64(p.dtb)
+	if b.Config.KPTI {
+		dtb |= pcidKernel
+		user := uint64(p.userDTB) | pcidUser
+		if p.userDTB == 0 {
+			user = userDTBNone
+		}
+		b.put64(at(l.userDirectoryTable), user)
+	}
+	b.put64(at(l.directoryTableBase), dtb)
+	b.put64(at(l.uniqueProcessID), p.PID)
+	b.put64(at(l.peb), uint64(p.peb))
+	if p.PID != 4 {
+		b.put64(at(l.parentID), 4)
+	}
+	b.put64(at(l.createTime), b.Truth.SystemTime-b.Truth.InterruptTime+r.below(1e9))
+	b.put(at(l.imageFileName), append([]byte(p.Name), make([]byte, 16-len(p.Name))...))
+}
+
+// placeUserHalf maps a program, its stack, PEB and TEBs, shared data, a large
+// page, and pages that are not there.
+func (b *builder) placeUserHalf(p *process, r *rng) {
+	base := phys.VirtAddr(0x1000000)
+	high := phys.VirtAddr(0x7ff00000)
+	if !b.p.fixedLayout {
+		base = 0x7ff600000000 + phys.VirtAddr(r.below(0x10000)<<16)
+		high = phys.VirtAddr(r.between(0x10, 0xff) << 32)
+	}
+	check(b.MapPage(p.dtb, kuserUser, b.kuser, 1, userRead))
+	age := r.between(0, 7) << 52 // Windows keeps working-set ages in ignored bits
+	check(b.mapFresh(p.dtb, base, 1, userRead|age))
+	check(b.mapFresh(p.dtb, base+0x1000, 4, userCode|age))
+	pe := peImage{
+		base: base, size: 0x5000, entry: 0x1000, timestamp: uint32(r.u64()),
+		sections: []section{{".text", 0x1000, 0x4000, scnPaged}},
+	}
+	check(b.WriteVirtIn(p.dtb, base, pe.headers()))
+	p.code = base + 0x1000
+	code := make([]byte, phys.PageSize)
+	r.fill(code)
+	check(b.WriteVirtIn(p.dtb, p.code, code))
+
+	check(b.mapFresh(p.dtb, high, 4, userData))
+	p.stack = high + 0x4000
+	p.peb = high + 0x10000
+	check(b.mapFresh(p.dtb, p.peb, 1, userData))
+	p.tebs = high + 0x20000
+	for i := range b.Config.CPUs {
+		teb := p.tebs + phys.VirtAddr(i<<phys.PageShift)
+		check(b.mapFresh(p.dtb, teb, 1, userData))
+		var self [8]byte
+		le.PutUint64(self[:], uint64(teb))
+		check(b.WriteVirtIn(p.dtb, teb+0x30, self[:])) // NT_TIB.Self
+		le.PutUint64(self[:], uint64(p.peb))
+		check(b.WriteVirtIn(p.dtb, teb+0x60, self[:])) // ProcessEnvironmentBlock
+	}
+	// Paged out, and demand-zero: neither is memory.
+	check(b.MapPage(p.dtb, high+0x100000, phys.PFN(r.below(1<<20)), 1, 0x80))
+	check(b.MapPage(p.dtb, high+0x101000, 0, 1, 0x80))
+}
+
+// placeShadows gives each process the user half of its tables and of the
+// kernel only what a transition needs: KVASCODE, the processors' descriptor
+// tables, what a swapgs leads to, and KUSER_SHARED_DATA.
+func (b *builder) placeShadows() {
+	shadow := b.procs[0].userDTB
+	b.mapShared(shadow, kuserKernel, 1)
+	kva := b.p.section("KVASCODE")
+	b.mapShared(shadow, b.lay.kernel+phys.VirtAddr(kva.rva), uint64(kva.size)>>phys.PageShift)
+	for i, p := range b.Truth.Processors {
+		b.mapShared(shadow, b.cpus[i].idt, blockPages)
+		b.mapShared(shadow, p.KPCR, 1)
+		field := p.KPRCB + phys.VirtAddr(b.p.processor.kernelDTB)
+		b.mapShared(shadow, field, 1)
+		b.put64(field, uint64(b.Truth.DirectoryTableBase)|pcidKernel)
+	}
+	for _, p := range b.procs {
+		if p.userDTB == 0 {
+			continue
+		}
+		for i := uint64(0); i < 256; i++ {
+			b.setEntry(p.userDTB.PFN(), i, b.entry(p.dtb.PFN(), i))
+		}
+		for i := uint64(256); i < 512 && p.userDTB != shadow; i++ {
+			b.setEntry(p.userDTB.PFN(), i, b.entry(shadow.PFN(), i))
+		}
+	}
+}
+
+// mapShared maps n pages of the system's at the same address in another root.
+func (b *builder) mapShared(root phys.Addr, va phys.VirtAddr, n uint64) {
+	for i := range phys.VirtAddr(n) {
+		page := va.Page() + i<<phys.PageShift
+		at, ok := b.Translate(page)
+		if !ok {
+			panic("ntlab: internal error: shared page is not mapped")
+		}
+		flags := uint64(kernelData)
+		if b.hasCode(uint32(page-b.lay.kernel), 1) && page >= b.lay.kernel && page < b.lay.kernel+phys.VirtAddr(b.p.sizeOfImage) {
+			flags = kernelCode
+		}
+		check(b.MapPage(root, page, at.PFN(), 1, flags&^pteG))
+	}
+}
+
+const stackPages = 6
+
+// placeThreads gives each processor an idle thread and the thread that runs.
+func (b *builder) placeThreads() {
+	r := stream(b.Config.Seed, 't')
+	for i := range b.cpus {
+		c, prcb := &b.cpus[i], b.Truth.Processors[i].KPRCB
+		c.process = b.procs[0]
+		if b.Config.UserMode {
+			c.process = b.procs[1+r.below(uint64(len(b.procs)-1))]
+			if b.Config.KPTI {
+				for c.process.userDTB == 0 {
+					c.process = b.procs[1+r.below(uint64(len(b.procs)-1))]
+				}
+			}
+			c.teb = c.process.tebs + phys.VirtAddr(i<<phys.PageShift)
+		}
+		if i == 0 {
+			c.idle = b.symbols["KiInitialThread"]
+		} else {
+			c.idle = b.block(&b.pool, "Thre", uint64(b.p.thread.size))
+		}
+		b.placeThread(c.idle, b.procs[0], 0)
+		c.current = b.block(&b.pool, "Thre", uint64(b.p.thread.size))
+		c.stack = b.placeThread(c.current, c.process, c.teb)
+		b.put64(prcb+prcbCurrentThread, uint64(c.current))
+		b.put64(prcb+prcbIdleThread, uint64(c.idle))
+		b.put64(prcb+prcbRSPBase, uint64(c.stack-0x370))
+		b.put64(b.Truth.Processors[i].KPCR+pcrUsedSelf, uint64(c.teb))
+	}
+	if b.Config.KPTI && b.Config.UserMode {
+		b.Truth.UserDirectoryTable = b.cpus[0].process.userDTB
+	}
+}
+
+// placeThread fills in an ETHREAD with a kernel stack of its own and returns
+// the stack's base.
+func (b *builder) placeThread(t phys.VirtAddr, p *process, teb phys.VirtAddr) phys.VirtAddr {
+	l := &b.p.thread
+	limit := must(b.ptes.pages(b.Image, stackPages))
+	base := limit + stackPages<<phys.PageShift
+	b.put(t, []byte{6, 0, byte(l.initialStack)}) // ThreadObject
+	b.list(t + 8)
+	b.put64(t+phys.VirtAddr(l.initialStack), uint64(base-0x370))
+	b.put64(t+phys.VirtAddr(l.stackLimit), uint64(limit))
+	b.put64(t+phys.VirtAddr(l.stackBase), uint64(base))
+	b.put64(t+phys.VirtAddr(l.kernelStack), uint64(base-0x1020))
+	b.put64(t+phys.VirtAddr(l.apcProcess), uint64(p.EPROCESS))
+	b.put64(t+phys.VirtAddr(l.teb), uint64(teb))
+	b.put(t+phys.VirtAddr(l.state), []byte{2}) // Running
+	return base
+}
