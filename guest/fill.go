@@ -1,0 +1,152 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// freeBuild is the top of NtBuildNumber in kernels that aren't checked builds
+// (PsGetVersion, wdm.h; QEMU, include/qemu/win_dump_defs.h).
+const freeBuild = 0xF000_0000
+
+// warn keeps what was odd.
+func (s *System) warn(format string, args ...any) {
+	s.Warnings = append(s.Warnings, fmt.Sprintf(format, args...))
+}
+
+// fill reads what page table, kernel image and KDBG lead to. It fails only
+// where there would be no dump worth the name without it.
+func (s *System) fill(ctx context.Context) error {
+	var err error
+	s.Arch = s.Kernel.Machine
+	if s.KUSER, err = ReadKUSER(ctx, s.Space); err != nil {
+		return err
+	}
+	s.PsLoadedModuleList = s.KDBG.va(kdbgPsLoadedModuleList)
+	s.PsActiveProcessHead = s.KDBG.va(kdbgPsActiveProcessHead)
+	for field, from := range map[string]string{
+		"MachineImageType":    "kernel image",
+		"PsLoadedModuleList":  "KDBG",
+		"PsActiveProcessHead": "KDBG",
+		"KdDebuggerDataBlock": "kernel image, plain",
+		"SystemTime":          "KUSER_SHARED_DATA",
+		"SystemUpTime":        "KUSER_SHARED_DATA",
+		"ProductType":         "KUSER_SHARED_DATA",
+		"SuiteMask":           "KUSER_SHARED_DATA",
+		"BootId":              "KUSER_SHARED_DATA",
+	} {
+		s.Origins[field] = from
+	}
+	if s.KDBG.Encoded {
+		s.Origins["KdDebuggerDataBlock"] = "kernel image, decoded by known plaintext"
+	}
+	if err := s.fillBuild(ctx); err != nil {
+		return err
+	}
+	s.fillPFNDatabase(ctx)
+	s.fillBugCheck(ctx)
+	s.fillMemory(ctx)
+	if err := s.fillProcessors(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// fillBuild reads NtBuildNumber.
+func (s *System) fillBuild(ctx context.Context) error {
+	at, err := s.Kernel.Export(ctx, "NtBuildNumber")
+	if err == nil {
+		if s.NtBuildNumber, err = readU32(ctx, s.Space, "NtBuildNumber", at); err == nil {
+			s.Origins["MinorVersion"] = "export NtBuildNumber"
+		}
+	}
+	shared := s.KUSER.NtBuildNumber & 0xffff
+	switch {
+	case err == nil && s.Build() == 0:
+		return malformed("NtBuildNumber", at, "build 0")
+	case err == nil && shared != 0 && shared != s.Build():
+		s.warn("NtBuildNumber is %d, but KUSER_SHARED_DATA says %d", s.Build(), shared)
+	case err == nil:
+	case shared != 0:
+		s.NtBuildNumber = freeBuild | shared
+		s.Origins["MinorVersion"] = "KUSER_SHARED_DATA"
+	default:
+		lab, labErr := s.labBuild(ctx)
+		if labErr != nil {
+			return errors.Join(fmt.Errorf("read the build number: %w", err), labErr)
+		}
+		s.NtBuildNumber = freeBuild | lab
+		s.Origins["MinorVersion"] = "KDBG NtBuildLab"
+	}
+	s.Origins["MajorVersion"] = s.Origins["MinorVersion"]
+	return nil
+}
+
+// labBuild returns the number that NtBuildLab begins with, as in
+// "3790.srv03_sp1_rtm.050324-1447".
+func (s *System) labBuild(ctx context.Context) (uint32, error) {
+	lab, ok := s.KDBG.Value("NtBuildLab")
+	if !ok {
+		return 0, fmt.Errorf("NtBuildLab: %w in the KDBG", ErrNotFound)
+	}
+	r, err := readRecord(ctx, s.Space, "NtBuildLab", phys.VirtAddr(lab), 8)
+	if err != nil {
+		return 0, err
+	}
+	var n uint32
+	for i, c := range r.b {
+		if c < '0' || c > '9' {
+			if c != '.' || i == 0 || n > 0xffff {
+				break
+			}
+			return n, nil
+		}
+		n = n*10 + uint32(c-'0')
+	}
+	return 0, malformed("NtBuildLab", r.at, "text %q does not begin with a build number", r.b)
+}
+
+// fillPFNDatabase reads MmPfnDatabase, whose variable's address is in the KDBG.
+func (s *System) fillPFNDatabase(ctx context.Context) {
+	s.MmPfnDatabaseAt = s.KDBG.va(kdbgMmPfnDatabase)
+	v, err := readKernelVariable(ctx, s.Space, "MmPfnDatabase", s.MmPfnDatabaseAt)
+	if err == nil {
+		err = kernelPointer("MmPfnDatabase", v, 8)
+	}
+	if err != nil {
+		s.warn("%v", err)
+		return
+	}
+	s.MmPfnDatabase = v
+	s.Origins["PfnDataBase"] = "KDBG MmPfnDatabase"
+}
+
+// fillBugCheck reads KiBugcheckData: code and parameters of 8 bytes each.
+func (s *System) fillBugCheck(ctx context.Context) {
+	const what = "KiBugcheckData"
+	at := s.KDBG.va(kdbgKiBugcheckData)
+	err := kernelPointer(what, at, 8)
+	var r *record
+	if err == nil {
+		r, err = readRecord(ctx, s.Space, what, at, 8*len(s.BugCheck))
+	}
+	if err != nil {
+		s.warn("%v", err)
+		return
+	}
+	for i := range s.BugCheck {
+		s.BugCheck[i] = r.u64(8 * i)
+	}
+	s.Origins["BugCheckCode"] = "KDBG KiBugcheckData"
+}
+
+// readKernelVariable reads a pointer variable at an address that the KDBG gave.
+func readKernelVariable(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (phys.VirtAddr, error) {
+	if err := kernelPointer("address of "+what, at, 8); err != nil {
+		return 0, err
+	}
+	return readVA(ctx, mem, what, at)
+}

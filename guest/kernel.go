@@ -1,0 +1,155 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"snap/guest/phys"
+)
+
+// Where a kernel is looked for.
+const (
+	// kernelReach is how far from a pointer into the kernel or the HAL the
+	// kernel's base is looked for. Kernel images are at most some 20 MiB.
+	kernelReach = 32 << 20
+
+	// The kernel and the boot drivers lie in this range of the kernel half on
+	// every x64 Windows, with and without address space randomisation.
+	kernelRangeLow  phys.VirtAddr = 0xFFFF_F800_0000_0000
+	kernelRangeHigh phys.VirtAddr = 0xFFFF_F900_0000_0000
+)
+
+// Bounds on the search of the kernel's whole range, over one discovery.
+const (
+	maxRangeChunks = 2 << 10 // of scanChunk bytes that are read
+	maxRangeSteps  = 4 << 20 // of page table entries that map nothing
+)
+
+// hint is an address that is likely in the kernel image.
+type hint struct {
+	at   phys.VirtAddr
+	from string
+}
+
+// kernelSearch finds kernel images in address spaces. It is for one goroutine.
+type kernelSearch struct {
+	buf    []byte // of scanChunk bytes
+	chunks int    // that may still be read in scans of the kernel's range
+	steps  int    // over unmapped entries that such scans may still take
+}
+
+func newKernelSearch() *kernelSearch {
+	return &kernelSearch{buf: make([]byte, scanChunk), chunks: maxRangeChunks, steps: maxRangeSteps}
+}
+
+// find finds the kernel image in space, near the hints or else anywhere in the
+// range where kernels are. It says what led to it.
+func (k *kernelSearch) find(ctx context.Context, space *AddressSpace, hints []hint) (*Image, string, error) {
+	for _, h := range hints {
+		im, err := k.near(ctx, space, h.at)
+		if err != nil {
+			return nil, "", err
+		}
+		if im != nil {
+			return im, h.from, nil
+		}
+	}
+	im, err := k.inRange(ctx, space)
+	if err != nil {
+		return nil, "", err
+	}
+	if im == nil {
+		return nil, "", errors.New("no kernel image is mapped")
+	}
+	return im, "scan of the kernel's address range", nil
+}
+
+// near looks for the kernel from at down, then up. No image is no error.
+func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, at phys.VirtAddr) (*Image, error) {
+	const reach = kernelReach / scanChunk
+	chunk := at &^ (scanChunk - 1)
+	for i := range 2 * reach {
+		from := chunk - phys.VirtAddr(i)*scanChunk
+		if i >= reach {
+			from = chunk + phys.VirtAddr(i-reach+1)*scanChunk
+		}
+		if !from.Kernel() {
+			continue
+		}
+		im, err := k.inChunk(ctx, space, from)
+		if im != nil || err != nil {
+			return im, err
+		}
+	}
+	return nil, nil
+}
+
+// inChunk looks for the kernel's first page among those of a chunk.
+func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys.VirtAddr) (*Image, error) {
+	pages, err := readSparse(ctx, space, k.buf, at)
+	if err != nil || pages == 0 {
+		return nil, err
+	}
+	for off := 0; off < len(k.buf); off += phys.PageSize {
+		if _, ok := peOffset(k.buf[off : off+phys.PageSize]); !ok {
+			continue
+		}
+		im, err := ReadImage(ctx, space, at+phys.VirtAddr(off))
+		if err == nil && isKernel(ctx, im) {
+			return im, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return nil, nil
+}
+
+// inRange looks through everything that is mapped where kernels are.
+func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace) (*Image, error) {
+	for at := kernelRangeLow; at < kernelRangeHigh; {
+		if _, err := space.Translate(ctx, at); err != nil {
+			if k.steps--; k.steps < 0 {
+				return nil, fmt.Errorf("kernel not found within %d page table entries", maxRangeSteps)
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			at += phys.VirtAddr(missing(err, at))
+			continue
+		}
+		if k.chunks--; k.chunks < 0 {
+			return nil, fmt.Errorf("kernel not found within %d MiB of mapped memory", maxRangeChunks)
+		}
+		at &^= scanChunk - 1
+		im, err := k.inChunk(ctx, space, at)
+		if im != nil || err != nil {
+			return im, err
+		}
+		at += scanChunk
+	}
+	return nil, nil
+}
+
+// isKernel reports whether an image is the NT kernel: its export directory
+// calls it ntoskrnl.exe, in all its variants, or its PDB is one of the kernel's.
+func isKernel(ctx context.Context, im *Image) bool {
+	if im.Machine != MachineAMD64 {
+		return false
+	}
+	if name, err := im.ExportName(ctx); err == nil && strings.EqualFold(name, "ntoskrnl.exe") {
+		return true
+	}
+	cv, err := im.CodeView(ctx)
+	return err == nil && isKernelPDB(cv.PDB)
+}
+
+// isKernelPDB reports whether a PDB is ntkrnlmp.pdb, ntkrnlpa.pdb, … or
+// ntoskrnl.pdb. Some linkers write a whole path.
+func isKernelPDB(path string) bool {
+	name := strings.ToLower(path[strings.LastIndexAny(path, `\/`)+1:])
+	return strings.HasSuffix(name, ".pdb") &&
+		(strings.HasPrefix(name, "ntkrnl") || strings.HasPrefix(name, "ntoskrnl"))
+}

@@ -1,0 +1,83 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// PHYSICAL_MEMORY_DESCRIPTOR64: NumberOfRuns (4 bytes at 0), NumberOfPages (8
+// at 8), then runs of {BasePage, PageCount} (QEMU, include/qemu/win_dump_defs.h).
+const (
+	descriptorHead = 0x10
+	descriptorRun  = 0x10
+
+	// maxMemoryRuns bounds the runs of a guest. A dump header holds 42; memory
+	// added to a running guest makes more of them.
+	maxMemoryRuns = 4096
+)
+
+// fillMemory reads MmPhysicalMemoryBlock and holds it against the RAM map.
+func (s *System) fillMemory(ctx context.Context) {
+	at, err := readKernelVariable(ctx, s.Space, "MmPhysicalMemoryBlock", s.KDBG.va(kdbgMmPhysicalMemoryBlock))
+	var runs []phys.Run
+	if err == nil {
+		runs, err = readMemoryBlock(ctx, s.Space, at)
+	}
+	if err != nil {
+		s.warn("%v", err)
+		return
+	}
+	ram := s.Space.ram
+	for _, r := range runs {
+		claim := phys.Runs{r}
+		s.PhysicalMemory = append(s.PhysicalMemory, claim.Intersect(ram)...)
+		s.PhysicalMemoryOutside = append(s.PhysicalMemoryOutside, claim.Minus(ram)...)
+	}
+	if out := phys.Runs(s.PhysicalMemoryOutside); len(out) > 0 {
+		s.warn("MmPhysicalMemoryBlock has %d pages outside of RAM, the first at %v", out.Pages(), out[0])
+	}
+	s.Origins["PhysicalMemoryBlock"] = "KDBG MmPhysicalMemoryBlock"
+}
+
+// readMemoryBlock reads a descriptor: ascending, disjoint runs whose pages add
+// up.
+func readMemoryBlock(ctx context.Context, mem VirtReader, at phys.VirtAddr) ([]phys.Run, error) {
+	const what = "MmPhysicalMemoryBlock"
+	if err := kernelPointer(what, at, 8); err != nil {
+		return nil, err
+	}
+	head, err := readRecord(ctx, mem, what, at, descriptorHead)
+	if err != nil {
+		return nil, err
+	}
+	count, total := head.u32(0), head.u64(8)
+	if count == 0 || count > maxMemoryRuns {
+		return nil, malformed(what, at, "%d runs", count)
+	}
+	r, err := readRecord(ctx, mem, what, at+descriptorHead, int(count)*descriptorRun)
+	if err != nil {
+		return nil, err
+	}
+	var runs []phys.Run
+	var sum uint64
+	for i := range int(count) {
+		run := phys.Run{Base: phys.PFN(r.u64(i * descriptorRun)), Pages: r.u64(i*descriptorRun + 8)}
+		if !run.Valid() {
+			return nil, malformed(what, at, "run %d: %d pages from PFN %#x", i, run.Pages, uint64(run.Base))
+		}
+		if i > 0 && run.Base < runs[i-1].End() {
+			return nil, malformed(what, at, "run %d, %v, is not after %v", i, run, runs[i-1])
+		}
+		runs = append(runs, run)
+		sum += run.Pages // at most 4096 runs of 2^40 pages
+	}
+	if sum != total {
+		return nil, malformed(what, at, "its runs have %d pages, but it says %d", sum, total)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, r.err)
+	}
+	return runs, nil
+}

@@ -1,0 +1,63 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// Open reads the Windows guest whose kernel page table and KDBG are already
+// known and in plain form, as in a crash dump: root is the header's
+// DirectoryTableBase and kdbg its KdDebuggerDataBlock. It searches nothing. No
+// Processor of the result has a VCPU.
+//
+// The result's DirectoryTableBase is root; a System process that has another
+// one, or can't be found, is a warning. For a finer verdict use the parts:
+// NewAddressSpace, ReadKUSER, ReadKDBG and ReadImage.
+func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, kdbg phys.VirtAddr) (*System, error) {
+	space := NewAddressSpace(mem, ram, root)
+	if !ram.Has(space.Root().PFN()) {
+		return nil, fmt.Errorf("page table %#x: %w", uint64(root), phys.ErrNotRAM)
+	}
+	k, err := ReadKDBG(ctx, space, kdbg)
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := ReadImage(ctx, space, k.KernBase())
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel image: %w", err)
+	}
+	if !isKernel(ctx, kernel) {
+		return nil, malformed("kernel image", kernel.Base, "neither export name nor PDB is an NT kernel's")
+	}
+	s := &System{
+		Space: space, Kernel: kernel, KDBG: k, DirectoryTableBase: space.Root(), SelfMapSlot: -1,
+		Witness: "given page table", Origins: map[string]string{"DirectoryTableBase": "given"},
+	}
+	if s.SelfMapSlot, err = selfMapSlot(ctx, space, &k); err != nil {
+		s.warn("page table %#x: %v", uint64(root), err)
+		s.SelfMapSlot = -1
+	}
+	if err := s.openSystemProcess(ctx); err != nil {
+		s.warn("%v", err)
+	}
+	return s, s.fill(ctx)
+}
+
+func (s *System) openSystemProcess(ctx context.Context) error {
+	eprocess, _, err := systemProcess(ctx, s.Space, s.Kernel, &s.KDBG)
+	if err != nil {
+		return err
+	}
+	s.PsInitialSystemProcess = eprocess
+	root, err := processRoot(ctx, s.Space, eprocess, &s.KDBG)
+	if err != nil {
+		return err
+	}
+	if root != s.DirectoryTableBase {
+		return malformed("System process", eprocess, "its page table is %#x, not %#x",
+			uint64(root), uint64(s.DirectoryTableBase))
+	}
+	return nil
+}

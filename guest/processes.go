@@ -1,0 +1,186 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// What is known of EPROCESS without symbols.
+const (
+	// kprocessDirectoryTableBase is KPROCESS.DirectoryTableBase of every x64
+	// Windows, which newer KDBGs also say (OffsetEprocessDirectoryTableBase).
+	kprocessDirectoryTableBase = 0x28
+	// processObject is DISPATCHER_HEADER.Type of a process (KOBJECTS, ntddk.h
+	// and public ntkrnlmp symbols).
+	processObject = 3
+	systemPID     = 4
+
+	imageFileNameSize = 15
+	maxEProcess       = 0x2000 // SizeEProcess of known kernels is 0x3E0 to 0xC80
+	minEProcess       = 0x200
+	maxProcesses      = 1 << 16
+)
+
+// agreesWithExports checks a KDBG against the kernel's export of
+// PsLoadedModuleList, if that can be read.
+func agreesWithExports(ctx context.Context, kernel *Image, k *KDBG) error {
+	at, err := kernel.Export(ctx, "PsLoadedModuleList")
+	if err != nil {
+		return ctx.Err() // older kernels don't have it, and it may be paged out
+	}
+	if got := k.va(kdbgPsLoadedModuleList); got != at {
+		return malformed("KDBG", k.At, "PsLoadedModuleList is %#x, but the kernel exports it at %#x",
+			uint64(got), uint64(at))
+	}
+	return nil
+}
+
+// eprocessSize returns SizeEProcess, as far as it is credible.
+func (k *KDBG) eprocessSize() int {
+	if n := k.offset(kdbgSizeEProcess, 0); n >= minEProcess && n <= maxEProcess {
+		return n
+	}
+	return maxEProcess
+}
+
+// systemProcess returns the EPROCESS of System and what led to it.
+func systemProcess(ctx context.Context, space *AddressSpace, kernel *Image, k *KDBG) (phys.VirtAddr, string, error) {
+	const name = "PsInitialSystemProcess"
+	at, exportErr := kernel.Export(ctx, name)
+	if exportErr == nil {
+		p, err := readVA(ctx, space, name, at)
+		if err == nil {
+			err = kernelPointer(name, p, 8)
+		}
+		return p, name, err
+	}
+	p, err := firstProcess(ctx, space, k)
+	if err != nil {
+		return 0, "", errors.Join(exportErr, err)
+	}
+	return p, "PsActiveProcessHead", nil
+}
+
+// firstProcess returns the EPROCESS of System by the list of processes, which
+// it is the first of. The list links its middle; its start is where there is
+// the header of a process object and a page table that maps itself.
+func firstProcess(ctx context.Context, space *AddressSpace, k *KDBG) (phys.VirtAddr, error) {
+	const what = "PsActiveProcessHead"
+	link, err := readKernelVariable(ctx, space, what, k.va(kdbgPsActiveProcessHead))
+	if err != nil {
+		return 0, err
+	}
+	if err := kernelPointer(what, link, 8); err != nil {
+		return 0, err
+	}
+	size := k.eprocessSize()
+	buf := make([]byte, size)
+	start := link - phys.VirtAddr(size)
+	if _, err := readSparse(ctx, space, buf, start); err != nil {
+		return 0, err
+	}
+	var found []phys.VirtAddr
+	for off := 0; off < size; off += 8 {
+		if buf[off] != processObject {
+			continue
+		}
+		at := start + phys.VirtAddr(off)
+		root, err := processRoot(ctx, space, at, k)
+		if err != nil {
+			continue
+		}
+		if _, err := selfMapSlot(ctx, NewAddressSpace(space.mem, space.ram, root), k); err == nil {
+			found = append(found, at)
+		}
+	}
+	if len(found) != 1 {
+		return 0, malformed(what, link, "%d places before it may be a process, not one", len(found))
+	}
+	return found[0], nil
+}
+
+// processRoot returns the page table of a process.
+func processRoot(ctx context.Context, space *AddressSpace, eprocess phys.VirtAddr, k *KDBG) (phys.Addr, error) {
+	at := eprocess + phys.VirtAddr(k.offset(kdbgOffsetEprocessDirectoryTableBase, kprocessDirectoryTableBase))
+	v, err := readVA(ctx, space, "DirectoryTableBase", at)
+	if err != nil {
+		return 0, err
+	}
+	root := phys.Addr(v & pteFrame)
+	if root == 0 || !space.ram.Has(root.PFN()) {
+		return 0, fmt.Errorf("DirectoryTableBase %#x at %#x: %w", uint64(v), uint64(at), phys.ErrNotRAM)
+	}
+	return root, nil
+}
+
+// processLayout is where in an EPROCESS things are, as System's shows.
+type processLayout struct {
+	links int // ActiveProcessLinks
+	pid   int // UniqueProcessId
+	name  int // ImageFileName
+}
+
+// processLayout works the layout out from System's EPROCESS: it is the first
+// in the list, its id is 4, and it is called System. UniqueProcessId is right
+// before ActiveProcessLinks in every Windows.
+func (s *System) processLayout(ctx context.Context) (processLayout, error) {
+	const what = "EPROCESS of System"
+	first, err := readVA(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead)
+	if err != nil {
+		return processLayout{}, err
+	}
+	size := s.KDBG.eprocessSize()
+	links := int64(first - s.PsInitialSystemProcess)
+	if links < 8 || links > int64(size)-listEntrySize || links%8 != 0 {
+		return processLayout{}, malformed(what, s.PsInitialSystemProcess,
+			"the first process, %#x, is not it", uint64(first))
+	}
+	r := &record{what: what, at: s.PsInitialSystemProcess, b: make([]byte, size)}
+	if _, err := readSparse(ctx, s.Space, r.b, r.at); err != nil {
+		return processLayout{}, err
+	}
+	l := processLayout{links: int(links), pid: int(links) - 8}
+	if pid := r.u64(l.pid); pid != systemPID {
+		return processLayout{}, malformed(what, r.at, "its process id is %d", pid)
+	}
+	name := make([]byte, imageFileNameSize)
+	copy(name, "System")
+	if l.name = bytes.Index(r.b, name); l.name < 0 {
+		return processLayout{}, malformed(what, r.at, "no image file name in its %#x bytes", size)
+	}
+	return l, nil
+}
+
+// Processes walks nt!PsActiveProcessHead. On a broken list it returns what it
+// read so far and an error.
+func (s *System) Processes(ctx context.Context) ([]Process, error) {
+	if s.PsInitialSystemProcess == 0 {
+		return nil, fmt.Errorf("EPROCESS of System: %w", ErrNotFound)
+	}
+	l, err := s.processLayout(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dtb := s.KDBG.offset(kdbgOffsetEprocessDirectoryTableBase, kprocessDirectoryTableBase)
+	size := max(l.links, l.name+imageFileNameSize, dtb+8)
+	var out []Process
+	err = walkList(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead, maxProcesses, func(entry phys.VirtAddr) error {
+		at := entry - phys.VirtAddr(l.links)
+		r, err := readRecord(ctx, s.Space, "EPROCESS", at, size)
+		if err != nil {
+			return err
+		}
+		out = append(out, Process{
+			EPROCESS:           at,
+			PID:                r.u64(l.pid),
+			Name:               cString(r.bytes(l.name, imageFileNameSize)),
+			DirectoryTableBase: phys.Addr(r.u64(dtb) & pteFrame),
+		})
+		return r.err
+	})
+	return out, err
+}

@@ -1,0 +1,249 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// maxProcessors is how many entries KiProcessorBlock has at most
+// (MAXIMUM_PROCESSORS of newer x64 kernels).
+const maxProcessors = 2048
+
+// Offsets in KPCR and KPRCB that a KDBG may be too old to hold (public
+// ntkrnlmp symbols).
+const (
+	kpcrGdtBase       = 0x00
+	kpcrSelf          = 0x18
+	kpcrIdtBase       = 0x38
+	kpcrPrcb          = 0x180
+	kpcrSize          = 0x40 // as far as it is used
+	prcbNumber        = 0x24
+	prcbLegacyNumber  = 0x04 // a byte, the number itself up to Windows Vista
+	prcbContextMax    = 1 << 16
+	contextAlignment  = 16
+	contextAMD64Bytes = 0x4D0 // CONTEXT of winnt.h
+)
+
+// fillProcessors reads KiProcessorBlock, an array of KPRCB addresses by
+// processor number.
+func (s *System) fillProcessors(ctx context.Context) error {
+	const what = "KiProcessorBlock"
+	block := s.KDBG.va(kdbgKiProcessorBlock)
+	if err := kernelPointer(what, block, 8); err != nil {
+		return err
+	}
+	expected := s.processorCount(ctx)
+	for i := range maxProcessors {
+		prcb, err := readVA(ctx, s.Space, what, block+phys.VirtAddr(8*i))
+		if err != nil {
+			return err
+		}
+		if prcb == 0 && i >= expected {
+			break
+		}
+		p, err := s.processor(ctx, i, prcb)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			s.warn("processor %d: %v", i, err)
+			if i >= expected {
+				break // what follows the last processor is not an entry
+			}
+			continue
+		}
+		s.Processors = append(s.Processors, p)
+	}
+	if len(s.Processors) == 0 {
+		return malformed(what, block, "no processor in it is sound")
+	}
+	if expected != 0 && len(s.Processors) != expected {
+		s.warn("%d processors are sound, but the guest says it has %d", len(s.Processors), expected)
+	}
+	s.Origins["NumberProcessors"] = "KDBG KiProcessorBlock"
+	return nil
+}
+
+// processorCount returns how many processors are active, 0 if nothing says so
+// credibly.
+func (s *System) processorCount(ctx context.Context) int {
+	n := s.KUSER.ActiveProcessorCount
+	if n == 0 {
+		// One byte wide up to Windows Vista, four from then on.
+		at, err := s.Kernel.Export(ctx, "KeNumberProcessors")
+		if err != nil {
+			return 0
+		}
+		r, err := readRecord(ctx, s.Space, "KeNumberProcessors", at, 1)
+		if err != nil {
+			return 0
+		}
+		n = uint32(r.u8(0))
+	}
+	if n > maxProcessors {
+		s.warn("the guest says it has %d processors", n)
+		return 0
+	}
+	return int(n)
+}
+
+// processor reads and checks processor i.
+func (s *System) processor(ctx context.Context, i int, prcb phys.VirtAddr) (Processor, error) {
+	if err := kernelPointer("KPRCB", prcb, 8); err != nil {
+		return Processor{}, err
+	}
+	k := &s.KDBG
+	numberAt, width := prcb+phys.VirtAddr(k.offset(kdbgOffsetPrcbNumber, prcbNumber)), 4
+	if numberAt == prcb+prcbLegacyNumber {
+		width = 1
+	}
+	r, err := readRecord(ctx, s.Space, "KPRCB.Number", numberAt, width)
+	if err != nil {
+		return Processor{}, err
+	}
+	number := uint32(r.u8(0))
+	if width == 4 {
+		number = r.u32(0)
+	}
+	if number != uint32(i) {
+		return Processor{}, malformed("KPRCB", prcb, "its number is %d", number)
+	}
+	p := Processor{Number: i, PRCB: prcb, VCPU: -1}
+	p.KPCR = prcb - phys.VirtAddr(k.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
+	if err := kernelPointer("KPCR", p.KPCR, 8); err != nil {
+		return Processor{}, err
+	}
+	self, err := readVA(ctx, s.Space, "KPCR.Self", p.KPCR+phys.VirtAddr(k.offset(kdbgOffsetPcrSelfPcr, kpcrSelf)))
+	if err != nil {
+		return Processor{}, err
+	}
+	if self != p.KPCR {
+		return Processor{}, malformed("KPCR", p.KPCR, "its self pointer is %#x", uint64(self))
+	}
+	if p.ContextAt, err = s.contextAt(ctx, prcb); err != nil {
+		if ctx.Err() != nil {
+			return Processor{}, ctx.Err()
+		}
+		s.warn("processor %d has no place for its context: %v", i, err)
+	}
+	return p, nil
+}
+
+// contextAt returns where a debugger looks for a processor's CONTEXT: where
+// the KPRCB points from Windows 7 on, inside the KPRCB before.
+func (s *System) contextAt(ctx context.Context, prcb phys.VirtAddr) (phys.VirtAddr, error) {
+	const what = "CONTEXT"
+	k := &s.KDBG
+	var at phys.VirtAddr
+	if off := k.u64(kdbgOffsetPrcbContext); off != 0 {
+		p, err := readVA(ctx, s.Space, "KPRCB.Context", prcb+phys.VirtAddr(off))
+		if err != nil {
+			return 0, err
+		}
+		at = p
+	} else if off := k.u64(kdbgOffsetPrcbProcStateContext); off != 0 {
+		at = prcb + phys.VirtAddr(off)
+	} else {
+		return 0, errors.New("the KDBG holds no offset of it")
+	}
+	if err := kernelPointer(what, at, contextAlignment); err != nil {
+		return 0, err
+	}
+	if _, err := readRecord(ctx, s.Space, what, at, contextAMD64Bytes); err != nil {
+		return 0, err
+	}
+	return at, nil
+}
+
+// match finds out which virtual processor is which of Windows' by what it
+// holds: the KPCR in a GS base, else the base of its GDT, else of its IDT.
+// A value tells only if one virtual processor and one of Windows' have it.
+func (s *System) match(ctx context.Context, cpus []phys.Registers) {
+	kpcrs := map[phys.VirtAddr]bool{}
+	for _, p := range s.Processors {
+		kpcrs[p.KPCR] = true
+	}
+	claim := func(c *phys.Registers) uint64 {
+		for _, v := range kpcrClaims(c) {
+			if kpcrs[v] {
+				return uint64(v)
+			}
+		}
+		return 0
+	}
+	s.matchBy(cpus, claim, func(p *Processor) uint64 { return uint64(p.KPCR) })
+	for _, base := range []struct {
+		off int
+		cpu func(*phys.Registers) uint64
+	}{
+		{kpcrGdtBase, func(c *phys.Registers) uint64 { return c.GDT.Base }},
+		{kpcrIdtBase, func(c *phys.Registers) uint64 { return c.IDT.Base }},
+	} {
+		s.matchBy(cpus, base.cpu, func(p *Processor) uint64 {
+			r, err := readRecord(ctx, s.Space, "KPCR", p.KPCR, kpcrSize)
+			if err != nil {
+				return 0
+			}
+			return r.u64(base.off)
+		})
+	}
+	s.reportUnmatched(cpus)
+}
+
+// matchBy pairs the virtual processors and Windows' that are still alone and
+// share a key, other than 0, with nobody else.
+func (s *System) matchBy(cpus []phys.Registers, ofCPU func(*phys.Registers) uint64, ofWindows func(*Processor) uint64) {
+	taken := map[int]bool{}
+	for _, p := range s.Processors {
+		taken[p.VCPU] = true
+	}
+	const several = -2
+	only := func(m map[uint64]int, key uint64, i int) {
+		if _, dup := m[key]; dup {
+			i = several
+		}
+		m[key] = i
+	}
+	byKey := map[uint64]int{}
+	for i := range cpus {
+		if key := ofCPU(&cpus[i]); key != 0 && !taken[i] {
+			only(byKey, key, i)
+		}
+	}
+	owners := map[uint64]int{}
+	for i := range s.Processors {
+		if p := &s.Processors[i]; p.VCPU < 0 {
+			only(owners, ofWindows(p), i)
+		}
+	}
+	for key, i := range owners {
+		if cpu, ok := byKey[key]; ok && key != 0 && i != several && cpu != several {
+			s.Processors[i].VCPU = cpu
+		}
+	}
+}
+
+func (s *System) reportUnmatched(cpus []phys.Registers) {
+	matched := map[int]bool{}
+	for _, p := range s.Processors {
+		if p.VCPU < 0 && len(cpus) > 0 {
+			s.warn("processor %d: no vCPU holds its KPCR, GDT or IDT", p.Number)
+		}
+		matched[p.VCPU] = true
+	}
+	for i := range cpus {
+		if !matched[i] {
+			s.warn("vCPU %d is none of the guest's processors%s", cpus[i].CPU, fiveLevelNote(&cpus[i]))
+		}
+	}
+}
+
+func fiveLevelNote(c *phys.Registers) string {
+	if c.CR4&phys.CR4LA57 != 0 {
+		return fmt.Sprintf(" (CR4 %#x: 5-level paging)", c.CR4)
+	}
+	return ""
+}

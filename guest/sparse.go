@@ -1,0 +1,36 @@
+package guest
+
+import (
+	"context"
+
+	"snap/guest/phys"
+)
+
+// scanChunk is how much memory a scan reads at once.
+const scanChunk = 1 << 20
+
+// readSparse fills p with the memory at at, and with zeros where no page can
+// be read. It returns how many pages could. The only errors are those of the
+// context: any other is a page that isn't there for this purpose.
+func readSparse(ctx context.Context, mem VirtReader, p []byte, at phys.VirtAddr) (pages int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if mem.ReadVirt(ctx, p, at) == nil {
+		return (len(p) + phys.PageSize - 1) / phys.PageSize, nil
+	}
+	for len(p) > 0 {
+		n := min(len(p), int(phys.PageSize-at.Offset()))
+		if err := mem.ReadVirt(ctx, p[:n], at); err != nil {
+			if ctx.Err() != nil {
+				return pages, ctx.Err()
+			}
+			clear(p[:n])
+		} else {
+			pages++
+		}
+		p = p[n:]
+		at += phys.VirtAddr(n)
+	}
+	return pages, nil
+}
