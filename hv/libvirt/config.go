@@ -1,0 +1,170 @@
+package libvirt
+
+import (
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"snap/hv"
+)
+
+// Config is what matters to a dump of a domain's configuration.
+type Config struct {
+	Memory         uint64   // bytes at start, hot-plugged devices included
+	CPUs           int      // online
+	Arch           string   // e.g. x86_64
+	Machine        string   // e.g. pc-q35-7.2
+	Backing        string   // anonymous, memfd, file or hugepages
+	Shared         bool     // other processes may map the memory
+	LaunchSecurity string   // sev, sev-snp, s390-pv or tdx; empty if none
+	Firmware       string   // path of the OS loader, empty for the default BIOS
+	VMCoreInfo     bool     // the vmcoreinfo device is there
+	VirtioMem      bool     // there is memory that the guest plugs by itself
+	Warnings       []string // what can make a dump less consistent or complete
+}
+
+// Check fails with hv.ErrConfidential or hv.ErrUnsupported if no dump of the
+// guest can be of use.
+func (c Config) Check() error {
+	if c.LaunchSecurity != "" {
+		return fmt.Errorf("launch security %s encrypts the guest's memory: %w", c.LaunchSecurity, hv.ErrConfidential)
+	}
+	if c.Arch != "x86_64" {
+		return fmt.Errorf("architecture %s: %w: only x86_64 guests can be read", c.Arch, hv.ErrUnsupported)
+	}
+	return nil
+}
+
+// parseConfig reads a domain's XML.
+func parseConfig(text string) (Config, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return Config{}, fmt.Errorf("domain XML: %w", err)
+	}
+	var c Config
+	if x.Memory != nil {
+		unit, err := unitBytes(x.Memory.Unit)
+		if err != nil {
+			return Config{}, err
+		}
+		c.Memory = uint64(x.Memory.Value) * unit
+	}
+	if x.VCPU != nil {
+		c.CPUs = int(x.VCPU.Value)
+		if x.VCPU.Current != 0 {
+			c.CPUs = int(x.VCPU.Current)
+		}
+	}
+	if x.OS != nil {
+		if x.OS.Type != nil {
+			c.Arch, c.Machine = x.OS.Type.Arch, x.OS.Type.Machine
+		}
+		if x.OS.Loader != nil {
+			c.Firmware = x.OS.Loader.Path
+		}
+	}
+	if f := x.Features; f != nil && f.VMCoreInfo != nil {
+		c.VMCoreInfo = f.VMCoreInfo.State != "off"
+	}
+	c.LaunchSecurity = launchSecurity(x.LaunchSecurity)
+	c.Backing, c.Shared = backing(&x)
+	if x.Devices != nil {
+		c.readDevices(x.Devices)
+	}
+	return c, nil
+}
+
+// unitBytes returns the size of a memory unit. The daemon itself always writes KiB
+// (virDomainDefFormat in src/conf/domain_conf.c).
+func unitBytes(unit string) (uint64, error) {
+	switch unit {
+	case "b", "bytes":
+		return 1, nil
+	case "", "KiB", "k":
+		return 1 << 10, nil
+	case "MiB", "M":
+		return 1 << 20, nil
+	case "GiB", "G":
+		return 1 << 30, nil
+	}
+	return 0, fmt.Errorf("domain XML: unknown memory unit %q", unit)
+}
+
+func launchSecurity(l *libvirtxml.DomainLaunchSecurity) string {
+	switch {
+	case l == nil:
+		return ""
+	case l.SEVSNP != nil:
+		return "sev-snp"
+	case l.SEV != nil:
+		return "sev"
+	case l.TDX != nil:
+		return "tdx"
+	case l.S390PV != nil:
+		return "s390-pv"
+	}
+	return "of a kind unknown to snap"
+}
+
+// backing returns where the guest's memory comes from. It is the
+// configuration's word; direct access goes by what the process maps.
+func backing(x *libvirtxml.Domain) (kind string, shared bool) {
+	kind = "anonymous"
+	if b := x.MemoryBacking; b != nil {
+		if b.MemorySource != nil && b.MemorySource.Type != "" {
+			kind = b.MemorySource.Type
+		}
+		if b.MemoryHugePages != nil {
+			kind = "hugepages"
+		}
+		shared = b.MemoryAccess != nil && b.MemoryAccess.Mode == "shared"
+	}
+	if x.CPU != nil && x.CPU.Numa != nil {
+		for _, cell := range x.CPU.Numa.Cell {
+			shared = shared || cell.MemAccess == "shared"
+		}
+	}
+	return kind, shared
+}
+
+// readDevices looks for devices that write guest memory from outside of QEMU, or
+// that are memory.
+func (c *Config) readDevices(d *libvirtxml.DomainDeviceList) {
+	for _, h := range d.Hostdevs {
+		if h.SubsysPCI != nil || h.SubsysMDev != nil {
+			c.warn("a host device is passed through: its DMA goes on while the guest is paused")
+			break
+		}
+	}
+	var vhost []string
+	for _, i := range d.Interfaces {
+		if i.Source != nil && i.Source.VHostUser != nil {
+			vhost = append(vhost, "interface")
+		}
+	}
+	for _, disk := range d.Disks {
+		if disk.Source != nil && disk.Source.VHostUser != nil {
+			vhost = append(vhost, "disk")
+		}
+	}
+	for _, f := range d.Filesystems {
+		if f.Driver != nil && f.Driver.Type == "virtiofs" {
+			vhost = append(vhost, "file system")
+		}
+	}
+	if len(vhost) > 0 {
+		c.warn("vhost-user devices (" + strings.Join(vhost, ", ") +
+			") write guest memory from processes of their own: a dump without a pause may be torn there")
+	}
+	for _, m := range d.Memorydevs {
+		switch m.Model {
+		case "virtio-mem":
+			c.VirtioMem = true
+		case "nvdimm", "virtio-pmem":
+			c.warn("persistent memory (" + m.Model + ") is not part of a dump")
+		}
+	}
+}
+
+func (c *Config) warn(text string) { c.Warnings = append(c.Warnings, text) }

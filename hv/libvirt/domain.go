@@ -1,0 +1,256 @@
+package libvirt
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	rpc "github.com/digitalocean/go-libvirt"
+
+	"snap/hv"
+)
+
+// maxDomains bounds a list of domains (REMOTE_DOMAIN_LIST_MAX in libvirt's
+// src/remote/remote_protocol.x).
+const maxDomains = 16384
+
+// DomainInfo is a line of a list of domains.
+type DomainInfo struct {
+	Name   string
+	UUID   string
+	ID     int // 0 if it isn't running
+	State  hv.State
+	Memory uint64 // bytes, the most that it was given
+	CPUs   int
+}
+
+// Domains lists all domains, running or not, by name. A domain that goes away
+// meanwhile is left out.
+func (c *Conn) Domains(ctx context.Context) ([]DomainInfo, error) {
+	doms, err := query(ctx, c, "list domains", func(l *rpc.Libvirt) ([]rpc.Domain, error) {
+		doms, _, err := l.ConnectListAllDomains(1, rpc.ConnectListDomainsActive|rpc.ConnectListDomainsInactive)
+		return doms, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(doms) > maxDomains {
+		return nil, fmt.Errorf("list domains on %s: daemon sent %d, more than %d", c.URI(), len(doms), maxDomains)
+	}
+	out := make([]DomainInfo, 0, len(doms))
+	for _, dom := range doms {
+		info, err := c.info(ctx, dom)
+		if errors.Is(err, hv.ErrNoDomain) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	slices.SortFunc(out, func(a, b DomainInfo) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (c *Conn) info(ctx context.Context, dom rpc.Domain) (DomainInfo, error) {
+	return query(ctx, c, fmt.Sprintf("ask for domain %q", dom.Name), func(l *rpc.Libvirt) (DomainInfo, error) {
+		state, maxMem, _, cpus, _, err := l.DomainGetInfo(dom)
+		return DomainInfo{
+			Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)),
+			State: stateOf(int32(state)), Memory: maxMem << 10, CPUs: int(cpus),
+		}, err
+	})
+}
+
+// Lookup finds a domain by its name, UUID or id, in that order. The error is
+// hv.ErrNoDomain where there is none.
+func (c *Conn) Lookup(ctx context.Context, ref string) (*Domain, error) {
+	dom, err := c.lookup(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	host, err := query(ctx, c, "ask for the host's name", (*rpc.Libvirt).ConnectGetHostname)
+	if err != nil {
+		return nil, err
+	}
+	return &Domain{conn: c, dom: dom, host: host}, nil
+}
+
+func (c *Conn) lookup(ctx context.Context, ref string) (rpc.Domain, error) {
+	what := fmt.Sprintf("look up domain %q", ref)
+	dom, err := query(ctx, c, what, func(l *rpc.Libvirt) (rpc.Domain, error) { return l.DomainLookupByName(ref) })
+	if err == nil || !errors.Is(err, hv.ErrNoDomain) {
+		return dom, err
+	}
+	if id, ok := parseUUID(ref); ok {
+		return query(ctx, c, what, func(l *rpc.Libvirt) (rpc.Domain, error) { return l.DomainLookupByUUID(id) })
+	}
+	if id, perr := strconv.ParseInt(ref, 10, 32); perr == nil && id > 0 {
+		return query(ctx, c, what, func(l *rpc.Libvirt) (rpc.Domain, error) { return l.DomainLookupByID(int32(id)) })
+	}
+	return dom, err
+}
+
+// parseUUID reads the usual form, with or without dashes.
+func parseUUID(s string) (rpc.UUID, bool) {
+	var id rpc.UUID
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != len(id) {
+		return id, false
+	}
+	copy(id[:], b)
+	return id, true
+}
+
+func formatUUID(u rpc.UUID) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// Domain is one run of a domain: after it was stopped and started again, another
+// Lookup is needed. It is safe for concurrent use.
+type Domain struct {
+	conn *Conn
+	dom  rpc.Domain
+	host string
+
+	bounds *limits // on pausing; nil for the defaults
+}
+
+var _ hv.VM = (*Domain)(nil)
+
+// Identity implements hv.Source.
+func (d *Domain) Identity() hv.Identity {
+	return hv.Identity{
+		Name: d.dom.Name, UUID: formatUUID(d.dom.UUID), ID: max(0, int(d.dom.ID)),
+		Host: d.host, URI: d.conn.URI(),
+	}
+}
+
+// Close implements hv.Source. The connection stays open: it is its opener's.
+func (d *Domain) Close() error { return nil }
+
+// State implements hv.VM. A domain that was started anew since Lookup is off.
+func (d *Domain) State(ctx context.Context) (hv.State, error) {
+	s, err := d.status(ctx)
+	return stateOf(s.state), err
+}
+
+// status is a domain's state as libvirt has it, with the reason for it.
+type status struct{ state, reason int32 }
+
+func (d *Domain) status(ctx context.Context) (status, error) {
+	return query(ctx, d.conn, fmt.Sprintf("ask for the state of domain %q", d.dom.Name), d.readStatus)
+}
+
+func (d *Domain) readStatus(l *rpc.Libvirt) (status, error) {
+	now, err := l.DomainLookupByUUID(d.dom.UUID)
+	if err != nil {
+		return status{}, err
+	}
+	if now.ID != d.dom.ID {
+		return status{state: int32(rpc.DomainShutoff)}, nil // another run
+	}
+	var s status
+	s.state, s.reason, err = l.DomainGetState(d.dom, 0)
+	return s, err
+}
+
+// stateOf translates virDomainState (include/libvirt/libvirt-domain.h).
+func stateOf(s int32) hv.State {
+	switch rpc.DomainState(s) {
+	case rpc.DomainRunning, rpc.DomainBlocked:
+		return hv.StateRunning
+	case rpc.DomainPaused:
+		return hv.StatePaused
+	case rpc.DomainShutoff:
+		return hv.StateOff
+	case rpc.DomainCrashed:
+		return hv.StateCrashed
+	case rpc.DomainPmsuspended:
+		return hv.StateAsleep
+	}
+	return hv.StateOther
+}
+
+// active fails with hv.ErrNotRunning unless this run of the domain has memory.
+func (d *Domain) active(ctx context.Context) error {
+	s, err := d.status(ctx)
+	if err != nil {
+		return err
+	}
+	if st := stateOf(s.state); d.dom.ID <= 0 || st == hv.StateOff {
+		return fmt.Errorf("domain %q is off: %w", d.dom.Name, hv.ErrNotRunning)
+	}
+	return nil
+}
+
+// Config returns what the domain's XML says that matters to a dump.
+func (d *Domain) Config(ctx context.Context) (Config, error) {
+	text, err := query(ctx, d.conn, fmt.Sprintf("get the XML of domain %q", d.dom.Name),
+		func(l *rpc.Libvirt) (string, error) { return l.DomainGetXMLDesc(d.dom, 0) })
+	if err != nil {
+		return Config{}, err
+	}
+	c, err := parseConfig(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("domain %q: %w", d.dom.Name, err)
+	}
+	return c, nil
+}
+
+// CheckJob fails with hv.ErrBusy while the domain is being migrated, saved or
+// dumped: its memory is then moving, or somebody else will resume it.
+func (d *Domain) CheckJob(ctx context.Context) error {
+	job, err := query(ctx, d.conn, fmt.Sprintf("ask for the job of domain %q", d.dom.Name),
+		func(l *rpc.Libvirt) (int32, error) {
+			job, _, _, _, _, _, _, _, _, _, _, _, err := l.DomainGetJobInfo(d.dom)
+			return job, err
+		})
+	if err != nil {
+		return err
+	}
+	switch rpc.DomainJobType(job) {
+	case rpc.DomainJobBounded, rpc.DomainJobUnbounded:
+		return d.busy("a migration, save or dump of it goes on")
+	}
+	s, err := d.status(ctx)
+	if err != nil {
+		return err
+	}
+	if why := transient(s); why != "" {
+		return d.busy(why)
+	}
+	return nil
+}
+
+func (d *Domain) busy(why string) error {
+	return fmt.Errorf("domain %q: %s: %w; `virsh -c %s domjobinfo %s` shows it",
+		d.dom.Name, why, hv.ErrBusy, d.conn.URI(), d.dom.Name)
+}
+
+// transient returns why a state is one that the daemon is about to change by
+// itself, empty if it isn't.
+func transient(s status) string {
+	switch rpc.DomainState(s.state) {
+	case rpc.DomainRunning:
+		switch rpc.DomainRunningReason(s.reason) {
+		case rpc.DomainRunningPostcopy, rpc.DomainRunningPostcopyFailed:
+			return "its memory is still arriving (post-copy migration)"
+		}
+	case rpc.DomainPaused:
+		switch rpc.DomainPausedReason(s.reason) {
+		case rpc.DomainPausedMigration, rpc.DomainPausedPostcopy, rpc.DomainPausedPostcopyFailed:
+			return "it is paused by a migration"
+		case rpc.DomainPausedSave, rpc.DomainPausedDump, rpc.DomainPausedSnapshot:
+			return "it is paused by a save, dump or snapshot"
+		case rpc.DomainPausedStartingUp, rpc.DomainPausedShuttingDown:
+			return "it is starting up or shutting down"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,305 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	rpc "github.com/digitalocean/go-libvirt"
+
+	"snap/hv"
+)
+
+// Bounds on stopping and starting a guest.
+const (
+	// suspendGrace is how long a suspend may go on after its context ended. QEMU
+	// flushes the guest's disks before it answers; a call that is cut before the
+	// answer leaves open whether it will still stop the guest.
+	suspendGrace = 10 * time.Second
+	// resumeFor is how long Release tries to resume a guest.
+	resumeFor = 60 * time.Second
+	// resumeTry bounds one attempt of these.
+	resumeTry = 15 * time.Second
+	// jobWait is how long the daemon lets a call wait for another job on the
+	// domain (QEMU_JOB_WAIT_TIME in src/conf/virdomainjob.c is 30 s).
+	jobWait = 31 * time.Second
+	// settleCalm is how long a running guest must be seen without a job before a
+	// suspend without an answer is held to be over.
+	settleCalm = 500 * time.Millisecond
+	// pollEvery is the pause between two looks at a domain.
+	pollEvery = 50 * time.Millisecond
+)
+
+// limits are the bounds above, so that tests need not wait for them.
+type limits struct {
+	suspendGrace, resumeFor, resumeTry, jobWait, settleCalm, pollEvery time.Duration
+}
+
+var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCalm, pollEvery}
+
+// Pause implements hv.VM. It uses a connection of its own, which the Hold keeps,
+// so that nothing else that goes wrong stands between the guest and its resume.
+// When ctx ends while the daemon is stopping the guest, Pause waits for the
+// answer before it undoes it.
+func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
+	still, err := d.mayPause(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if still {
+		return idleHold{}, nil
+	}
+	s, err := d.conn.target.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
+	}
+	h := &hold{d: d, session: s, began: time.Now(), limits: d.limits()}
+	err = h.suspend(ctx)
+	if err == nil && ctx.Err() == nil {
+		return h, nil
+	}
+	if err == nil {
+		err = ended(ctx)
+	}
+	err = fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
+	if undo := h.giveUp(); undo != nil {
+		return nil, errors.Join(undo, err)
+	}
+	return nil, err
+}
+
+func (d *Domain) limits() limits {
+	if d.bounds != nil {
+		return *d.bounds
+	}
+	return defaultLimits
+}
+
+// mayPause reports whether the guest stands still already, and fails if it must
+// not be paused.
+func (d *Domain) mayPause(ctx context.Context) (still bool, err error) {
+	if err := d.CheckJob(ctx); err != nil {
+		return false, err
+	}
+	s, err := d.status(ctx)
+	if err != nil {
+		return false, err
+	}
+	switch stateOf(s.state) {
+	case hv.StateRunning:
+		return false, nil
+	case hv.StatePaused, hv.StateCrashed:
+		return true, nil
+	case hv.StateAsleep:
+		return false, fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
+			d.dom.Name, hv.ErrUnsupported, d.conn.URI(), d.dom.Name)
+	}
+	return false, fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+}
+
+// idleHold is the Hold of a guest that somebody else paused.
+type idleHold struct{}
+
+func (idleHold) Release() (time.Duration, error) { return 0, nil }
+
+// hold is a pause that we made, or may have made.
+type hold struct {
+	d       *Domain
+	session *session
+	began   time.Time
+	unsure  bool // suspend had no answer
+	refused bool // the daemon said that it didn't suspend
+	limits  limits
+
+	once  sync.Once
+	stood time.Duration
+	err   error
+}
+
+// suspend stops the guest. The call isn't cut when ctx ends, only later.
+func (h *hold) suspend(ctx context.Context) error {
+	call, cancel := within(context.WithoutCancel(ctx), h.d.conn.timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(h.limits.suspendGrace, cancel)
+		context.AfterFunc(call, func() { timer.Stop() })
+	})
+	defer stop()
+	_, err := run(call, h.session, func(l *rpc.Libvirt) (struct{}, error) {
+		return struct{}{}, l.DomainSuspend(h.d.dom)
+	})
+	if err == nil {
+		return nil
+	}
+	var answer rpc.Error
+	if errors.As(err, &answer) {
+		h.refused = true
+		return classify(err)
+	}
+	h.unsure = true
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	return err
+}
+
+// giveUp undoes a suspend that failed or came too late.
+func (h *hold) giveUp() error {
+	if h.refused {
+		_ = h.session.close() // nothing was done on it
+		return nil
+	}
+	_, err := h.Release()
+	return err
+}
+
+// Release implements hv.Hold.
+func (h *hold) Release() (time.Duration, error) {
+	h.once.Do(func() {
+		ctx, cancel := within(context.Background(), h.limits.resumeFor)
+		defer cancel()
+		h.err = h.resume(ctx)
+		if h.err != nil && !errors.Is(h.err, hv.ErrNoDomain) && !errors.Is(h.err, hv.ErrNotRunning) {
+			h.err = fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",
+				h.d.dom.Name, hv.ErrStillPaused, h.err, h.d.conn.URI(), h.d.dom.Name)
+		}
+		if h.stood == 0 {
+			h.stood = time.Since(h.began)
+		}
+		if h.session != nil {
+			_ = h.session.close() // its work is done
+		}
+	})
+	return h.stood, h.err
+}
+
+// resume tries until the guest is seen to run, or ctx ends.
+func (h *hold) resume(ctx context.Context) error {
+	for wait := h.limits.pollEvery; ; wait = min(2*wait, time.Second) {
+		done, err := h.try(ctx)
+		if done {
+			return err
+		}
+		if h.session != nil && h.session.lost() {
+			h.session = nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return errors.Join(err, ended(ctx))
+		}
+	}
+}
+
+// try makes one attempt. done says that another one would change nothing.
+func (h *hold) try(ctx context.Context) (done bool, err error) {
+	ctx, cancel := within(ctx, h.limits.resumeTry)
+	defer cancel()
+	if h.session == nil || h.session.lost() {
+		if h.session, err = h.d.conn.target.open(ctx); err != nil {
+			return false, err
+		}
+	}
+	if h.unsure {
+		err = h.settle(ctx)
+	} else {
+		err = h.start(ctx)
+	}
+	final := errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) || errors.Is(err, errTakenOver)
+	return err == nil || final, err
+}
+
+// errTakenOver is a guest that stands still for a reason that isn't ours any
+// more: a resume would undo somebody else's pause.
+var errTakenOver = errors.New("something else paused it meanwhile")
+
+// start resumes the guest and looks whether it runs.
+func (h *hold) start(ctx context.Context) error {
+	s, err := h.status(ctx)
+	if err != nil {
+		return err
+	}
+	if stateOf(s.state) == hv.StatePaused {
+		if r := rpc.DomainPausedReason(s.reason); r != rpc.DomainPausedUser && r != rpc.DomainPausedUnknown {
+			return fmt.Errorf("%w (libvirt's reason %d)", errTakenOver, r)
+		}
+		_, err = run(ctx, h.session, func(l *rpc.Libvirt) (struct{}, error) {
+			return struct{}{}, l.DomainResume(h.d.dom)
+		})
+		// OPERATION_INVALID says that it runs already: somebody else was faster.
+		if err != nil && !hasCode(err, rpc.ErrOperationInvalid) {
+			return classify(err)
+		}
+		h.stood = time.Since(h.began)
+		if s, err = h.status(ctx); err != nil {
+			return err
+		}
+	}
+	switch stateOf(s.state) {
+	case hv.StatePaused:
+		return fmt.Errorf("it is paused again (libvirt's reason %d)", s.reason)
+	case hv.StateOff:
+		return fmt.Errorf("domain %q went off while it was paused: %w", h.d.dom.Name, hv.ErrNotRunning)
+	}
+	return nil
+}
+
+// settle undoes a suspend that had no answer: the daemon may carry it out at any
+// time until its job is over.
+func (h *hold) settle(ctx context.Context) error {
+	calm := time.Now()
+	for {
+		s, err := h.status(ctx)
+		if err != nil {
+			return err
+		}
+		switch stateOf(s.state) {
+		case hv.StatePaused, hv.StateOff:
+			h.unsure = false
+			return h.start(ctx)
+		}
+		pending, err := h.pending(ctx)
+		if err != nil {
+			return err
+		}
+		if pending {
+			calm = time.Now()
+		}
+		if time.Since(calm) > h.limits.settleCalm {
+			return nil
+		}
+		select {
+		case <-time.After(h.limits.pollEvery):
+		case <-ctx.Done():
+			return ended(ctx)
+		}
+	}
+}
+
+// pending reports whether the domain has a job that may be our suspend, or may
+// be what it waits for.
+func (h *hold) pending(ctx context.Context) (bool, error) {
+	type control struct {
+		state uint32
+		since uint64 // milliseconds
+	}
+	c, err := run(ctx, h.session, func(l *rpc.Libvirt) (control, error) {
+		state, _, since, err := l.DomainGetControlInfo(h.d.dom, 0)
+		return control{state, since}, err
+	})
+	if err != nil {
+		return false, classify(err)
+	}
+	if rpc.DomainControlState(c.state) == rpc.DomainControlOk {
+		return false, nil
+	}
+	since := time.Duration(min(c.since, uint64(time.Hour/time.Millisecond))) * time.Millisecond
+	return time.Since(h.began)-since < h.limits.jobWait, nil
+}
+
+func (h *hold) status(ctx context.Context) (status, error) {
+	s, err := run(ctx, h.session, h.d.readStatus)
+	return s, classify(err)
+}

@@ -1,0 +1,180 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	rpc "github.com/digitalocean/go-libvirt"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"snap/guest/phys"
+	"snap/hv"
+)
+
+// peekChunks are the most bytes that daemons give at once, the newest limit
+// first (REMOTE_DOMAIN_MEMORY_PEEK_BUFFER_MAX in src/remote/remote_protocol.x).
+var peekChunks = []int{4 << 20, 1 << 20, 64 << 10}
+
+// peekFlight is how many peeks are under way at once. The daemon takes up to 5
+// requests of a client (max_client_requests in its configuration); one is left
+// for everything else.
+const peekFlight = 4
+
+// peekRoom is what must stay free where the daemon puts the chunks. It would not
+// notice that the file system is full, and send wrong bytes.
+const peekRoom = 2 * peekFlight * (4 << 20)
+
+// PeekMemory reads a guest's memory with virDomainMemoryPeek. See the package's
+// comment for what that costs. It is safe for concurrent use.
+type PeekMemory struct {
+	d     *Domain
+	ram   phys.Runs
+	why   error
+	cache string // folder of the chunks on this host, empty if unknown
+
+	limit  atomic.Int32 // index into peekChunks
+	flight chan struct{}
+
+	mu     sync.RWMutex // held for reading by reads, so that Close waits for them
+	closed bool
+}
+
+var _ hv.Memory = (*PeekMemory)(nil)
+
+func (d *Domain) openPeek(m ramMap, why error) (*PeekMemory, error) {
+	p := &PeekMemory{d: d, ram: m.runs, why: why, flight: make(chan struct{}, peekFlight)}
+	if d.conn.target.local {
+		p.cache = cacheDir(d.conn.target.driver)
+	}
+	return p, p.room()
+}
+
+// cacheDir returns where the daemon puts the chunks (cacheDir in libvirt's
+// src/qemu/qemu_conf.c).
+func cacheDir(driver string) string {
+	if driver == "qemu:///system" {
+		return "/var/cache/libvirt/qemu"
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "libvirt", "qemu", "cache")
+}
+
+// room fails if the daemon's folder for chunks is nearly full.
+func (p *PeekMemory) room() error {
+	var st unix.Statfs_t
+	if p.cache == "" || unix.Statfs(p.cache, &st) != nil {
+		return nil // not ours to see: nothing is known
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < peekRoom {
+		return fmt.Errorf("%w: %s has %d bytes free, and peek gives wrong bytes when it is full; free %d bytes there",
+			hv.ErrUnsupported, p.cache, free, uint64(peekRoom))
+	}
+	return nil
+}
+
+// WhyNotDirect returns why MechanismAuto didn't choose direct, nil if peek was
+// asked for.
+func (p *PeekMemory) WhyNotDirect() error { return p.why }
+
+// Mechanism implements hv.Memory.
+func (p *PeekMemory) Mechanism() string { return string(hv.MechanismPeek) }
+
+// RAM implements hv.Memory.
+func (p *PeekMemory) RAM() phys.Runs { return p.ram }
+
+// Populated implements hv.Memory: the daemon doesn't tell.
+func (p *PeekMemory) Populated(ctx context.Context) (phys.Runs, bool, error) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.closed {
+		return nil, false, os.ErrClosed
+	}
+	return p.ram, false, ctx.Err()
+}
+
+// Close implements hv.Memory.
+func (p *PeekMemory) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	return nil
+}
+
+// ReadPhys implements phys.Reader. Large reads are split and asked for together.
+func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.closed {
+		return &phys.AccessError{At: at, Len: len(b), Err: os.ErrClosed}
+	}
+	if !p.ram.Covers(at, uint64(len(b))) {
+		return &phys.AccessError{At: at, Len: len(b), Err: phys.ErrNotRAM}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(peekFlight)
+	for len(b) > 0 {
+		n := min(len(b), peekChunks[p.limit.Load()])
+		part, here := b[:n], at
+		g.Go(func() error { return p.chunk(gctx, part, here) })
+		b, at = b[n:], at+phys.Addr(n)
+	}
+	err := g.Wait()
+	if err != nil && ctx.Err() != nil {
+		return &phys.AccessError{At: at, Len: len(b), Err: ended(ctx)}
+	}
+	return err
+}
+
+// chunk reads b in pieces of the size that the daemon allows.
+func (p *PeekMemory) chunk(ctx context.Context, b []byte, at phys.Addr) error {
+	for len(b) > 0 {
+		limit := p.limit.Load()
+		n := min(len(b), peekChunks[limit])
+		got, err := p.peek(ctx, at, n)
+		if tooLarge(err) && int(limit)+1 < len(peekChunks) {
+			p.limit.CompareAndSwap(limit, limit+1)
+			continue
+		}
+		if err == nil && len(got) != n {
+			err = fmt.Errorf("peek at domain %q: daemon sent %d bytes; want %d", p.d.dom.Name, len(got), n)
+		}
+		if err != nil {
+			return &phys.AccessError{At: at, Len: n, Err: err}
+		}
+		copy(b, got)
+		b, at = b[n:], at+phys.Addr(n)
+	}
+	return nil
+}
+
+func (p *PeekMemory) peek(ctx context.Context, at phys.Addr, n int) ([]byte, error) {
+	select {
+	case p.flight <- struct{}{}:
+		defer func() { <-p.flight }()
+	case <-ctx.Done():
+		return nil, ended(ctx)
+	}
+	if err := p.room(); err != nil {
+		return nil, err
+	}
+	return query(ctx, p.d.conn, fmt.Sprintf("peek at domain %q", p.d.dom.Name), func(l *rpc.Libvirt) ([]byte, error) {
+		return l.DomainMemoryPeek(p.d.dom, uint64(at), uint32(n), rpc.MemoryPhysical)
+	})
+}
+
+// tooLarge recognises the daemon's refusal of a chunk (remoteDispatchDomainMemoryPeek
+// in src/remote/remote_daemon_dispatch.c): an internal error with this text.
+func tooLarge(err error) bool {
+	var e rpc.Error
+	return errors.As(err, &e) && strings.Contains(e.Message, "maximum buffer size")
+}
