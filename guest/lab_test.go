@@ -1,0 +1,208 @@
+package guest_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/internal/ntlab"
+)
+
+// build makes a lab guest.
+func build(t testing.TB, c ntlab.Config) *ntlab.Image {
+	t.Helper()
+	if c.Memory == 0 {
+		c.Memory = 512 << 20
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 3
+	}
+	im, err := ntlab.Build(c)
+	if err != nil {
+		t.Fatalf("build the guest %+v: %v", c, err)
+	}
+	return im
+}
+
+// labConfigs are all kinds of guests that the lab builds.
+func labConfigs() map[string]ntlab.Config {
+	options := map[string]func(*ntlab.Config){
+		"":                   func(*ntlab.Config) {},
+		"plain":              func(c *ntlab.Config) { c.PlainKDBG = true },
+		"user mode":          func(c *ntlab.Config) { c.UserMode = true },
+		"KPTI":               func(c *ntlab.Config) { c.KPTI = true },
+		"KPTI, user mode":    func(c *ntlab.Config) { c.KPTI, c.UserMode = true, true },
+		"no stub":            func(c *ntlab.Config) { c.NoLowStub = true },
+		"no stub, user":      func(c *ntlab.Config) { c.NoLowStub, c.KPTI, c.UserMode = true, true, true },
+		"4 KiB pages":        func(c *ntlab.Config) { c.SmallPages = true },
+		"straddling":         func(c *ntlab.Config) { c.StraddleKDBG = true },
+		"monitor":            func(c *ntlab.Config) { c.MonitorRegisters = true },
+		"monitor, user":      func(c *ntlab.Config) { c.MonitorRegisters, c.KPTI, c.UserMode = true, true, true },
+		"monitor, no stub":   func(c *ntlab.Config) { c.MonitorRegisters, c.NoLowStub, c.UserMode = true, true, true },
+		"one CPU":            func(c *ntlab.Config) { c.CPUs = 1 },
+		"eight CPUs, i440fx": func(c *ntlab.Config) { c.CPUs, c.Machine, c.Memory = 8, "i440fx", 5<<30 },
+		"blue screen": func(c *ntlab.Config) {
+			c.BugCheck = [5]uint64{0xE2, 1, 2, 3, 0xFFFF_F800_1234_5678}
+		},
+	}
+	out := map[string]ntlab.Config{}
+	for _, p := range ntlab.Profiles() {
+		for name, set := range options {
+			c := ntlab.Config{Profile: p, Seed: uint64(len(out)) + 1}
+			set(&c)
+			out[p+"/"+name] = c
+		}
+	}
+	return out
+}
+
+// checkSystem holds what was found against what the builder put there. vcpus
+// says whether the processors' vCPUs are to be told.
+func checkSystem(t *testing.T, im *ntlab.Image, s *guest.System, vcpus bool) {
+	t.Helper()
+	truth := &im.Truth
+	type facts struct {
+		Build                        uint32
+		Root                         phys.Addr
+		Slot                         int
+		KernelBase                   phys.VirtAddr
+		KernelSize                   uint32
+		Modules, Processes, EPROCESS phys.VirtAddr
+		KDBG                         phys.VirtAddr
+		Block                        []byte
+		Encoded                      bool
+		PFN                          phys.VirtAddr
+		Runs                         []phys.Run
+		BugCheck                     [5]uint64
+		Product, Suite, BootID       uint32
+		SystemTime, InterruptTime    uint64
+	}
+	want := facts{
+		truth.Build, truth.DirectoryTableBase, truth.SelfMapSlot, truth.KernelBase, truth.KernelSize,
+		truth.PsLoadedModuleList, truth.PsActiveProcessHead, truth.SystemProcess,
+		truth.KDBG, truth.KDBGPlain, truth.KDBGEncoded, truth.PfnDatabase, truth.Runs, im.Config.BugCheck,
+		truth.ProductType, truth.SuiteMask, truth.BootID, truth.SystemTime, truth.InterruptTime,
+	}
+	got := facts{
+		s.Build(), s.DirectoryTableBase, s.SelfMapSlot, s.Kernel.Base, s.Kernel.Size,
+		s.PsLoadedModuleList, s.PsActiveProcessHead, s.PsInitialSystemProcess,
+		s.KDBG.At, s.KDBG.Block, s.KDBG.Encoded, s.MmPfnDatabase, s.PhysicalMemory, s.BugCheck,
+		s.KUSER.NtProductType, s.KUSER.SuiteMask, s.KUSER.BootID, s.KUSER.SystemTime, s.KUSER.InterruptTime,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("system (-want +got):\n%s", diff)
+	}
+	if s.Arch != guest.MachineAMD64 || s.NtBuildNumber>>28 != 0xF || s.Space.Root() != truth.DirectoryTableBase {
+		t.Errorf("Arch %#x, NtBuildNumber %#x, Space.Root %#x", s.Arch, s.NtBuildNumber, s.Space.Root())
+	}
+	if len(s.Warnings) != 0 {
+		t.Errorf("Warnings = %q; want none", s.Warnings)
+	}
+	var procs []guest.Processor
+	for i, p := range truth.Processors {
+		vcpu := p.VCPU
+		if !vcpus {
+			vcpu = -1
+		}
+		procs = append(procs, guest.Processor{Number: i, PRCB: p.KPRCB, KPCR: p.KPCR, ContextAt: p.Context, VCPU: vcpu})
+	}
+	if diff := cmp.Diff(procs, s.Processors); diff != "" {
+		t.Errorf("processors (-want +got):\n%s", diff)
+	}
+	checkLists(t, im, s)
+}
+
+func checkLists(t *testing.T, im *ntlab.Image, s *guest.System) {
+	t.Helper()
+	mods, err := s.Modules(t.Context())
+	if err != nil {
+		t.Errorf("Modules failed: %v", err)
+	}
+	var gotMods []ntlab.Module
+	for _, m := range mods {
+		gotMods = append(gotMods, ntlab.Module{Name: m.Name, Base: m.Base, Size: m.Size})
+	}
+	if diff := cmp.Diff(im.Truth.Modules, gotMods); diff != "" {
+		t.Errorf("modules (-want +got):\n%s", diff)
+	}
+	procs, err := s.Processes(t.Context())
+	if err != nil {
+		t.Errorf("Processes failed: %v", err)
+	}
+	var gotProcs []ntlab.Process
+	for _, p := range procs {
+		gotProcs = append(gotProcs, ntlab.Process{
+			Name: p.Name, PID: p.PID, EPROCESS: p.EPROCESS, DirectoryTableBase: p.DirectoryTableBase,
+		})
+	}
+	if diff := cmp.Diff(im.Truth.Processes, gotProcs); diff != "" {
+		t.Errorf("processes (-want +got):\n%s", diff)
+	}
+}
+
+func TestDiscover(t *testing.T) {
+	for name, c := range labConfigs() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			im := build(t, c)
+			s, err := guest.Discover(t.Context(), im, im.RAM(), im.Registers())
+			if err != nil {
+				t.Fatalf("Discover failed: %v", err)
+			}
+			checkSystem(t, im, s, true)
+		})
+	}
+}
+
+// A raw memory image has no registers: the memory itself must do.
+func TestDiscoverWithoutRegisters(t *testing.T) {
+	for _, p := range ntlab.Profiles() {
+		for _, noStub := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/no stub %v", p, noStub), func(t *testing.T) {
+				t.Parallel()
+				im := build(t, ntlab.Config{Profile: p, Seed: 77, NoLowStub: noStub, SmallPages: noStub})
+				s, err := guest.Discover(t.Context(), im, im.RAM(), nil)
+				if err != nil {
+					t.Fatalf("Discover failed: %v", err)
+				}
+				checkSystem(t, im, s, false)
+			})
+		}
+	}
+}
+
+// Whichever process a processor is in, the answer is the System process's
+// page table.
+func TestDiscoverFromAnyProcess(t *testing.T) {
+	for _, p := range ntlab.Profiles() {
+		im := build(t, ntlab.Config{Profile: p, Seed: 5, CPUs: 1})
+		for _, proc := range im.Truth.Processes {
+			cpu := im.Registers()[0]
+			cpu.CR3 = uint64(proc.DirectoryTableBase) | 2
+			s, err := guest.Discover(t.Context(), im, im.RAM(), []phys.Registers{cpu})
+			if err != nil {
+				t.Errorf("%s in %s: Discover failed: %v", p, proc.Name, err)
+				continue
+			}
+			if s.DirectoryTableBase != im.Truth.DirectoryTableBase {
+				t.Errorf("%s in %s: DirectoryTableBase = %#x; want %#x", p, proc.Name,
+					s.DirectoryTableBase, im.Truth.DirectoryTableBase)
+			}
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	for _, p := range ntlab.Profiles() {
+		im := build(t, ntlab.Config{Profile: p, Seed: 8, PlainKDBG: true})
+		s, err := guest.Open(t.Context(), im, im.RAM(), im.Truth.DirectoryTableBase, im.Truth.KDBG)
+		if err != nil {
+			t.Errorf("%s: Open failed: %v", p, err)
+			continue
+		}
+		checkSystem(t, im, s, false)
+	}
+}
