@@ -36,7 +36,7 @@ var kernelVariables = []kdbgPointer{
 
 // exportedData are the variables above, and of the KDBG, that every kernel exports.
 var exportedData = []string{
-	"PsInitialSystemProcess", "PsLoadedModuleList", "NtBuildNumber", "KeNumberProcessors", "KdDebuggerEnabled",
+	"PsInitialSystemProcess", "PsLoadedModuleList", "NtBuildNumber", "KdDebuggerEnabled",
 	"KdDebuggerNotPresent", "InitSafeBootMode", "PsProcessType", "PsThreadType", "IoFileObjectType",
 	"ExEventObjectType", "MmHighestUserAddress", "MmSystemRangeStart", "MmUserProbeAddress",
 }
@@ -75,10 +75,8 @@ func (b *builder) placeKernel() {
 	b.symbols["KdDebuggerDataBlock"] = b.lay.kernel + phys.VirtAddr(kdbgRVA)
 	b.placeVariables(r, kdbgRVA)
 	exports := b.placeRoutines(r)
-	for _, n := range exportedData {
-		if va, ok := b.symbols[n]; ok {
-			exports[n] = uint32(va - b.lay.kernel)
-		}
+	for _, n := range slices.Concat(exportedData, b.p.dataExports) {
+		exports[n] = uint32(b.symbols[n] - b.lay.kernel)
 	}
 	pe := &b.kernel
 	*pe = peImage{
@@ -116,7 +114,7 @@ func (b *builder) mapKernel(r *rng, splitData bool) {
 	splitData = splitData || r.coin()
 	for at := uint32(0); at < b.p.sizeOfImage; at += large {
 		va := b.lay.kernel + phys.VirtAddr(at)
-		if b.p.largePages && !b.Config.SmallPages && !(splitData && at/large == data) {
+		if b.p.largePages && !b.Config.SmallPages && (!splitData || at/large != data) {
 			flags := uint64(kernelAll)
 			if !b.hasCode(at, large) {
 				flags |= pteNX
@@ -162,6 +160,18 @@ func (b *builder) placeVariables(r *rng, kdbgRVA uint32) {
 	}
 	r.shuffle(len(vars), func(i, j int) { vars[i], vars[j] = vars[j], vars[i] })
 	next := map[string]uint32{".data": (kdbgRVA + b.p.kdbg.size + 0xfff) &^ 0xfff}
+	end := func(s section) uint32 { return s.rva + s.size }
+	if b.p.processor.bootPCRInImage {
+		data := b.p.section(".data")
+		pcr := (end(data) - b.p.processor.sizePCR) &^ 0xfff
+		b.symbols["KiInitialPCR"] = b.lay.kernel + phys.VirtAddr(pcr)
+		end = func(s section) uint32 {
+			if s.name == ".data" {
+				return pcr
+			}
+			return s.rva + s.size
+		}
+	}
 	for _, v := range vars {
 		s := b.p.section(v.area)
 		at, ok := next[v.area]
@@ -178,7 +188,7 @@ func (b *builder) placeVariables(r *rng, kdbgRVA uint32) {
 			align = 16
 		}
 		at = (at + align - 1) &^ (align - 1)
-		if at+v.size > s.rva+s.size {
+		if at+v.size > end(s) {
 			check(fmt.Errorf("section %s is full at %s", v.area, v.name))
 		}
 		va := b.lay.kernel + phys.VirtAddr(at)
@@ -255,13 +265,14 @@ func (b *builder) setVariables() {
 	b.Truth.PsLoadedModuleList = b.symbols["PsLoadedModuleList"]
 	b.Truth.PsActiveProcessHead = b.symbols["PsActiveProcessHead"]
 	b.put32(b.symbols["NtBuildNumber"], 0xF0000000|b.p.build)
-	b.put32(b.symbols["KeNumberProcessors"], uint32(b.Config.CPUs))
+	b.put(b.symbols["KeNumberProcessors"], []byte{byte(b.Config.CPUs)}) // a CCHAR
 	b.put(b.symbols["NtBuildLab"], []byte(b.p.buildLab))
 	b.put64(b.symbols["MmHighestUserAddress"], b.p.userLimit-0x10000-1)
 	b.put64(b.symbols["MmUserProbeAddress"], b.p.userLimit-0x10000)
 	b.put64(b.symbols["MmSystemRangeStart"], b.p.systemStart)
 	b.put64(b.symbols["MmPfnDatabase"], uint64(b.lay.pfn))
 	b.Truth.PfnDatabase = b.lay.pfn
+	b.setPhysicalCounts()
 	if b.Config.PlainKDBG {
 		b.put(b.symbols["KdDebuggerEnabled"], []byte{1})
 	} else {
@@ -270,6 +281,25 @@ func (b *builder) setVariables() {
 	if b.Config.BugCheck != [5]uint64{} {
 		for i, v := range b.Config.BugCheck {
 			b.put64(b.symbols["KiBugCheckData"]+phys.VirtAddr(8*i), v)
+		}
+	}
+}
+
+// setPhysicalCounts writes what kernels before Windows 10 kept of the size of
+// memory.
+func (b *builder) setPhysicalCounts() {
+	var pages uint64
+	for _, r := range b.Truth.Runs {
+		pages += r.Pages
+	}
+	last := b.Truth.Runs[len(b.Truth.Runs)-1]
+	for name, v := range map[string]uint64{
+		"MmLowestPhysicalPage":    uint64(b.Truth.Runs[0].Base),
+		"MmHighestPhysicalPage":   uint64(last.End() - 1),
+		"MmNumberOfPhysicalPages": pages,
+	} {
+		if va, ok := b.symbols[name]; ok {
+			b.put64(va, v)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (b *builder) placeKUSER() {
 	}
 	le.PutUint32(u[kuserPhysicalPages:], uint32(pages))
 	le.PutUint64(u[kuserQPCFrequency:], 10_000_000)
-	systemTime(u[kuserTickCount:], t.InterruptTime/156250)
+	systemTime(u[kuserTickCount:], t.InterruptTime/156250) // a tick is 15.625 ms
 	le.PutUint32(u[kuserCookie:], uint32(r.u64()))
 	if b.p.kuser.buildNumber {
 		le.PutUint32(u[kuserBuildNumber:], b.p.build)

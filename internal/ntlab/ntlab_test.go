@@ -88,6 +88,8 @@ func TestKDBG(t *testing.T) {
 func TestVariants(t *testing.T) {
 	for _, c := range []Config{
 		{KPTI: true},
+		{Profile: "ws2003sp1-x64"},
+		{Profile: "ws2003sp1-x64", StraddleKDBG: true, UserMode: true, CPUs: 64},
 		{KPTI: true, UserMode: true},
 		{UserMode: true, CPUs: 64},
 		{SmallPages: true, StraddleKDBG: true},

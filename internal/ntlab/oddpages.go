@@ -10,7 +10,7 @@ type MappingKind string
 // Kinds of mapping.
 const (
 	MappingTransition MappingKind = "transition" // not present, but still in RAM at PFN
-	MappingPrototype  MappingKind = "prototype"  // not present, the prototype entry would say where
+	MappingPrototype  MappingKind = "prototype"  // not present; the prototype entry says that it is at PFN
 	MappingPagefile   MappingKind = "pagefile"   // not present, in a page file
 	MappingDemandZero MappingKind = "demand-zero"
 	MappingLarge      MappingKind = "2 MiB"
@@ -50,8 +50,13 @@ func (b *builder) placeOddPages() {
 		b.transition(present+i<<phys.PageShift, r)
 	}
 	odd := must(b.paged.pages(b.Image, 3))
-	b.setPTE(odd, uint64(b.lay.paged>>4<<16)|ptePrototype)
-	b.note(MappingPrototype, odd, 0)
+	// A prototype entry, in paged pool, which says that the page is in memory.
+	shared := must(b.alloc.page())
+	r.fill(b.mem.page(shared)[:])
+	proto := b.block(&b.paged, "MmSt", 8)
+	b.put64(proto, uint64(shared.Addr())|kernelData)
+	b.setPTE(odd, uint64(proto)<<16|ptePrototype)
+	b.note(MappingPrototype, odd, shared)
 	b.setPTE(odd+0x1000, r.below(1<<20)<<32|0x80)
 	b.note(MappingPagefile, odd+0x1000, 0)
 	b.setPTE(odd+0x2000, 0x80)
@@ -114,7 +119,7 @@ func (b *builder) placeLowStub() {
 	}
 	r := stream(b.Config.Seed, 'q')
 	tiled := must(b.alloc.pageBelow(16 * mib >> phys.PageShift))
-	b.setEntry(tiled, uint64(tableIndex(b.lay.kernel, 4)), b.entry(b.Truth.DirectoryTableBase.PFN(), tableIndex(b.lay.kernel, 4)))
+	b.setEntry(tiled, tableIndex(b.lay.kernel, 4), b.entry(b.Truth.DirectoryTableBase.PFN(), tableIndex(b.lay.kernel, 4)))
 	s := make([]byte, phys.PageSize)
 	le.PutUint64(s, 0x1_0006_00E9|r.below(256)<<8)
 	le.PutUint32(s[stubTiledCR3:], uint32(tiled.Addr()))

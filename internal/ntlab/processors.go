@@ -108,8 +108,7 @@ func (b *builder) placePCR(i int, p *Processor, r *rng) {
 	pages := (uint64(l.sizePCR) + phys.PageSize - 1) >> phys.PageShift
 	switch {
 	case i == 0 && l.bootPCRInImage:
-		s := b.p.section("BOOTPCR")
-		p.KPCR = b.lay.kernel + phys.VirtAddr(s.rva)
+		p.KPCR = b.symbols["KiInitialPCR"]
 	case i == 0:
 		p.KPCR = must(b.loader.pages(b.Image, pages))
 	default:
@@ -126,7 +125,8 @@ func (b *builder) placePCR(i int, p *Processor, r *rng) {
 	}
 	b.put32(p.KPRCB+prcbMxCsr, 0x1F80)
 	if l.numberSize == 1 {
-		b.put(p.KPRCB+phys.VirtAddr(l.number), []byte{byte(i)})
+		// NestingLevel, InterruptRequest and IdleHalt are the bytes that follow.
+		b.put(p.KPRCB+phys.VirtAddr(l.number), []byte{byte(i), 0, 0, byte(i & 1)})
 	} else {
 		b.put(p.KPRCB+4, []byte{byte(i)}) // LegacyNumber
 		b.put32(p.KPRCB+phys.VirtAddr(l.number), uint32(i))

@@ -23,7 +23,8 @@ type profile struct {
 	largePages  bool   // the kernel is mapped by 2 MiB pages
 	moduleBase  uint64 // where drivers load, 0: beside the kernel
 	modules     []moduleSpec
-	exports     []string // besides those that every kernel has
+	exports     []string // routines, besides those that every kernel has
+	dataExports []string // variables, likewise
 
 	selfMapSlot int  // fixed PML4 self-map slot, 0: random
 	fixedLayout bool // system address space regions lie where they always do
@@ -98,7 +99,7 @@ type kuserLayout struct {
 	processorCount bool // ActiveProcessorCount at 0x3C0
 }
 
-var profiles = []*profile{&win10}
+var profiles = []*profile{&win10, &ws2003}
 
 // Profiles returns the names that Config.Profile may have.
 func Profiles() []string {
