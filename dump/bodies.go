@@ -19,13 +19,17 @@ const chunk = 1 << 20
 
 var gzipMagic = []byte{0x1f, 0x8b} // RFC 1952 2.3.1
 
-// inParallel calls work with 0..n-1 from a goroutine per processor.
-func inParallel(ctx context.Context, n int, start func() (work func(i int) error)) error {
+// readMemory bounds the buffers that reading a whole file takes.
+const readMemory = DefaultMemory
+
+// inParallel calls work with 0..n-1, from a goroutine per processor as far as
+// readMemory allows when each has a buffer of size bytes.
+func inParallel(ctx context.Context, n, size int, start func(buf []byte) (work func(i int) error)) error {
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), n) {
+	for range min(runtime.GOMAXPROCS(0), n, max(1, readMemory/size)) {
 		g.Go(func() error {
-			work := start()
+			work := start(make([]byte, size))
 			for {
 				i := next.Add(1) - 1
 				if i >= int64(n) {
@@ -53,8 +57,7 @@ func (b plainBody) size() int64 { return b.length }
 
 func (b plainBody) each(ctx context.Context, use func(p []byte, off int64) error) error {
 	n := (b.length + chunk - 1) / chunk
-	return inParallel(ctx, int(n), func() func(int) error {
-		buf := make([]byte, chunk)
+	return inParallel(ctx, int(n), chunk, func(buf []byte) func(int) error {
 		return func(i int) error {
 			off := int64(i) * chunk
 			p := buf[:min(chunk, b.length-off)]
@@ -114,7 +117,7 @@ func (b *gzipBody) readStart(p []byte, _ int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer z.Close()
+	defer func() { _ = z.Close() }()
 	n, err := io.ReadFull(z, p)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return n, io.EOF
@@ -130,7 +133,7 @@ func (b *gzipBody) each(ctx context.Context, use func(p []byte, off int64) error
 	if err != nil {
 		return err
 	}
-	defer z.Close()
+	defer func() { _ = z.Close() }()
 	buf := make([]byte, chunk)
 	for off := int64(0); off < b.length; {
 		if ctx.Err() != nil {

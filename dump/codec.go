@@ -95,28 +95,34 @@ func zstdChecksum(frame []byte) uint32 {
 	return binary.LittleEndian.Uint32(frame[len(frame)-4:])
 }
 
+const (
+	zstdMagic = 0xFD2FB528 // RFC 8878 3.1.1
+	zstdBlock = 128 << 10  // the most that a block holds
+)
+
 // zstdZeros returns a zstd frame of n zero bytes: run-length blocks, four
 // bytes for each 128 KiB, which no compressor reaches (RFC 8878 3.1.1.2).
 func zstdZeros(n int) []byte {
 	const (
-		magic    = 0xfd2fb528
-		flags    = 2<<6 | 1<<5 | 1<<2 // 4-byte content size, single segment, content checksum
-		maxBlock = 128 << 10
-		rle      = 1 << 1
-		last     = 1
+		flags = 2<<6 | 1<<5 | 1<<2 // 4-byte content size, single segment, content checksum
+		rle   = 1 << 1
+		last  = 1
 	)
-	b := binary.LittleEndian.AppendUint32(nil, magic)
+	b := binary.LittleEndian.AppendUint32(nil, zstdMagic)
 	b = append(b, flags)
 	b = binary.LittleEndian.AppendUint32(b, uint32(n))
-	for left := n; left > 0; left -= maxBlock {
-		head := uint32(min(left, maxBlock))<<3 | rle
-		if left <= maxBlock {
+	for left := n; left > 0; left -= zstdBlock {
+		head := uint32(min(left, zstdBlock))<<3 | rle
+		if left <= zstdBlock {
 			head |= last
 		}
 		b = append(b, byte(head), byte(head>>8), byte(head>>16), 0)
 	}
 	return binary.LittleEndian.AppendUint32(b, uint32(xxhash.Sum64(make([]byte, n))))
 }
+
+// zstdZerosLen returns the length of zstdZeros(n).
+func zstdZerosLen(n int) int { return 13 + 4*((n+zstdBlock-1)/zstdBlock) }
 
 // gzipEncoder makes each frame a member of its own (RFC 1952 2.2).
 type gzipEncoder struct {

@@ -237,7 +237,7 @@ func tempFile(t *testing.T, flags int) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
 
@@ -344,7 +344,7 @@ func TestExpandRefusesOccupiedFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
+	defer func() { _ = null.Close() }()
 	if _, err := Expand(context.Background(), f, null, nil); err == nil {
 		t.Error("Expand into a device worked; want an error")
 	}

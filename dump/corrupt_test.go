@@ -20,7 +20,7 @@ func exercise(b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := f.Header(); err != nil {
 		return err
 	}

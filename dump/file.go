@@ -62,13 +62,12 @@ func Open(path string) (*File, error) {
 	if err == nil && !fi.Mode().IsRegular() {
 		err = &FormatError{Off: -1, Field: "dump", Reason: "not a regular file"}
 	}
-	if err != nil {
-		r.Close()
-		return nil, fmt.Errorf("open dump %s: %w", path, err)
+	var f *File
+	if err == nil {
+		f, err = NewFile(r, fi.Size())
 	}
-	f, err := NewFile(r, fi.Size())
 	if err != nil {
-		r.Close()
+		_ = r.Close() // nothing was written to it
 		return nil, fmt.Errorf("open dump %s: %w", path, err)
 	}
 	f.closers = append(f.closers, r)

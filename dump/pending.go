@@ -53,7 +53,7 @@ func Create(path string, force bool) (*Pending, error) {
 	}
 	p := &Pending{dir: dir, name: name, temp: name[:min(len(name), maxStem)] + partialInfix + rand.Text()[:10], force: force}
 	if err := p.create(); err != nil {
-		dir.Close()
+		_ = dir.Close()
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
 	return p, nil
@@ -153,6 +153,6 @@ func (p *Pending) Abort() error {
 	if err != nil {
 		err = fmt.Errorf("remove %s: %w", p.Name(), err)
 	}
-	p.file.Close() // nothing in it matters any more
+	_ = p.file.Close() // nothing in it matters any more
 	return errors.Join(err, p.dir.Close())
 }

@@ -22,10 +22,14 @@ type seekableBody struct {
 	cache  *frameCache
 	stored sync.Pool // *[]byte, for the stored bytes of a frame
 
-	zeroLen   int // expanded length of most frames
-	zeroFrame []byte
-	zeros     []byte
+	// Frames that the writer makes of zeros alone need no decoding. They have
+	// the length of most frames, and are made when the first is met.
+	zeroLen    int
+	zeroStored int
+	zero       func() zeroFrame
 }
+
+type zeroFrame struct{ stored, expanded []byte }
 
 // openSeekable sets f's body.
 func (f *File) openSeekable(r io.ReaderAt, size int64) error {
@@ -41,11 +45,10 @@ func (f *File) openSeekable(r io.ReaderAt, size int64) error {
 	if err != nil {
 		return fmt.Errorf("set up zstd: %w", err)
 	}
-	b := &seekableBody{r: r, table: table, dec: dec, zeroLen: table.largest}
+	n := table.largest
+	b := &seekableBody{r: r, table: table, dec: dec, zeroLen: n, zeroStored: zstdZerosLen(n)}
 	b.stored.New = func() any { return new([]byte) }
-	if b.zeroLen <= MaxFrameSize {
-		b.zeroFrame, b.zeros = zstdZeros(b.zeroLen), make([]byte, b.zeroLen)
-	}
+	b.zero = sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} })
 	b.cache = newFrameCache(table.largest, b.decode)
 	f.body = b
 	f.container.Compression = CompressionZstd
@@ -76,8 +79,10 @@ func (b *seekableBody) decode(dst []byte, i int) ([]byte, error) {
 	if err := readFull(b.r, src, f.at); err != nil {
 		return nil, fmt.Errorf("read frame %d at file offset %#x: %w", i, f.at, err)
 	}
-	if int(f.expanded) == b.zeroLen && bytes.Equal(src, b.zeroFrame) {
-		return b.zeros, nil
+	if int(f.expanded) == b.zeroLen && int(f.stored) == b.zeroStored {
+		if z := b.zero(); bytes.Equal(src, z.stored) {
+			return z.expanded, nil
+		}
 	}
 	if cap(dst) < int(f.expanded) {
 		dst = make([]byte, 0, f.expanded)
@@ -114,15 +119,11 @@ func (b *seekableBody) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (b *seekableBody) each(ctx context.Context, use func(p []byte, off int64) error) error {
-	return inParallel(ctx, len(b.table.frames), func() func(int) error {
-		var buf []byte
+	return inParallel(ctx, len(b.table.frames), b.table.largest, func(buf []byte) func(int) error {
 		return func(i int) error {
 			p, err := b.decode(buf, i)
 			if err != nil {
 				return err
-			}
-			if b.zeros == nil || len(p) == 0 || &p[0] != &b.zeros[0] {
-				buf = p // keep the memory, but never the shared zeros
 			}
 			return use(p, b.table.frames[i].expandedAt)
 		}
@@ -131,9 +132,8 @@ func (b *seekableBody) each(ctx context.Context, use func(p []byte, off int64) e
 
 // Bounds on what a seek table may say.
 const (
-	zstdMagic        = 0xFD2FB528 // RFC 8878 3.1.1
 	maxFrames        = 1 << 25
-	maxExpandedFrame = 2 * MaxFrameSize
+	maxExpandedFrame = MaxFrameSize
 	maxExpanded      = 1 << 53 // twice the guest-physical address space
 )
 

@@ -151,7 +151,7 @@ func checkReads(t *rapid.T, stored, want []byte, p *Plan) {
 	if err != nil {
 		t.Fatalf("NewFile failed: %v", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Size() != int64(len(want)) {
 		t.Fatalf("Size() = %d; want %d", f.Size(), len(want))
 	}
@@ -190,8 +190,8 @@ func expandedBytes(t interface {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	defer os.Remove(out.Name())
-	defer out.Close()
+	defer func() { _ = os.Remove(out.Name()) }()
+	defer func() { _ = out.Close() }()
 	s, err := Expand(context.Background(), f, out, nil)
 	if err != nil {
 		t.Fatalf("Expand failed: %v", err)
@@ -445,7 +445,7 @@ func TestDeviceWithoutSpace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer full.Close()
+	defer func() { _ = full.Close() }()
 	for _, c := range []Compression{CompressionZstd, CompressionGzip, CompressionNone} {
 		p, m := smallPlan(t)
 		if _, err := Write(context.Background(), full, m, p, Options{Compression: c}); !errors.Is(err, syscall.ENOSPC) {
