@@ -1,0 +1,184 @@
+// Package labhv is the hypervisor behind lab:///: guests that internal/ntlab
+// builds in this process, so that every command can be tried where there is no
+// hypervisor at all.
+package labhv
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"snap/guest/phys"
+	"snap/hv"
+	"snap/internal/ntlab"
+)
+
+// URI is the connection that the guests are on.
+const URI = "lab:///"
+
+// Guest is a guest that can be opened.
+type Guest struct {
+	Name   string
+	Memory uint64 // bytes
+	CPUs   int
+	About  string // what is special about it
+
+	config ntlab.Config
+	other  bool // it runs something that isn't Windows
+}
+
+// variants are what may follow a profile's name, where the profile knows it.
+var variants = []struct {
+	suffix, about string
+	set           func(*ntlab.Config)
+}{
+	{"", "as it boots by default", func(*ntlab.Config) {}},
+	{"-plain", "a debugger was enabled at boot: the KDBG is not encoded", func(c *ntlab.Config) { c.PlainKDBG = true }},
+	{"-user", "stopped in user mode, in processes other than System", func(c *ntlab.Config) { c.UserMode = true }},
+	{"-kpti", "stopped in user mode under KVA shadow", func(c *ntlab.Config) { c.UserMode, c.KPTI = true, true }},
+	{"-bugcheck", "showing a blue screen", func(c *ntlab.Config) {
+		c.BugCheck = [5]uint64{0xE2, 0, 0, 0, 0} // MANUALLY_INITIATED_CRASH
+	}},
+}
+
+// guests is every guest there is.
+var guests = sync.OnceValue(func() []Guest {
+	var out []Guest
+	for _, profile := range ntlab.Profiles() {
+		for _, v := range variants {
+			c := ntlab.Config{Profile: profile, Seed: 1, MonitorRegisters: true}
+			v.set(&c)
+			if !c.Possible() {
+				continue
+			}
+			out = append(out, Guest{
+				Name: profile + v.suffix, Memory: ntlab.DefaultMemory, CPUs: ntlab.DefaultCPUs, About: v.about, config: c,
+			})
+		}
+	}
+	return append(out, Guest{
+		Name: "not-windows", Memory: ntlab.DefaultMemory, CPUs: ntlab.DefaultCPUs,
+		About: "runs something that isn't Windows", config: ntlab.Config{Seed: 1, MonitorRegisters: true}, other: true,
+	})
+})
+
+// List returns the guests, in a fixed order.
+func List() []Guest { return slices.Clone(guests()) }
+
+// VM is an open guest. It is always running until it is paused; the state is
+// the VM's own, so that opening the guest again gives one that runs.
+type VM struct {
+	guest Guest
+	image *ntlab.Image
+
+	mu     sync.Mutex
+	paused bool
+	closed bool
+}
+
+var _ hv.VM = (*VM)(nil)
+
+// Open builds a guest by name. An unknown name is an hv.ErrNoDomain.
+func Open(name string) (*VM, error) {
+	all := guests()
+	i := slices.IndexFunc(all, func(g Guest) bool { return g.Name == name })
+	if i < 0 {
+		names := make([]string, len(all))
+		for i, g := range all {
+			names[i] = g.Name
+		}
+		return nil, fmt.Errorf("open lab guest %q: %w; there are %s", name, hv.ErrNoDomain, strings.Join(names, ", "))
+	}
+	construct := ntlab.Build
+	if all[i].other {
+		construct = ntlab.BuildOther
+	}
+	im, err := construct(all[i].config)
+	if err != nil {
+		return nil, fmt.Errorf("open lab guest %q: %w", name, err)
+	}
+	return &VM{guest: all[i], image: im}, nil
+}
+
+// Image returns the guest's memory for tests that change it.
+func (v *VM) Image() *ntlab.Image { return v.image }
+
+// Identity implements hv.Source.
+func (v *VM) Identity() hv.Identity {
+	h := sha256.Sum256([]byte(v.guest.Name))
+	return hv.Identity{
+		Name: v.guest.Name, ID: 1, Host: "lab", URI: URI,
+		UUID: fmt.Sprintf("%x-%x-4%x-8%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36],
+	}
+}
+
+// Registers implements hv.Source.
+func (v *VM) Registers(ctx context.Context) ([]phys.Registers, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("registers of lab guest %s: %w", v.guest.Name, err)
+	}
+	return slices.Clone(v.image.Registers()), nil
+}
+
+// State implements hv.VM.
+func (v *VM) State(ctx context.Context) (hv.State, error) {
+	if err := ctx.Err(); err != nil {
+		return hv.StateOther, fmt.Errorf("state of lab guest %s: %w", v.guest.Name, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.closed:
+		return hv.StateOff, nil
+	case v.paused:
+		return hv.StatePaused, nil
+	}
+	return hv.StateRunning, nil
+}
+
+// Pause implements hv.VM.
+func (v *VM) Pause(ctx context.Context) (hv.Hold, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("pause lab guest %s: %w", v.guest.Name, err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	h := &hold{vm: v, ours: !v.paused, since: time.Now()}
+	v.paused = true
+	return h, nil
+}
+
+// Close implements hv.Source.
+func (v *VM) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closed = true
+	return nil
+}
+
+// hold is a pause that can be undone once.
+type hold struct {
+	vm    *VM
+	ours  bool
+	since time.Time
+	once  sync.Once
+	stood time.Duration
+}
+
+// Release implements hv.Hold.
+func (h *hold) Release() (time.Duration, error) {
+	h.once.Do(func() {
+		if !h.ours {
+			return
+		}
+		h.vm.mu.Lock()
+		h.vm.paused = false
+		h.vm.mu.Unlock()
+		h.stood = time.Since(h.since)
+	})
+	return h.stood, nil
+}
