@@ -69,19 +69,21 @@ func TestInitializeRefusesFacts(t *testing.T) {
 	}
 }
 
-// Runs that touch, the longest comment, the most processors and page 0.
+// Runs that touch, the longest comment, the most processors, page 0, and bits
+// of the build number that mean nothing.
 func TestInitializeTakesTheExtremes(t *testing.T) {
 	f := factsAMD64()
 	f.Runs = []phys.Run{{Base: 0, Pages: 0x100}, {Base: 0x100, Pages: 1<<40 - 0x100}}
 	f.Comment = strings.Repeat("c", 127)
 	f.NumberProcessors = 2048
+	f.NtBuildNumber = 0xCFFF_4A61
 	b := make([]byte, 0x2000)
 	if _, err := InitializeCrashDumpHeader(1, 0, b, f); err != nil {
 		t.Fatalf("InitializeCrashDumpHeader failed: %v", err)
 	}
 	h, err := Decode(b)
-	if err != nil || h.Comment != f.Comment || h.NumberOfPages != 1<<40 || h.RequiredDumpSpace != 1<<52+0x2000 {
-		t.Errorf("Decode = %v; want the comment and %#x pages", err, uint64(1)<<40)
+	if err != nil || h.MajorVersion != 0xC || h.MinorVersion != 19041 || h.Comment != f.Comment || h.NumberOfPages != 1<<40 || h.RequiredDumpSpace != 1<<52+0x2000 {
+		t.Errorf("Decode = %+v, %v; want checked build 19041, the comment and %#x pages", h, err, uint64(1)<<40)
 	}
 }
 

@@ -94,7 +94,6 @@ func contextOf(r *phys.Registers, kernel, user selectors) Context {
 	if r.HasDebug {
 		c.Flags |= ContextDebugRegisters
 		c.Dr = r.DR
-		c.Dr[4], c.Dr[5] = 0, 0
 	}
 	return c
 }
