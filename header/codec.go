@@ -17,7 +17,7 @@ func SizeOf(prefix []byte) (int, error) {
 // widthOf finds out from the two magic words which layout b has.
 func widthOf(b []byte) (Width, error) {
 	if len(b) < 8 {
-		return 0, &FormatError{"header", 0, uint64(len(b)), "too few bytes for the signature of a dump"}
+		return 0, &FormatError{"length", -1, uint64(len(b)), "too few bytes for the signature of a dump"}
 	}
 	if sig := getUint(b[:4]); sig != uint64(Signature) {
 		return 0, &FormatError{"Signature", 0, sig, "not a Windows kernel dump"}
@@ -52,7 +52,7 @@ func Decode(b []byte) (*Header, error) {
 		return nil, err
 	}
 	if len(b) < w.Size() {
-		return nil, &FormatError{"header", 0, uint64(len(b)), fmt.Sprintf("a header has %#x bytes", w.Size())}
+		return nil, &FormatError{"length", -1, uint64(len(b)), fmt.Sprintf("a header has %#x bytes", w.Size())}
 	}
 	h := load(w, b)
 	if h.DumpType == DumpTypeFull {
@@ -137,7 +137,7 @@ func (h *Header) checkFull() error {
 // the very bytes that it came from.
 func (h *Header) Encode() ([]byte, error) {
 	if h.Width.Size() == 0 {
-		return nil, &FormatError{"header", 0, uint64(h.Width), "no such width"}
+		return nil, &FormatError{"Width", -1, uint64(h.Width), "no such width"}
 	}
 	if err := h.check(); err != nil {
 		return nil, err

@@ -141,7 +141,7 @@ func DecodeContextI386(b []byte) (Context, error) {
 func decodeContext(fields []contextField, size int, b []byte) (Context, error) {
 	var c Context
 	if len(b) < size {
-		return c, &FormatError{"CONTEXT", 0, uint64(len(b)), fmt.Sprintf("a CONTEXT has %#x bytes", size)}
+		return c, &FormatError{"length", -1, uint64(len(b)), fmt.Sprintf("a CONTEXT has %#x bytes", size)}
 	}
 	for _, f := range fields {
 		f.at(&c).load(b[f.offset : f.offset+f.size])

@@ -28,10 +28,10 @@ func TestDecodeRefuses(t *testing.T) {
 		field  string
 		offset int
 	}{
-		{"nothing", nil, "header", 0},
-		{"seven bytes", x64[:7], "header", 0},
-		{"one byte short", x64[:0x1FFF], "header", 0},
-		{"one byte short, 32-bit", x86[:0xFFF], "header", 0},
+		{"nothing", nil, "length", -1},
+		{"seven bytes", x64[:7], "length", -1},
+		{"one byte short", x64[:0x1FFF], "length", -1},
+		{"one byte short, 32-bit", x86[:0xFFF], "length", -1},
 		{"another signature", poke(x64, 0, 4, 0x464C457F), "Signature", 0},
 		{"a dump that was never finished", poke(x64, 4, 4, 0), "ValidDump", 4},
 		{"an unset dump type", poke(x64, 0xF98, 4, 0x45474150), "DumpType", 0xF98},
@@ -74,10 +74,17 @@ func TestDecodeRefuses(t *testing.T) {
 
 // The error shows what the field holds, so that one can look it up.
 func TestFormatErrorShowsTheValue(t *testing.T) {
-	_, err := Decode(poke(realHeader(t, "livekd_win10_x64.bin"), 0x90, 8, 0x3FFC70))
-	want := "dump header: NumberOfPages at offset 0x90 is 0x3ffc70: the runs have 0x3ffc6f pages"
-	if err == nil || err.Error() != want {
-		t.Errorf("Decode failed with %v; want %s", err, want)
+	b := realHeader(t, "livekd_win10_x64.bin")
+	for _, tt := range []struct {
+		b    []byte
+		want string
+	}{
+		{poke(b, 0x90, 8, 0x3FFC70), "dump header: NumberOfPages at offset 0x90 is 0x3ffc70: the runs have 0x3ffc6f pages"},
+		{b[:0x1000], "dump header: length is 0x1000: a header has 0x2000 bytes"},
+	} {
+		if _, err := Decode(tt.b); err == nil || err.Error() != tt.want {
+			t.Errorf("Decode failed with %v; want %s", err, tt.want)
+		}
 	}
 }
 
@@ -129,7 +136,7 @@ func TestEncodeRefuses(t *testing.T) {
 		name, file, field string
 		change            func(*Header)
 	}{
-		{"no width", "livekd_win10_x64.bin", "header", func(h *Header) { h.Width = 0 }},
+		{"no width", "livekd_win10_x64.bin", "Width", func(h *Header) { h.Width = 0 }},
 		{"wrong signature", "livekd_win10_x64.bin", "Signature", func(h *Header) { h.Signature = 0 }},
 		{"32-bit magic", "livekd_win10_x64.bin", "ValidDump", func(h *Header) { h.ValidDump = ValidDump32 }},
 		{"64-bit magic", "livekd_win7_x86.bin", "ValidDump", func(h *Header) { h.ValidDump = ValidDump64 }},

@@ -4,13 +4,16 @@ import "fmt"
 
 // FormatError says which field of a header, or of a CONTEXT, is wrong.
 type FormatError struct {
-	Field  string // name in the field table, or of the whole structure
-	Offset int    // of the field, in bytes from the start of the structure
-	Value  uint64 // what it holds; for a size, the number of bytes
+	Field  string // name in the field table; "length" for the number of bytes
+	Offset int    // of the field, in bytes from the start; -1 where it is no field
+	Value  uint64 // what it holds; of a text or an area of bytes, its length
 	Reason string
 }
 
 func (e *FormatError) Error() string {
+	if e.Offset < 0 {
+		return fmt.Sprintf("dump header: %s is %#x: %s", e.Field, e.Value, e.Reason)
+	}
 	return fmt.Sprintf("dump header: %s at offset %#x is %#x: %s", e.Field, e.Offset, e.Value, e.Reason)
 }
 
