@@ -1,0 +1,127 @@
+package exclude
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// What a plan may cost, whatever the guest asks for.
+const (
+	// MaxRequests bounds the advertised requests that a plan looks at.
+	MaxRequests = 1 << 18
+	// MaxRequestsBy bounds those of one driver.
+	MaxRequestsBy = 1 << 16
+	// MaxFragments bounds the pieces of physical memory into which all virtual
+	// ranges together may fall.
+	MaxFragments = 1 << 20
+)
+
+// ErrTooMany: the requests together leave out more pages than the limit. Test
+// with errors.Is; the error is a *TooManyError.
+var ErrTooMany = errors.New("too many pages to leave out")
+
+// TooManyError says by how much a plan is over its limit.
+type TooManyError struct {
+	Excluded uint64 // pages that would be left out
+	Limit    uint64 // pages
+	Total    uint64 // pages of RAM
+	By       string // who would leave most of them out
+	ByPages  uint64 // how many
+}
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("leave pages out: %d of %d pages are asked for, the limit is %d (%s asks for %d)",
+		e.Excluded, e.Total, e.Limit, e.By, e.ByPages)
+}
+
+// Is reports whether target is ErrTooMany.
+func (e *TooManyError) Is(target error) bool { return target == ErrTooMany }
+
+// Translator finds the physical memory behind virtual addresses. It need not be
+// safe for concurrent use. A 4-level page table walk is one.
+type Translator interface {
+	// Extent says where the page at va, the first byte of a 4 KiB page, leads,
+	// and for how many bytes n from va on that is all there is to say.
+	//
+	// If mapped, virtual memory [va, va+n) is physical memory [at, at+n), which
+	// need not be RAM: n is what is left of a 4 KiB, 2 MiB or 1 GiB page, or more
+	// where pages follow each other. Pages in transition are mapped.
+	//
+	// If not, nothing in [va, va+n) is in RAM: n is what is left of the largest
+	// hole that the walk can vouch for, so that terabytes of nothing take few
+	// calls.
+	//
+	// An error means that the walk could not be made, not that nothing is mapped.
+	Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error)
+}
+
+// Protected is a set of pages that are never left out.
+type Protected struct {
+	Reason string // what they are, such as "page table"
+	Pages  phys.Runs
+}
+
+// Input is what a plan is made from.
+type Input struct {
+	// Requests in order of precedence: a page that several ask for counts for
+	// the first of them.
+	Requests []Request
+	// RAM is the guest's RAM map. Requests for anything else are refused.
+	RAM phys.Runs
+	// Protected are the pages without which the dump would not open.
+	Protected []Protected
+	// Translator serves virtual requests. nil refuses them all.
+	Translator Translator
+	// BugCheckCode is that of the dump.
+	BugCheckCode uint32
+	// KeepAdvertised ignores requests with the reason Advertised.
+	KeepAdvertised bool
+	// Limit is the largest number of pages that may be left out; 0 is half of
+	// the guest's pages.
+	Limit uint64
+}
+
+// Plan is what stays out of a dump, and the account of every request.
+type Plan struct {
+	// Exclude are the pages to leave out: all of them RAM, none protected.
+	Exclude phys.Runs
+	// Entries are the requests that are honoured, in the order they came in.
+	// Their Excluded pages add up to Exclude.Pages().
+	Entries []Entry
+	// Refused are the requests that are not, in the order they came in.
+	Refused []Refusal
+	// Ignored are the requests that ask for nothing in this dump, in the order
+	// they came in.
+	Ignored []Ignored
+}
+
+// Entry is a request that is honoured. Excluded, Shared and NotPresent add up
+// to Request.Pages.
+type Entry struct {
+	Request    Request
+	Excluded   uint64 // pages that stay out, and that no earlier entry asked for
+	Shared     uint64 // pages that an earlier entry asked for, or this one by another virtual address
+	NotPresent uint64 // pages that are not in RAM; nothing to leave out
+}
+
+// Refusal is a request that is not honoured, as a whole.
+type Refusal struct {
+	Request Request
+	Status  NTStatus
+	Reason  string // such as "outside the guest's RAM"
+	// At is the first address of the request that can't be left out, of the
+	// request's own kind; the request's address if all of it is wrong.
+	At uint64
+	// Requests is how many requests this line stands for: 1, or those of one
+	// driver above MaxRequests or MaxRequestsBy, of which Request is the first.
+	Requests int
+}
+
+// Ignored is a well-formed request that does not concern this dump.
+type Ignored struct {
+	Request Request
+	Why     string // such as "asks for no pages"
+}
