@@ -1,0 +1,160 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// daemon is one of libvirt's daemons.
+type daemon struct{ name, socket string }
+
+// daemons in the order they start in: libvirtd hands serial ports to virtlogd.
+var daemons = []daemon{{"virtlogd", "virtlogd-sock"}, {"libvirtd", "libvirt-sock"}}
+
+// startDaemons makes sure that the daemons answer, and registers this
+// connection as one of their users.
+func (c *Connection) startDaemons(ctx context.Context) error {
+	mutex, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer mutex.Close()
+	if c.Kind == System {
+		if err := errors.Join(mountHugepages(), shareKVM()); err != nil {
+			return err
+		}
+	}
+	for _, d := range daemons {
+		if answers(filepath.Join(filepath.Dir(c.Socket), d.socket)) {
+			continue
+		}
+		// Both daemons return when the one they leave behind answers.
+		if _, err := output(c.Command(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d))); err != nil {
+			return err
+		}
+	}
+	c.guard, err = lock(filepath.Join(c.state, "use.lock"), unix.LOCK_SH)
+	return err
+}
+
+func (c *Connection) pidFile(d daemon) string { return filepath.Join(c.state, d.name+".pid") }
+
+// answers reports whether something accepts connections on a Unix socket.
+func answers(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// stopDaemons ends the daemons that the lab started, in reverse order, and
+// waits until they are gone.
+func (c *Connection) stopDaemons() error {
+	var errs []error
+	for i := len(daemons) - 1; i >= 0; i-- {
+		errs = append(errs, stopDaemon(daemons[i].name, c.pidFile(daemons[i])))
+	}
+	return errors.Join(errs...)
+}
+
+// stopDaemon ends the process that a pid file names, if it still is the
+// program it was.
+func stopDaemon(name, pidFile string) error {
+	text, err := os.ReadFile(pidFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", pidFile, err)
+	}
+	// The descriptor keeps meaning this process when its number is used again.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return os.Remove(pidFile)
+	}
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	defer unix.Close(fd)
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil || strings.TrimSpace(string(comm)) != name {
+		return os.Remove(pidFile)
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("wait for %s: %w", name, err)
+		}
+		break
+	}
+	if err := os.Remove(pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// mountHugepages mounts hugetlbfs where systemd would have: libvirtd looks
+// for it once, when it starts.
+func mountHugepages() error {
+	const at = "/dev/hugepages"
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var s unix.Statfs_t
+	if err := unix.Statfs(at, &s); err == nil && s.Type == unix.HUGETLBFS_MAGIC {
+		return nil
+	}
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("hugetlbfs", at, "hugetlbfs", 0, "pagesize=2M"); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("mount hugetlbfs: %w", err)
+	}
+	return nil
+}
+
+// shareKVM gives /dev/kvm to the group kvm, as udev does (systemd
+// rules.d/50-udev-default.rules), where no udev runs. Left to root alone it
+// makes libvirtd doubt what it knows of QEMU at every turn: it probes with
+// KVM, checks without, and starts over, for tens of seconds per domain.
+func shareKVM() error {
+	const device = "/dev/kvm"
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var s unix.Stat_t
+	if err := unix.Stat(device, &s); err != nil || s.Gid != 0 || s.Mode&0o777 != 0o600 {
+		return nil
+	}
+	g, err := user.LookupGroup("kvm")
+	if err != nil {
+		return nil
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return fmt.Errorf("group kvm: %w", err)
+	}
+	return errors.Join(os.Chown(device, 0, gid), os.Chmod(device, 0o660))
+}

@@ -1,0 +1,59 @@
+package lab
+
+import (
+	"libvirt.org/go/libvirtxml"
+)
+
+// files are what a domain boots from and writes to, on the host.
+type files struct {
+	kernel, initrd, cmdline string
+	serial                  string // what comes out of the first serial port
+}
+
+// domainXML describes a domain of the lab: no disk, network, display or
+// balloon, and gone when it powers off, reboots or crashes.
+func domainXML(s *Spec, f files) (string, error) {
+	machine := map[string]string{"q35": "q35", "i440fx": "pc"}[s.Machine]
+	port := uint(0)
+	d := libvirtxml.Domain{
+		Type:   "qemu",
+		Name:   Prefix + s.Name,
+		Memory: &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"},
+		VCPU:   &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
+		OS: &libvirtxml.DomainOS{
+			Type:   &libvirtxml.DomainOSType{Arch: "x86_64", Machine: machine, Type: "hvm"},
+			Kernel: f.kernel, Initrd: f.initrd, Cmdline: f.cmdline,
+		},
+		// One socket: local APIC ids are then the vCPUs' indexes.
+		CPU: &libvirtxml.DomainCPU{
+			Mode:     "maximum",
+			Topology: &libvirtxml.DomainCPUTopology{Sockets: 1, Dies: 1, Cores: s.CPUs, Threads: 1},
+		},
+		Features: &libvirtxml.DomainFeatureList{
+			ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{},
+		},
+		OnPoweroff: "destroy", OnReboot: "destroy", OnCrash: "destroy",
+		Devices: &libvirtxml.DomainDeviceList{
+			Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
+			Serials: []libvirtxml.DomainSerial{{
+				Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: f.serial}},
+				Target: &libvirtxml.DomainSerialTarget{Port: &port},
+			}},
+			Videos:     []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "none"}}},
+			MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
+		},
+	}
+	switch s.Backing {
+	case Anonymous:
+	case Memfd:
+		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
+			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+		}
+	case HugeTLB:
+		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
+			MemoryHugePages: &libvirtxml.DomainMemoryHugepages{},
+		}
+	}
+	return d.Marshal()
+}

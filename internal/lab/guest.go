@@ -1,0 +1,260 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"snap/guest/phys"
+	"snap/internal/ntlab"
+	"snap/internal/ntlab/boot"
+)
+
+// Guest is a domain of the lab.
+type Guest struct {
+	*Connection
+
+	Name string // of the domain
+	Spec Spec
+
+	// Image is the guest's memory as it was loaded, and Boot what runs in it;
+	// nil and empty for guests that aren't lab images.
+	Image *ntlab.Image
+	Boot  boot.Info
+
+	dir string
+}
+
+// Up starts a lab image and returns when all its processors run in the kernel.
+func Up(ctx context.Context, s Spec) (*Guest, error) {
+	if err := s.complete(); err != nil {
+		return nil, fmt.Errorf("lab guest: %w", err)
+	}
+	im, err := ntlab.Build(ntlab.Config{
+		Profile: s.Profile, Seed: s.Seed, Memory: s.MemoryMiB << 20, CPUs: s.CPUs, Machine: s.Machine,
+		PlainKDBG: s.PlainKDBG, KPTI: s.KPTI,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
+	}
+	windows, err := phys.NewRuns(im.Truth.Runs...)
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
+	}
+	p, err := boot.Prepare(im, boot.Options{
+		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
+		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed, Windows: windows,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
+	}
+	g, err := prepare(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
+	}
+	g.Image, g.Boot = im, p.Info
+	kernel := filepath.Join(g.dir, "guest.elf")
+	if err := errors.Join(writeProgram(kernel, p), g.start(ctx, files{kernel: kernel}, boot.ReadyLine)); err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, errors.Join(err, g.Down()))
+	}
+	return g, nil
+}
+
+func writeProgram(path string, p *boot.Program) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	return errors.Join(p.WriteELF(w), w.Flush(), f.Chmod(0o644), f.Close())
+}
+
+// Off defines a domain that doesn't run.
+func Off(ctx context.Context, s Spec) (*Guest, error) {
+	if err := s.complete(); err != nil {
+		return nil, fmt.Errorf("lab guest: %w", err)
+	}
+	g, err := prepare(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
+	}
+	path, err := g.writeXML(files{})
+	if err == nil {
+		_, err = g.Virsh(ctx, "define", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lab guest %s: %w", s.Name, errors.Join(err, g.Down()))
+	}
+	return g, nil
+}
+
+// prepare connects and makes the guest's folder.
+func prepare(ctx context.Context, s Spec) (*Guest, error) {
+	c, err := Open(ctx, s.Connect)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{Connection: c, Name: Prefix + s.Name, Spec: s}
+	if g.dir, err = makeDir(c, s.Name); err == nil && s.Backing == HugeTLB {
+		err = reserveHugepages(s.MemoryMiB)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return g, nil
+}
+
+// start creates the domain and waits for the line that says that it is ready.
+func (g *Guest) start(ctx context.Context, f files, ready string) error {
+	w, err := watch(g.dir, "serial")
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	f.serial = filepath.Join(g.dir, "serial")
+	path, err := g.writeXML(f)
+	if err != nil {
+		return err
+	}
+	if _, err := g.Virsh(ctx, "create", path); err != nil {
+		return err
+	}
+	if err := w.line(ctx, ready); err != nil {
+		state, _ := g.Virsh(context.WithoutCancel(ctx), "domstate", "--reason", g.Name)
+		return fmt.Errorf("wait for the guest, which is %q: %w", strings.TrimSpace(state), err)
+	}
+	return nil
+}
+
+func (g *Guest) writeXML(f files) (string, error) {
+	if f.serial == "" {
+		f.serial = filepath.Join(g.dir, "serial")
+	}
+	doc, err := domainXML(&g.Spec, f)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(g.dir, "domain.xml")
+	return path, os.WriteFile(path, []byte(doc), 0o644)
+}
+
+// Dir is a folder of the guest's that the connection's user may write to.
+func (g *Guest) Dir() string { return g.dir }
+
+// Heartbeats reads the counter of every processor through QEMU's monitor.
+func (g *Guest) Heartbeats(ctx context.Context) ([]uint64, error) {
+	var out []uint64
+	for _, v := range g.Boot.VCPUs {
+		n, err := g.Qword(ctx, v.Heartbeat)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// Qword reads 8 bytes of the guest's memory through QEMU's monitor.
+func (g *Guest) Qword(ctx context.Context, at phys.Addr) (uint64, error) {
+	text, err := g.Virsh(ctx, "qemu-monitor-command", g.Name, "--hmp", fmt.Sprintf("xp /1gx %#x", uint64(at)))
+	if err != nil {
+		return 0, err
+	}
+	_, value, ok := strings.Cut(text, ": ")
+	if !ok {
+		return 0, fmt.Errorf("read %#x of %s: monitor said %q", uint64(at), g.Name, text)
+	}
+	return strconv.ParseUint(strings.TrimSpace(value), 0, 64)
+}
+
+// Close is Down.
+func (g *Guest) Close() error { return g.Down() }
+
+// Down ends the guest and removes all that belongs to it.
+func (g *Guest) Down() error {
+	return errors.Join(remove(g.Connection, g.Name), os.RemoveAll(g.dir), g.Connection.Close())
+}
+
+// Down ends the guest called name, without Prefix, that another process has
+// started.
+func Down(ctx context.Context, k Kind, name string) error {
+	if !nameRE.MatchString(name) {
+		return fmt.Errorf("no lab guest can have the name %q", name)
+	}
+	c, err := Open(ctx, k)
+	if err != nil {
+		return err
+	}
+	dir, err := c.dir(name)
+	if err == nil {
+		_, err = os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("no lab guest %s on %s", name, c.URI)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, c.Close())
+	}
+	return errors.Join(remove(c, Prefix+name), os.RemoveAll(dir), c.Close())
+}
+
+// remove destroys and undefines a domain, in so far as it exists.
+func remove(c *Connection, name string) error {
+	ctx := context.Background() // cleaning up is not cut short
+	for _, step := range []struct {
+		flag string
+		do   []string
+	}{
+		{"--state-running", []string{"destroy", name}},
+		{"--state-paused", []string{"destroy", name}},
+		{"--state-other", []string{"destroy", name}},
+		{"--persistent", []string{"undefine", name}},
+	} {
+		names, err := c.Virsh(ctx, "list", "--all", "--name", step.flag)
+		if err != nil {
+			return err
+		}
+		for _, n := range strings.Fields(names) {
+			if n != name {
+				continue
+			}
+			if _, err := c.Virsh(ctx, step.do...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// List returns the names of the lab's domains, without Prefix, and the state
+// of each.
+func List(ctx context.Context, k Kind) (map[string]string, error) {
+	c, err := Open(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	names, err := c.Virsh(ctx, "list", "--all", "--name")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, n := range strings.Fields(names) {
+		short, ok := strings.CutPrefix(n, Prefix)
+		if !ok {
+			continue
+		}
+		state, err := c.Virsh(ctx, "domstate", n)
+		if err != nil {
+			return nil, err
+		}
+		out[short] = strings.TrimSpace(state)
+	}
+	return out, nil
+}

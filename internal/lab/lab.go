@@ -1,0 +1,97 @@
+// Package lab runs guests for tests, scripts and demonstrations: lab images
+// of Windows, a Linux, and domains that are off, under the libvirt and QEMU
+// of this machine, with TCG, so that it works where there is no KVM.
+//
+// It needs what scripts/deps.sh installs. Where there is no init system it
+// starts libvirt's daemons itself and stops them again; those that ran before
+// stay. Everything it makes is named snap-lab-NAME.
+//
+// It is for tests and for scripts/lab: nothing that ships imports it.
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"snap/internal/ntlab"
+	"snap/internal/ntlab/boot"
+)
+
+// Prefix begins the names of all domains that the lab makes.
+const Prefix = "snap-lab-"
+
+// Kind says whose libvirt a guest runs under.
+type Kind string
+
+// Kinds of connection.
+const (
+	System  Kind = "system"  // qemu:///system, QEMU as the user that libvirt's qemu.conf names
+	Session Kind = "session" // qemu:///session of an ordinary user: SessionUser where root asks
+)
+
+// Backing is what the guest's RAM is on the host.
+type Backing string
+
+// Backings.
+const (
+	Anonymous Backing = "anon"    // private memory of the QEMU process
+	Memfd     Backing = "memfd"   // a shared memfd
+	HugeTLB   Backing = "hugetlb" // 2 MiB pages of hugetlbfs
+)
+
+// Spec says which guest to run. The zero value of a field means the default
+// in brackets.
+type Spec struct {
+	Name      string // letters, digits, dots and dashes; the domain is Prefix+Name
+	Connect   Kind   // [System]
+	Profile   string // of ntlab [the first]
+	MemoryMiB uint64 // [512]
+	CPUs      int    // [4]
+	Machine   string // "q35" or "i440fx" [q35]
+	Backing   Backing
+	Seed      uint64
+	PlainKDBG bool
+	KPTI      bool
+	Mode      boot.Mode // what the processors do [boot.Paced]
+	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
+	Mix       boot.Mix
+}
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)
+
+// complete fills in the defaults and checks what libvirt would not.
+func (s *Spec) complete() error {
+	if s.Connect == "" {
+		s.Connect = System
+	}
+	if s.Profile == "" {
+		s.Profile = ntlab.Profiles()[0]
+	}
+	if s.MemoryMiB == 0 {
+		s.MemoryMiB = 512
+	}
+	if s.CPUs == 0 {
+		s.CPUs = 4
+	}
+	if s.Machine == "" {
+		s.Machine = "q35"
+	}
+	if s.Backing == "" {
+		s.Backing = Anonymous
+	}
+	switch {
+	case !nameRE.MatchString(s.Name):
+		return fmt.Errorf("name %q: only letters, digits, dots and dashes, at most 41", s.Name)
+	case s.Machine != "q35" && s.Machine != "i440fx":
+		return fmt.Errorf("machine %q is neither q35 nor i440fx", s.Machine)
+	case s.Backing != Anonymous && s.Backing != Memfd && s.Backing != HugeTLB:
+		return fmt.Errorf("backing %q is none of anon, memfd and hugetlb", s.Backing)
+	case s.MemoryMiB < 64 || s.MemoryMiB > 1<<20:
+		return fmt.Errorf("memory of %d MiB is not between 64 MiB and 1 TiB", s.MemoryMiB)
+	}
+	return nil
+}
+
+// errMissing is the class of failures that scripts/deps.sh mends.
+var errMissing = errors.New("run scripts/deps.sh as root to install it")
