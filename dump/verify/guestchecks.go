@@ -1,0 +1,198 @@
+package verify
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/header"
+)
+
+// maxClockDrift is how far the header's times may be from the dumped
+// KUSER_SHARED_DATA's: the header is made first, and a guest that is dumped
+// while it runs goes on.
+const maxClockDrift = 24 * time.Hour
+
+const tick = 100 * time.Nanosecond // of FILETIME and of interrupt time
+
+// drift says how far apart two times are in units of 100 ns.
+func drift(name string, got, want uint64) error {
+	const limit = uint64(maxClockDrift / tick)
+	if d := max(got, want) - min(got, want); d > limit {
+		return fmt.Errorf("%s %#x is far from the guest's, %#x", name, got, want)
+	}
+	return nil
+}
+
+func (v *verifier) checkVersion() (string, error) {
+	h, k, s := v.header, &v.kuser, v.system
+	same := func(name string, got, want uint32) error {
+		if got != want {
+			return fmt.Errorf("%s is %#x; the guest says %#x", name, got, want)
+		}
+		return nil
+	}
+	err := errors.Join(
+		same("MajorVersion", h.MajorVersion, s.NtBuildNumber>>28),
+		same("MinorVersion", h.MinorVersion, s.Build()),
+		same("ProductType", h.ProductType, k.NtProductType),
+		same("SuiteMask", h.SuiteMask, k.SuiteMask),
+		same("BootId", h.BootID, k.BootID),
+		drift("SystemTime", h.SystemTime, k.SystemTime),
+		drift("SystemUpTime", h.SystemUpTime, k.InterruptTime),
+	)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("build %d, product type %d, %s", h.MinorVersion, h.ProductType,
+		header.FileTime(h.SystemTime).Format(time.DateTime+" MST")), nil
+}
+
+func (v *verifier) checkModules() (string, error) {
+	modules, err := v.system.Modules(v.ctx)
+	if err != nil {
+		return "", fmt.Errorf("after %d modules: %w", len(modules), err)
+	}
+	for _, m := range modules {
+		if m.Base == v.system.Kernel.Base {
+			return fmt.Sprintf("%d modules", len(modules)), nil
+		}
+	}
+	return "", fmt.Errorf("the kernel at %#x is not among the %d modules", uint64(v.system.Kernel.Base), len(modules))
+}
+
+// systemPID is the process id of System.
+const systemPID = 4
+
+func (v *verifier) checkProcesses() (string, error) {
+	processes, err := v.system.Processes(v.ctx)
+	if err != nil {
+		return "", fmt.Errorf("after %d processes: %w", len(processes), err)
+	}
+	for _, p := range processes {
+		if p.PID != systemPID {
+			continue
+		}
+		if p.DirectoryTableBase != v.header.DirectoryTableBase {
+			return "", fmt.Errorf("the page table of System is %#x; the header says %#x",
+				uint64(p.DirectoryTableBase), uint64(v.header.DirectoryTableBase))
+		}
+		return fmt.Sprintf("%d processes", len(processes)), nil
+	}
+	return "", fmt.Errorf("no System among the %d processes", len(processes))
+}
+
+func (v *verifier) checkProcessors() (string, error) {
+	got, want := v.header.NumberProcessors, len(v.system.Processors)
+	if want == 0 || got != uint32(want) {
+		return "", fmt.Errorf("%d; KiProcessorBlock has %d sound entries%s", got, want, v.warnings("processor"))
+	}
+	return fmt.Sprint(got), nil
+}
+
+// warnings are those of guest.Open that speak of something.
+func (v *verifier) warnings(word string) string {
+	var out strings.Builder
+	for _, w := range v.system.Warnings {
+		if strings.Contains(w, word) {
+			out.WriteString("; " + w)
+		}
+	}
+	return out.String()
+}
+
+func (v *verifier) checkContexts() (string, error) {
+	if len(v.system.Processors) == 0 {
+		return "", errors.New("no processor in KiProcessorBlock is sound")
+	}
+	var errs []error
+	for _, p := range v.system.Processors {
+		c, err := v.readContext(p)
+		if err == nil {
+			v.contexts = append(v.contexts, processorContext{p.Number, c})
+			err = plausible(&c)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("processor %d: context at %#x: %w", p.Number, uint64(p.ContextAt), err))
+		}
+	}
+	if len(errs) > 0 {
+		return "", errors.Join(errs[:min(len(errs), maxReported)]...)
+	}
+	return fmt.Sprintf("%d, all plausible", len(v.contexts)), nil
+}
+
+// processorContext is what the dump says of a processor.
+type processorContext struct {
+	number int
+	header.Context
+}
+
+// maxReported is how many faults of one kind a detail lists.
+const maxReported = 4
+
+func (v *verifier) readContext(p guest.Processor) (header.Context, error) {
+	if p.ContextAt == 0 {
+		return header.Context{}, fmt.Errorf("none%s", v.warnings(fmt.Sprintf("processor %d ", p.Number)))
+	}
+	b := make([]byte, header.ContextSizeAMD64)
+	if err := v.system.Space.ReadVirt(v.ctx, b, p.ContextAt); err != nil {
+		return header.Context{}, inDump(err)
+	}
+	return header.DecodeContextAMD64(b)
+}
+
+// neededFlags are the groups of registers that every writer of dumps fills
+// (elf2dmp writes these only).
+const neededFlags = header.ContextFlagAMD64 | header.ContextControl | header.ContextInteger | header.ContextSegments
+
+const eflagsAlwaysOne = 1 << 1 // Intel SDM volume 1, 3.4.3
+
+// plausible says what a debugger could not use in a processor's context.
+func plausible(c *header.Context) error {
+	switch {
+	case c.Flags&neededFlags != neededFlags:
+		return fmt.Errorf("ContextFlags %#x lack %#x", c.Flags, neededFlags&^c.Flags)
+	case c.SegCs == 0 || c.SegSs == 0 || c.SegDs == 0 || c.SegEs == 0 || c.SegFs == 0:
+		return fmt.Errorf("null selector in CS %#x, SS %#x, DS %#x, ES %#x, FS %#x", c.SegCs, c.SegSs, c.SegDs, c.SegEs, c.SegFs)
+	case c.EFlags&eflagsAlwaysOne == 0:
+		return fmt.Errorf("EFlags %#x, in which bit 1 must be set", c.EFlags)
+	case c.Rip == 0 || !phys.VirtAddr(c.Rip).Canonical():
+		return fmt.Errorf("no processor can be at Rip %#x", c.Rip)
+	case !phys.VirtAddr(c.Rsp).Canonical():
+		return fmt.Errorf("no stack can be at Rsp %#x", c.Rsp)
+	}
+	return sameMxCsr(c)
+}
+
+// sameMxCsr is kdmp-parser's test of a context.
+func sameMxCsr(c *header.Context) error {
+	if c.MxCsr != c.FltMxCsr() {
+		return fmt.Errorf("MxCsr %#x, and %#x in FltSave", c.MxCsr, c.FltMxCsr())
+	}
+	return nil
+}
+
+func (v *verifier) checkHeaderContext() (string, error) {
+	area := v.header.ContextRecord
+	c, err := header.DecodeContextAMD64(area)
+	if err != nil {
+		return "", err
+	}
+	if err := sameMxCsr(&c); err != nil {
+		return "", err
+	}
+	if rest := area[header.ContextSizeAMD64:]; !bytes.Equal(rest, make([]byte, len(rest))) {
+		return "", fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", header.ContextSizeAMD64)
+	}
+	for _, p := range v.contexts {
+		if p.Rsp == c.Rsp && p.Rip == c.Rip {
+			return fmt.Sprintf("as processor %d, Rip %#x", p.number, c.Rip), nil
+		}
+	}
+	return "", fmt.Errorf("no processor is at its Rip %#x and Rsp %#x", c.Rip, c.Rsp)
+}

@@ -1,0 +1,151 @@
+package verify
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"snap/guest/phys"
+	"snap/header"
+)
+
+// runFields are the header's fields that make the list of runs.
+var runFields = []string{"NumberOfRuns", "NumberOfPages", "Run"}
+
+// runError returns the reason why the header could not be decoded, if that is
+// the list of runs.
+func runError(err error) *header.FormatError {
+	bad, ok := errors.AsType[*header.FormatError](err)
+	if !ok {
+		return nil
+	}
+	for _, name := range runFields {
+		if bad.Field == name || (len(bad.Field) > len(name) && bad.Field[:len(name)+1] == name+"[") {
+			return bad
+		}
+	}
+	return nil
+}
+
+func (v *verifier) checkHeader() (string, error) {
+	h, err := v.f.Header()
+	v.header = h
+	raw := v.f.RawHeader()
+	found := fmt.Sprintf("%q, %#x bytes", raw[:8], len(raw))
+	if err != nil && runError(err) == nil {
+		return "", err
+	}
+	return found, nil
+}
+
+func (v *verifier) checkRuns() (string, error) {
+	if _, err := v.f.Header(); err != nil {
+		return "", err // of the runs, or checkHeader had failed
+	}
+	h := v.header
+	if len(h.Runs) == 0 {
+		return "none, as a dump of this type has it", nil
+	}
+	if h.Width == header.Width64 {
+		const padding = 0x8C // between NumberOfRuns and NumberOfPages
+		if pad := binary.LittleEndian.Uint32(v.f.RawHeader()[padding:]); pad != 0 && pad != header.Unset32 {
+			return "", fmt.Errorf("padding at %#x is %#x, neither 0 nor PAGE", padding, pad)
+		}
+	}
+	detail := fmt.Sprintf("%d runs, %d pages", len(h.Runs), h.NumberOfPages)
+	if len(h.Runs) > header.PortableRuns {
+		detail += fmt.Sprintf("; readers that stop at %d runs (memflow) will refuse it", header.PortableRuns)
+	}
+	return detail, nil
+}
+
+func (v *verifier) checkKind() (string, error) {
+	h := v.header
+	kind := fmt.Sprintf("%v dump of %v", h.DumpType, h.MachineImageType)
+	if h.DumpType != header.DumpTypeFull || h.MachineImageType != header.MachineAMD64 {
+		return "", fmt.Errorf("%s: only full dumps of %v can be checked", kind, header.MachineAMD64)
+	}
+	return kind, nil
+}
+
+// expectedSize is the length of header and pages.
+func (v *verifier) expectedSize() uint64 {
+	return uint64(v.header.Width.Size()) + v.header.NumberOfPages*phys.PageSize
+}
+
+func (v *verifier) checkFileSize() (string, error) {
+	if err := v.f.Complete(); err != nil {
+		return "", err
+	}
+	size := uint64(v.f.Size())
+	if extra := size - v.expectedSize(); extra > 0 {
+		return fmt.Sprintf("%d bytes, %d of them behind the last page", size, extra), nil
+	}
+	return fmt.Sprintf("%d bytes, as header and pages have", size), nil
+}
+
+func (v *verifier) checkRequiredDumpSpace() (string, error) {
+	if got, want := v.header.RequiredDumpSpace, v.expectedSize(); got != want {
+		return "", fmt.Errorf("%#x; header and pages have %#x bytes", got, want)
+	}
+	return hex(v.header.RequiredDumpSpace), nil
+}
+
+// What Windows puts into the exception record of every dump that it writes
+// itself (ntstatus.h, winnt.h; the real dump headers).
+const (
+	statusBreakpoint = 0x80000003
+	noncontinuable   = 1
+)
+
+func (v *verifier) checkExceptionRecord() (string, error) {
+	x := &v.header.ExceptionRecord
+	switch {
+	case x.ExceptionCode != statusBreakpoint:
+		return "", fmt.Errorf("code %#x, want %#x", x.ExceptionCode, statusBreakpoint)
+	case x.ExceptionFlags != noncontinuable:
+		return "", fmt.Errorf("flags %#x, want %#x", x.ExceptionFlags, noncontinuable)
+	case x.ExceptionRecord != 0:
+		return "", fmt.Errorf("a nested record at %#x", uint64(x.ExceptionRecord))
+	case x.NumberParameters != 0:
+		return "", fmt.Errorf("%d parameters, want none", x.NumberParameters)
+	}
+	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	if err != nil {
+		return "", err
+	}
+	if at := uint64(x.ExceptionAddress); at != 0 && at != c.Rip {
+		return "", fmt.Errorf("address %#x, but the header's context is at %#x", at, c.Rip)
+	}
+	return "breakpoint at " + hex(x.ExceptionAddress), nil
+}
+
+// kdSecondaryVersionObsolete says that contexts have the layout of AMD64 before
+// Windows was released for it (KD_SECONDARY_VERSION_AMD64_OBSOLETE_CONTEXT_2,
+// wdbgexts.h). Windows itself leaves 0, and other writers the fill.
+const kdSecondaryVersionObsolete = 1
+
+// attributeEncrypted marks a dump whose pages are encrypted
+// (DUMP_FILE_ATTRIBUTES.EncryptedDumpData).
+const attributeEncrypted = 1 << 8
+
+func (v *verifier) checkOtherFields() (string, error) {
+	h := v.header
+	unset := func(name string, got uint32) error {
+		if got != header.Unset32 {
+			return fmt.Errorf("%s is %#x; a full dump leaves it unset", name, got)
+		}
+		return nil
+	}
+	switch {
+	case h.WriterStatus != 0 && h.WriterStatus != header.Unset32:
+		return "", fmt.Errorf("WriterStatus %#x: its writer failed", h.WriterStatus)
+	case h.KdSecondaryVersion == kdSecondaryVersionObsolete:
+		return "", fmt.Errorf("KdSecondaryVersion %d: contexts of an obsolete layout", h.KdSecondaryVersion)
+	case h.Attributes != header.Unset32 && h.Attributes&attributeEncrypted != 0:
+		return "", fmt.Errorf("attributes %#x: the pages are encrypted", h.Attributes)
+	case len(h.Comment) > header.MaxComment:
+		return "", fmt.Errorf("the comment has no end within %d characters", header.MaxComment)
+	}
+	return "", errors.Join(unset("MiniDumpFields", h.MiniDumpFields), unset("SecondaryDataState", h.SecondaryDataState))
+}

@@ -1,0 +1,178 @@
+package verify
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"snap/guest"
+	"snap/guest/phys"
+)
+
+// Page table entries (Intel SDM volume 3, 4.5).
+const (
+	tableEntries = 512
+	kernelHalf   = 256 // the first entry of the top level for kernel addresses
+	topLevel     = 4
+	entryPresent = 1 << 0
+	entryLarge   = 1 << 7
+	entryFrame   = 0x000f_ffff_ffff_f000
+	levelBits    = 9
+)
+
+// maxTables bounds the tables above the lowest level that are read: one maps
+// at least 1 GiB, and the kernel half of 128 TiB is never full.
+const maxTables = 1 << 16
+
+func (v *verifier) readTable(at phys.Addr) (*[tableEntries]uint64, error) {
+	var page [phys.PageSize]byte
+	if err := v.f.ReadPhys(v.ctx, page[:], at); err != nil {
+		return nil, inDump(err)
+	}
+	var t [tableEntries]uint64
+	for i := range t {
+		t[i] = binary.LittleEndian.Uint64(page[8*i:])
+	}
+	return &t, nil
+}
+
+func (v *verifier) checkDirectoryTable() (string, error) {
+	root := v.header.DirectoryTableBase
+	if !root.Aligned() {
+		return "", fmt.Errorf("%#x is not page-aligned", uint64(root))
+	}
+	t, err := v.readTable(root)
+	if err != nil {
+		return "", err
+	}
+	slot, maps := 0, 0
+	for i := kernelHalf; i < tableEntries; i++ {
+		if t[i]&entryPresent != 0 && phys.Addr(t[i]&entryFrame) == root {
+			slot = i
+			maps++
+		}
+	}
+	if maps != 1 {
+		return "", fmt.Errorf("%d kernel entries of the table at %#x map it to itself; a Windows kernel's has one", maps, uint64(root))
+	}
+	v.space = guest.NewAddressSpace(v.f, v.f.RAM(), root)
+	return fmt.Sprintf("%#x, self-map in slot %#x", uint64(root), slot), nil
+}
+
+// checkPageTables looks up every table of the kernel's half. Those of the
+// lowest level need only be in the dump, so they are not read.
+func (v *verifier) checkPageTables() (string, error) {
+	w := tableWalk{verifier: v, seen: map[phys.Addr]bool{}}
+	if err := w.table(v.header.DirectoryTableBase, topLevel, 0); err != nil {
+		return "", err
+	}
+	if w.missing > 0 {
+		return "", fmt.Errorf("%d of %d tables of the kernel are not in the dump, the first at %#x for address %#x",
+			w.missing, w.tables, uint64(w.firstMissing), uint64(w.firstVA))
+	}
+	return fmt.Sprintf("%d tables of the kernel are in the dump", w.tables), nil
+}
+
+type tableWalk struct {
+	*verifier
+	seen            map[phys.Addr]bool // tables above the lowest level
+	tables, missing int
+	firstMissing    phys.Addr
+	firstVA         phys.VirtAddr
+}
+
+// table counts the table at a physical address and those below it. va is the
+// first address that it maps.
+func (w *tableWalk) table(at phys.Addr, level int, va phys.VirtAddr) error {
+	if w.seen[at] { // the self-map among others
+		return nil
+	}
+	w.tables++
+	if !w.f.RAM().Has(at.PFN()) {
+		if w.missing++; w.missing == 1 {
+			w.firstMissing, w.firstVA = at, va
+		}
+		return nil
+	}
+	if level == 1 {
+		return nil
+	}
+	w.seen[at] = true
+	if len(w.seen) > maxTables {
+		return fmt.Errorf("more than %d tables", maxTables)
+	}
+	t, err := w.readTable(at)
+	if err != nil {
+		return fmt.Errorf("table for address %#x: %w", uint64(va), err)
+	}
+	first := 0
+	if level == topLevel {
+		first = kernelHalf
+	}
+	for i := first; i < tableEntries; i++ {
+		if t[i]&entryPresent == 0 || (level < topLevel && t[i]&entryLarge != 0) {
+			continue
+		}
+		below := va | phys.VirtAddr(i)<<(phys.PageShift+levelBits*(level-1))
+		if level == topLevel {
+			below |= 0xffff << 48 // sign extension
+		}
+		if err := w.table(phys.Addr(t[i]&entryFrame), level-1, below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *verifier) checkKUSER() (string, error) {
+	var err error
+	if v.kuser, err = guest.ReadKUSER(v.ctx, v.space); err != nil {
+		return "", inDump(err)
+	}
+	return "mapped at " + hex(guest.KUSERAddress), nil
+}
+
+// The fields of the KDBG that the header repeats (wdbgexts.h).
+const (
+	fieldModules   = "PsLoadedModuleList"
+	fieldProcesses = "PsActiveProcessHead"
+)
+
+func (v *verifier) checkKDBG() (string, error) {
+	at := v.header.KdDebuggerDataBlock
+	var err error
+	if v.kdbg, err = guest.ReadKDBG(v.ctx, v.space, at); err != nil {
+		return "", inDump(err)
+	}
+	return fmt.Sprintf("plain, %#x bytes at %#x", len(v.kdbg.Block), uint64(at)), nil
+}
+
+func (v *verifier) checkListHeads() (string, error) {
+	same := func(name string, got phys.VirtAddr) error {
+		want, ok := v.kdbg.Value(name)
+		if !ok || uint64(got) != want {
+			return fmt.Errorf("%s is %#x; the KDBG says %#x", name, uint64(got), want)
+		}
+		return nil
+	}
+	if err := errors.Join(same(fieldModules, v.header.PsLoadedModuleList), same(fieldProcesses, v.header.PsActiveProcessHead)); err != nil {
+		return "", err
+	}
+	return "as the KDBG says", nil
+}
+
+func (v *verifier) checkKernel() (string, error) {
+	base := v.kdbg.KernBase()
+	image, err := guest.ReadImage(v.ctx, v.space, base)
+	if err != nil {
+		return "", inDump(err)
+	}
+	if uint32(image.Machine) != uint32(v.header.MachineImageType) {
+		return "", fmt.Errorf("the image at %#x is for machine %#x; the header says %v", uint64(base), image.Machine, v.header.MachineImageType)
+	}
+	v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.header.DirectoryTableBase, v.header.KdDebuggerDataBlock)
+	if v.system == nil {
+		return "", inDump(err)
+	}
+	return "at " + hex(base), nil // what else Open missed is for the checks of those things
+}

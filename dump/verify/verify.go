@@ -1,0 +1,187 @@
+// Package verify checks a finished crash dump against everything that its
+// readers demand, on the file alone: the rules that WinDbg, kdmp-parser,
+// LeechCore, memflow, rizin and volatility3 check, by walking the page tables,
+// the debugger data block, the lists and the processors' contexts inside the
+// dump, as a debugger does when it opens it.
+//
+// It judges what is in the file, not how it came to be; only full dumps (type
+// 1) of AMD64 guests can be checked beyond their header.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/dump"
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/header"
+)
+
+// The checks, by the names that reports give them. They are stable.
+const (
+	CheckHeader            = "header"
+	CheckRuns              = "physical memory runs"
+	CheckKind              = "dump type and machine"
+	CheckFileSize          = "file size"
+	CheckRequiredDumpSpace = "RequiredDumpSpace"
+	CheckExceptionRecord   = "exception record"
+	CheckOtherFields       = "other header fields"
+	CheckDirectoryTable    = "DirectoryTableBase"
+	CheckPageTables        = "page tables"
+	CheckKUSER             = "KUSER_SHARED_DATA"
+	CheckKDBG              = "KDBG"
+	CheckListHeads         = "list heads"
+	CheckKernel            = "kernel image"
+	CheckVersion           = "version and times"
+	CheckModules           = "module list"
+	CheckProcesses         = "process list"
+	CheckProcessors        = "NumberProcessors"
+	CheckContexts          = "processor contexts"
+	CheckHeaderContext     = "header context"
+	CheckFrames            = "container checksums"
+)
+
+// Check is the verdict on one point.
+type Check struct {
+	Name   string // one of the Check constants
+	OK     bool
+	Detail string // what was found; where OK is false, what is wrong and where
+}
+
+// Report is the verdict on a dump.
+type Report struct {
+	OK     bool    // every check passed, and none was skipped for another's failure
+	Checks []Check // those that could be made, in a fixed order
+	// Skipped names the checks that the failure of others made impossible.
+	Skipped []string
+}
+
+// Failed returns the checks that failed.
+func (r *Report) Failed() []Check {
+	var out []Check
+	for _, c := range r.Checks {
+		if !c.OK {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Options says how to verify. The zero value is the default.
+type Options struct {
+	// SkipFrames leaves out CheckFrames, which reads the whole file.
+	SkipFrames bool
+	// Progress, if not nil, counts the bytes of CheckFrames.
+	Progress *dump.Progress
+}
+
+// Verify checks f. The error is about the attempt, not about the dump: that ctx
+// ended, or dump.ErrSequential for a gzip container, whose pages can't be
+// looked up. A failed check does not stop the others, unless they need what it
+// looked for.
+func Verify(ctx context.Context, f *dump.File, o Options) (*Report, error) {
+	if f.Container().Compression == dump.CompressionGzip {
+		return nil, fmt.Errorf("verify a gzip file: %w", dump.ErrSequential)
+	}
+	v := &verifier{ctx: ctx, f: f, opts: o, state: map[string]bool{}}
+	for _, c := range checks {
+		v.run(c)
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+	v.report.OK = len(v.report.Failed()) == 0 && len(v.report.Skipped) == 0
+	return &v.report, nil
+}
+
+// verifier is one Verify. A check leaves in it what later ones build on.
+type verifier struct {
+	ctx    context.Context
+	f      *dump.File
+	opts   Options
+	report Report
+	state  map[string]bool // by name of the checks made: whether they passed
+
+	header   *header.Header
+	space    *guest.AddressSpace
+	kuser    guest.KUSER
+	kdbg     guest.KDBG
+	system   *guest.System
+	contexts []processorContext
+}
+
+// check is one point: what it needs to have passed before, and how it is made.
+type check struct {
+	name  string
+	needs []string
+	make  func(*verifier) (detail string, err error)
+}
+
+// checks is every point, in the order of the report.
+var checks = []check{
+	{CheckHeader, nil, (*verifier).checkHeader},
+	{CheckRuns, []string{CheckHeader}, (*verifier).checkRuns},
+	{CheckKind, []string{CheckHeader, CheckRuns}, (*verifier).checkKind},
+	{CheckFileSize, []string{CheckKind}, (*verifier).checkFileSize},
+	{CheckRequiredDumpSpace, []string{CheckKind}, (*verifier).checkRequiredDumpSpace},
+	{CheckExceptionRecord, []string{CheckKind}, (*verifier).checkExceptionRecord},
+	{CheckOtherFields, []string{CheckKind}, (*verifier).checkOtherFields},
+	{CheckDirectoryTable, []string{CheckKind}, (*verifier).checkDirectoryTable},
+	{CheckPageTables, []string{CheckDirectoryTable}, (*verifier).checkPageTables},
+	{CheckKUSER, []string{CheckDirectoryTable}, (*verifier).checkKUSER},
+	{CheckKDBG, []string{CheckDirectoryTable}, (*verifier).checkKDBG},
+	{CheckListHeads, []string{CheckKDBG}, (*verifier).checkListHeads},
+	{CheckKernel, []string{CheckKDBG, CheckKUSER}, (*verifier).checkKernel},
+	{CheckVersion, []string{CheckKernel}, (*verifier).checkVersion},
+	{CheckModules, []string{CheckKernel}, (*verifier).checkModules},
+	{CheckProcesses, []string{CheckKernel}, (*verifier).checkProcesses},
+	{CheckProcessors, []string{CheckKernel}, (*verifier).checkProcessors},
+	{CheckContexts, []string{CheckKernel}, (*verifier).checkContexts},
+	{CheckHeaderContext, []string{CheckKernel}, (*verifier).checkHeaderContext},
+	{CheckFrames, nil, (*verifier).checkFrames},
+}
+
+func (v *verifier) run(c check) {
+	if c.name == CheckFrames && v.opts.SkipFrames {
+		return
+	}
+	for _, need := range c.needs {
+		if !v.state[need] {
+			v.report.Skipped = append(v.report.Skipped, c.name)
+			return
+		}
+	}
+	detail, err := c.make(v)
+	if err != nil {
+		detail = err.Error()
+	}
+	v.state[c.name] = err == nil
+	v.report.Checks = append(v.report.Checks, Check{Name: c.name, OK: err == nil, Detail: detail})
+}
+
+func (v *verifier) checkFrames() (string, error) {
+	if err := v.f.CheckFrames(v.ctx, v.opts.Progress); err != nil {
+		return "", err
+	}
+	switch c := v.f.Container(); {
+	case c.Compression == dump.CompressionNone:
+		return "a plain file has none; all of it can be read", nil
+	case !c.Checksums:
+		return fmt.Sprintf("%d frames expand; the seek table has no checksums", c.Frames), nil
+	default:
+		return fmt.Sprintf("%d frames match", c.Frames), nil
+	}
+}
+
+// hex is how addresses are shown.
+func hex[T ~uint64](v T) string { return fmt.Sprintf("%#x", uint64(v)) }
+
+// inDump explains an address that the dump should hold and doesn't.
+func inDump(err error) error {
+	if errors.Is(err, phys.ErrNotRAM) {
+		return fmt.Errorf("%w: the page is not in the dump", err)
+	}
+	return err
+}
