@@ -22,11 +22,15 @@ func FindKDBG(ctx context.Context, kernel *Image) ([]KDBG, error) {
 	if err := s.scan(ctx, kernel.Base, uint64(kernel.Size)); err != nil {
 		return nil, err
 	}
-	if len(s.found) == 0 {
-		return nil, fmt.Errorf("search the kernel image at %#x, %d of its %d pages readable: %w",
-			uint64(kernel.Base), s.readable, kernel.Size/phys.PageSize, ErrNoKDBG)
+	if len(s.found) > 0 {
+		return s.found, nil
 	}
-	return s.found, nil
+	err := fmt.Errorf("search the kernel image at %#x, %d of its %d pages readable: %w",
+		uint64(kernel.Base), s.readable, kernel.Size/phys.PageSize, ErrNoKDBG)
+	if s.rejected != nil {
+		err = fmt.Errorf("%w (one begins as it should, as while the kernel is decoding it: %w)", err, s.rejected)
+	}
+	return nil, err
 }
 
 // kdbgScan searches memory for the KDBG of one kernel.
@@ -36,7 +40,8 @@ type kdbgScan struct {
 	imageSize uint32        // of the kernel
 	form      *encodedForm
 	found     []KDBG
-	readable  int // pages
+	rejected  error // why the first block with a sound head wasn't taken
+	readable  int   // pages
 }
 
 func newKDBGScan(mem VirtReader, base phys.VirtAddr, imageSize uint32) *kdbgScan {
@@ -119,9 +124,12 @@ func (s *kdbgScan) take(ctx context.Context, at phys.VirtAddr, w2, w3 uint64, pl
 		if !plain {
 			try.cipher.decode(k.Block)
 		}
-		if k.KernBase() == s.base && k.check(s.imageSize) == nil {
+		if err = k.check(s.imageSize); err == nil {
 			s.found = append(s.found, k)
 			return nil
+		}
+		if s.rejected == nil {
+			s.rejected = err
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -223,6 +224,21 @@ func TestForgedKDBGIsRefused(t *testing.T) {
 				t.Errorf("%s, %s: found %d; want none", tt.name, form, len(got))
 			}
 		}
+	}
+}
+
+// A kernel that crashes decodes its block in place, word by word. What is
+// caught halfway is not a KDBG, and the error says why.
+func TestHalfDecodedKDBG(t *testing.T) {
+	plain := realBlocks(t)["kdbg_19041_amd64.bin"]
+	kernBase := phys.VirtAddr(binary.LittleEndian.Uint64(plain[0x18:]))
+	half := encodeAsWindows(plain, 0x0123_4567_89AB_CDEF, 0x1357_9BDF_0246_8ACE, uint64(kernBase)+0x123)
+	copy(half, plain[:0x40])
+	mem := flatMemory{kernBase, make([]byte, 0x3000)}
+	copy(mem.b[0x1008:], half)
+	got, err := FindKDBG(t.Context(), &Image{Base: kernBase, Size: realImageSize, mem: mem})
+	if !errors.Is(err, ErrNoKDBG) || !strings.Contains(err.Error(), "decoding") || len(got) != 0 {
+		t.Errorf("FindKDBG = %v, %v; want ErrNoKDBG and a word on decoding", got, err)
 	}
 }
 
