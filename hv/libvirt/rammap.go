@@ -102,12 +102,27 @@ func buildRAMMap(mtree, ramblock string, sizes memorySizes, devices []memoryDevi
 		if err := inBlock(f, name, blocks); err != nil {
 			return ramMap{}, err
 		}
-		m.ranges = append(m.ranges, rs...)
+		for _, r := range rs {
+			m.add(r)
+		}
 	}
 	for _, r := range m.ranges {
 		m.runs = m.runs.Union(phys.Runs{r.run})
 	}
-	return m, m.compareSize(sizes)
+	return m, m.compareSize(sizes, devices)
+}
+
+// add appends r, or lets the last range grow: below 1 MiB QEMU shows one block in
+// many pieces, writable and not.
+func (m *ramMap) add(r ramRange) {
+	if n := len(m.ranges); n > 0 {
+		last := &m.ranges[n-1]
+		if last.run.End() == r.run.Base && last.block == r.block && last.offset+last.run.Size() == r.offset {
+			last.run.Pages += r.run.Pages
+			return
+		}
+	}
+	m.ranges = append(m.ranges, r)
 }
 
 // pluggedBlocks returns the ids of backends that memory devices use as RAM.
@@ -164,11 +179,18 @@ func inBlock(f flatRange, name string, blocks []block) error {
 }
 
 // compareSize holds the map against the size that the machine was given.
-func (m ramMap) compareSize(s memorySizes) error {
-	total := s.Base + s.Plugged
+// QEMU counts persistent memory devices as plugged too.
+func (m ramMap) compareSize(s memorySizes, devices []memoryDevice) error {
+	plugged := s.Plugged
+	for _, dev := range devices {
+		if dev.Type == "nvdimm" || dev.Type == "virtio-pmem" {
+			plugged -= min(plugged, dev.Data.Size)
+		}
+	}
+	total := s.Base + plugged
 	got := m.runs.Pages() << phys.PageShift
 	if total < s.Base || got > total || total-got > maxMissing {
-		return fmt.Errorf("flat view shows %d bytes of RAM, but the machine has %d+%d", got, s.Base, s.Plugged)
+		return fmt.Errorf("flat view shows %d bytes of RAM, but the machine has %d+%d", got, s.Base, plugged)
 	}
 	return nil
 }
