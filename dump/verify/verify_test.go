@@ -1,0 +1,308 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"snap/dump"
+	"snap/guest/phys"
+	"snap/internal/ntlab"
+)
+
+func TestGoodDumps(t *testing.T) {
+	configs := map[string]ntlab.Config{
+		"":             {},
+		"plain KDBG":   {PlainKDBG: true},
+		"KPTI":         {KPTI: true, UserMode: true},
+		"straddling":   {StraddleKDBG: true},
+		"4 KiB pages":  {SmallPages: true},
+		"one CPU":      {CPUs: 1},
+		"above 4 GiB":  {Machine: "i440fx", Memory: 6 << 30, CPUs: 8},
+		"blue screen":  {BugCheck: [5]uint64{0xE2, 1, 2, 3, 4}},
+		"no low stub":  {NoLowStub: true},
+		"monitor only": {MonitorRegisters: true},
+	}
+	for _, profile := range ntlab.Profiles() {
+		for name, c := range configs {
+			c.Profile = profile
+			if !c.Possible() {
+				continue
+			}
+			t.Run(profile+"/"+name, func(t *testing.T) {
+				r := verified(t, newLab(t, c).write(t, dump.Options{}), Options{})
+				for _, c := range r.Checks {
+					if !c.OK {
+						t.Errorf("%s failed: %s", c.Name, c.Detail)
+					}
+				}
+				if !r.OK || len(r.Skipped) > 0 || len(r.Checks) != len(checks) {
+					t.Errorf("OK = %v with %d checks, %q skipped; want true, %d, none", r.OK, len(r.Checks), r.Skipped, len(checks))
+				}
+			})
+		}
+	}
+}
+
+// corruption changes the bytes of a plain dump.
+type corruption struct {
+	name string
+	want string // the one check that must fail
+	make func(t *testing.T, l *lab, b []byte) []byte
+}
+
+// set returns a change of n bytes at an offset in the header.
+func set(off, n int, value uint64) func(*testing.T, *lab, []byte) []byte {
+	return func(_ *testing.T, _ *lab, b []byte) []byte { return put(b, off, n, value) }
+}
+
+// add returns a change of a 32-bit field of the header by 1.
+func add(off int) func(*testing.T, *lab, []byte) []byte {
+	return func(_ *testing.T, _ *lab, b []byte) []byte {
+		return put(b, off, 4, uint64(binary.LittleEndian.Uint32(b[off:]))+1)
+	}
+}
+
+// in returns a change of n bytes in the guest, where the lab says.
+func in(where func(*testing.T, *lab) phys.VirtAddr, n int, value uint64) func(*testing.T, *lab, []byte) []byte {
+	return func(t *testing.T, l *lab, b []byte) []byte { return put(b, l.at(t, where(t, l)), n, value) }
+}
+
+func put(b []byte, off, n int, value uint64) []byte {
+	var v [8]byte
+	binary.LittleEndian.PutUint64(v[:], value)
+	copy(b[off:off+n], v[:])
+	return b
+}
+
+// Places in the guest, by the public layouts of ntkrnlmp and wdbgexts.h.
+func kdbgField(off phys.VirtAddr) func(*testing.T, *lab) phys.VirtAddr {
+	return func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.KDBG + off }
+}
+
+func contextOf(cpu int, off phys.VirtAddr) func(*testing.T, *lab) phys.VirtAddr {
+	return func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.Processors[cpu].Context + off }
+}
+
+func kernelModule(off phys.VirtAddr) func(*testing.T, *lab) phys.VirtAddr {
+	return func(t *testing.T, l *lab) phys.VirtAddr { return l.pointer(t, l.Truth.PsLoadedModuleList) + off }
+}
+
+func systemProcess(off phys.VirtAddr) func(*testing.T, *lab) phys.VirtAddr {
+	return func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.SystemProcess + off }
+}
+
+var corruptions = []corruption{
+	{"machine that does not exist", CheckHeader, set(0x30, 4, 0x1234)},
+	{"dump type that does not exist", CheckHeader, set(0xF98, 4, 77)},
+
+	{"one run more", CheckRuns, add(0x88)},
+	{"no runs", CheckRuns, set(0x88, 4, 0)},
+	{"1000 runs", CheckRuns, set(0x88, 4, 1000)},
+	{"one page more", CheckRuns, add(0x90)},
+	{"run of no pages", CheckRuns, set(0xA0, 8, 0)},
+	{"runs out of order", CheckRuns, set(0xA8, 8, 0)},
+	{"padding of the runs", CheckRuns, set(0x8C, 4, 7)},
+
+	{"triage dump", CheckKind, set(0xF98, 4, 4)},
+	{"ARM64", CheckKind, set(0x30, 4, 0xAA64)},
+
+	{"last page missing", CheckFileSize, func(_ *testing.T, _ *lab, b []byte) []byte { return b[:len(b)-phys.PageSize] }},
+	{"last byte missing", CheckFileSize, func(_ *testing.T, _ *lab, b []byte) []byte { return b[:len(b)-1] }},
+	{"space", CheckRequiredDumpSpace, add(0xFA0)},
+
+	{"exception code", CheckExceptionRecord, add(0xF00)},
+	{"exception flags", CheckExceptionRecord, set(0xF04, 4, 0)},
+	{"nested exception", CheckExceptionRecord, set(0xF08, 8, 0xFFFFF80000001000)},
+	{"exception elsewhere", CheckExceptionRecord, set(0xF10, 8, 0xFFFFF80000001000)},
+	{"exception parameters", CheckExceptionRecord, set(0xF18, 4, 2)},
+
+	{"writer failed", CheckOtherFields, set(0x1048, 4, 1)},
+	{"obsolete contexts", CheckOtherFields, set(0x104D, 1, 1)},
+	{"encrypted", CheckOtherFields, set(0x1050, 4, 0x100)},
+	{"minidump fields", CheckOtherFields, set(0x1038, 4, 0xCFF)},
+	{"secondary data", CheckOtherFields, set(0x103C, 4, 0)},
+	{"comment without end", CheckOtherFields, func(_ *testing.T, _ *lab, b []byte) []byte {
+		copy(b[0xFB0:], bytes.Repeat([]byte("c"), 128))
+		return b
+	}},
+
+	{"page table not aligned", CheckDirectoryTable, func(_ *testing.T, _ *lab, b []byte) []byte { b[0x10] |= 2; return b }},
+	{"page table not in the dump", CheckDirectoryTable, set(0x10, 8, 0xA0000)},
+	{"page table beyond memory", CheckDirectoryTable, set(0x10, 8, 1<<40)},
+	{"page table that is none", CheckDirectoryTable, func(_ *testing.T, l *lab, b []byte) []byte {
+		return put(b, 0x10, 8, uint64(l.Truth.DirectoryTableBase)+phys.PageSize)
+	}},
+	{"page table of another process", CheckProcesses, func(t *testing.T, l *lab, b []byte) []byte {
+		for _, p := range l.Truth.Processes {
+			if p.PID != 4 && p.DirectoryTableBase != l.Truth.DirectoryTableBase {
+				return put(b, 0x10, 8, uint64(p.DirectoryTableBase))
+			}
+		}
+		t.Fatal("the guest has one process")
+		return nil
+	}},
+	{"a table is not in the dump", CheckPageTables, func(t *testing.T, l *lab, b []byte) []byte {
+		spare, _ := l.Spare()
+		entry, ok := l.EntryAddr(spare, 2)
+		if !ok {
+			t.Fatal("the spare area has no page table")
+		}
+		return put(b, l.fileOffset(t, entry), 8, 0xA0000|0x63)
+	}},
+
+	{"no KUSER", CheckKUSER, func(t *testing.T, l *lab, b []byte) []byte {
+		clear(b[l.at(t, 0xFFFFF78000000000):][:phys.PageSize])
+		return b
+	}},
+
+	{"KDBG tag", CheckKDBG, in(kdbgField(0x10), 4, 0x4742444C)},
+	{"KDBG size", CheckKDBG, in(kdbgField(0x14), 4, 7)},
+	{"KDBG left encoded", CheckKDBG, func(t *testing.T, l *lab, b []byte) []byte {
+		block := make([]byte, len(l.Truth.KDBGPlain))
+		if err := l.ReadVirt(l.Truth.KDBG, block); err != nil {
+			t.Fatal(err)
+		}
+		copy(b[l.at(t, l.Truth.KDBG):], block)
+		return b
+	}},
+	{"KDBG elsewhere", CheckKDBG, func(_ *testing.T, l *lab, b []byte) []byte { return put(b, 0x80, 8, uint64(l.Truth.KDBG)+8) }},
+	{"KDBG nowhere", CheckKDBG, set(0x80, 8, 0xFFFFF80000000000)},
+
+	{"module list head", CheckListHeads, func(_ *testing.T, l *lab, b []byte) []byte {
+		return put(b, 0x20, 8, uint64(l.Truth.PsLoadedModuleList)+8)
+	}},
+	{"process list head", CheckListHeads, func(_ *testing.T, l *lab, b []byte) []byte {
+		return put(b, 0x28, 8, uint64(l.Truth.PsActiveProcessHead)+16)
+	}},
+
+	{"kernel without MZ", CheckKernel, in(func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.KernelBase }, 2, 0)},
+	{"KernBase of another image", CheckKernel, func(t *testing.T, l *lab, b []byte) []byte {
+		return put(b, l.at(t, l.Truth.KDBG+0x18), 8, uint64(l.Truth.Modules[1].Base))
+	}},
+
+	{"build", CheckVersion, add(0x0C)},
+	{"checked build", CheckVersion, set(0x08, 4, 0xC)},
+	{"product", CheckVersion, add(0x1040)},
+	{"suite", CheckVersion, add(0x1044)},
+	{"boot id", CheckVersion, add(0x1054)},
+	{"no time", CheckVersion, set(0xFA8, 8, 0)},
+	{"no uptime", CheckVersion, set(0x1030, 8, 0xFFFFFFFFFFFF)},
+
+	{"module list leads nowhere", CheckModules, in(func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.PsLoadedModuleList }, 8, 0x1000)},
+	{"module list without the kernel", CheckModules, in(kernelModule(0x30), 8, 0xFFFFF80000100000)},
+	{"module of no size", CheckModules, in(kernelModule(0x40), 4, 0)},
+
+	{"System has another page table", CheckProcesses, in(systemProcess(0x28), 8, 0x3000)},
+	{"process list leads nowhere", CheckProcesses, func(t *testing.T, l *lab, b []byte) []byte {
+		return put(b, l.at(t, l.pointer(t, l.Truth.PsActiveProcessHead)), 8, 0xFFFFF80000000008)
+	}},
+
+	{"one processor more", CheckProcessors, add(0x34)},
+	{"no processors", CheckProcessors, set(0x34, 4, 0)},
+	{"KiProcessorBlock without the last", CheckProcessors, func(t *testing.T, l *lab, b []byte) []byte {
+		last := len(l.Truth.Processors) - 1
+		return put(b, l.at(t, l.kdbg(0x218)+phys.VirtAddr(8*last)), 8, 0)
+	}},
+
+	{"MxCsr twice", CheckContexts, in(contextOf(1, 0x34), 4, 0x1F00)},
+	{"no context", CheckContexts, func(t *testing.T, l *lab, b []byte) []byte {
+		for i := range phys.VirtAddr(0x4D0) {
+			b[l.at(t, l.Truth.Processors[1].Context+i)] = 0
+		}
+		return b
+	}},
+	{"context flags", CheckContexts, in(contextOf(2, 0x30), 4, 0x10001)},
+	{"null SS", CheckContexts, in(contextOf(2, 0x42), 2, 0)},
+	{"null DS", CheckContexts, in(contextOf(0, 0x3A), 2, 0)},
+	{"EFLAGS", CheckContexts, in(contextOf(1, 0x44), 4, 0)},
+	{"RIP", CheckContexts, in(contextOf(1, 0xF8), 8, 0x8000_0000_0000_0000)},
+	{"RSP", CheckContexts, in(contextOf(1, 0x98), 8, 0x8000_0000_0000_0000)},
+
+	{"header's RSP", CheckHeaderContext, add(0x348 + 0x98)},
+	{"header's MxCsr", CheckHeaderContext, add(0x348 + 0x34)},
+	{"bytes behind the header's context", CheckHeaderContext, set(0x348+0x4D0, 1, 1)},
+}
+
+func TestEachCorruptionFailsOneCheck(t *testing.T) {
+	l := newLab(t, ntlab.Config{})
+	good := l.write(t, dump.Options{Compression: dump.CompressionNone, SkipHash: true})
+	bad := make([]byte, len(good))
+	seen := map[string]bool{}
+	for _, c := range corruptions {
+		copy(bad, good)
+		r := verified(t, c.make(t, l, bad), Options{SkipFrames: true})
+		var failed []string
+		for _, f := range r.Failed() {
+			failed = append(failed, f.Name+": "+f.Detail)
+			if f.Name != c.want || f.Detail == "" {
+				t.Errorf("%s: %q failed: %s; want only %q", c.name, f.Name, f.Detail, c.want)
+			}
+		}
+		if r.OK || len(failed) != 1 {
+			t.Errorf("%s: OK = %v, failed %q, skipped %q; want %q to fail", c.name, r.OK, failed, r.Skipped, c.want)
+		}
+		seen[c.want] = true
+	}
+	for _, c := range checks {
+		if !seen[c.name] && c.name != CheckFrames {
+			t.Errorf("no corruption makes %q fail", c.name)
+		}
+	}
+}
+
+func TestCorruptFrame(t *testing.T) {
+	l := newLab(t, ntlab.Config{})
+	b := l.write(t, dump.Options{})
+	// The seek table's checksum of a frame that nothing in the guest is in.
+	n := int(binary.LittleEndian.Uint32(b[len(b)-9:]))
+	b[len(b)-9-12*n+12*(1+l.emptyFrame(t))+8] ^= 1
+	r := verified(t, b, Options{})
+	failed := r.Failed()
+	if len(failed) != 1 || failed[0].Name != CheckFrames || r.OK {
+		t.Errorf("failed %+v; want only %q", failed, CheckFrames)
+	}
+	if r := verified(t, b, Options{SkipFrames: true}); !r.OK {
+		t.Errorf("without looking at the frames failed %+v; want none", r.Failed())
+	}
+}
+
+func TestSkippedChecksAreNamed(t *testing.T) {
+	l := newLab(t, ntlab.Config{})
+	b := l.write(t, dump.Options{Compression: dump.CompressionNone})
+	put(b, l.at(t, l.Truth.KDBG+0x10), 4, 0)
+	r := verified(t, b, Options{})
+	want := []string{CheckListHeads, CheckKernel, CheckVersion, CheckModules, CheckProcesses, CheckProcessors, CheckContexts, CheckHeaderContext}
+	if !slices.Equal(r.Skipped, want) {
+		t.Errorf("skipped %q; want %q", r.Skipped, want)
+	}
+}
+
+func TestGzipCannotBeVerified(t *testing.T) {
+	b := newLab(t, ntlab.Config{}).write(t, dump.Options{Compression: dump.CompressionGzip})
+	f, err := dump.NewFile(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if r, err := Verify(context.Background(), f, Options{}); r != nil || !errors.Is(err, dump.ErrSequential) {
+		t.Errorf("Verify = %v, %v; want ErrSequential", r, err)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	b := newLab(t, ntlab.Config{}).write(t, dump.Options{})
+	f, err := dump.NewFile(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if r, err := Verify(ctx, f, Options{}); r != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("Verify = %v, %v; want context.Canceled", r, err)
+	}
+}
