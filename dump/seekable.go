@@ -80,7 +80,7 @@ func (b *seekableBody) decode(dst []byte, i int) ([]byte, error) {
 		return nil, fmt.Errorf("read frame %d at file offset %#x: %w", i, f.at, err)
 	}
 	if int(f.expanded) == b.zeroLen && int(f.stored) == b.zeroStored {
-		if z := b.zero(); bytes.Equal(src, z.stored) {
+		if z := b.zero(); bytes.Equal(src, z.stored) && (!b.table.checksums || f.sum == zstdChecksum(src)) {
 			return z.expanded, nil
 		}
 	}
