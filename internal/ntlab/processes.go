@@ -11,7 +11,7 @@ type process struct {
 	userDTB phys.Addr // with KVA shadow, else 0
 	peb     phys.VirtAddr
 	code    phys.VirtAddr // a page of the program, executable
-	stack   phys.VirtAddr // the base of a user stack
+	stacks  phys.VirtAddr // user stacks, one page each for every processor
 	tebs    phys.VirtAddr // TEBs, one page each for every processor
 }
 
@@ -111,11 +111,11 @@ func (b *builder) placeUserHalf(p *process, r *rng) {
 	r.fill(code)
 	check(b.WriteVirtIn(p.dtb, p.code, code))
 
-	check(b.mapFresh(p.dtb, high, 4, userData))
-	p.stack = high + 0x4000
-	p.peb = high + 0x10000
+	p.stacks = high - 0x10000000
+	check(b.mapFresh(p.dtb, p.stacks, uint64(b.Config.CPUs), userData))
+	p.peb = high
 	check(b.mapFresh(p.dtb, p.peb, 1, userData))
-	p.tebs = high + 0x20000
+	p.tebs = high + phys.PageSize
 	for i := range b.Config.CPUs {
 		teb := p.tebs + phys.VirtAddr(i<<phys.PageShift)
 		check(b.mapFresh(p.dtb, teb, 1, userData))
@@ -126,8 +126,9 @@ func (b *builder) placeUserHalf(p *process, r *rng) {
 		check(b.WriteVirtIn(p.dtb, teb+0x60, self[:])) // ProcessEnvironmentBlock
 	}
 	// Paged out, and demand-zero: neither is memory.
-	check(b.MapPage(p.dtb, high+0x100000, phys.PFN(r.below(1<<20)), 1, 0x80))
-	check(b.MapPage(p.dtb, high+0x101000, 0, 1, 0x80))
+	absent := high - 0x20000000
+	check(b.MapPage(p.dtb, absent, 0, 1, r.below(1<<20)<<32|0x80))
+	check(b.MapPage(p.dtb, absent+phys.PageSize, 0, 1, 0x80))
 }
 
 // placeShadows gives each process the user half of its tables and of the

@@ -54,7 +54,7 @@ func (b *builder) fillMode(g *phys.Registers, i int, r *rng) {
 	g.FS = phys.Segment{Selector: selUserTEB, Limit: 0x3c00, Flags: descUserTEB >> 32 & 0xf0ff00}
 	if b.Config.UserMode {
 		g.RIP = uint64(c.process.code) + r.below(phys.PageSize)
-		g.RSP = uint64(c.process.stack) - r.between(8, 0x180)*8 - uint64(i)*0x200
+		g.RSP = uint64(c.process.stacks) + uint64(i)<<phys.PageShift + r.below(phys.PageSize/8)*8
 		g.CS = phys.Segment{Selector: selUserCode, Flags: descUserCode >> 32 & 0xf0ff00}
 		g.SS = data
 		g.GS.Base, g.KernelGSBase = uint64(c.teb), uint64(kpcr)
