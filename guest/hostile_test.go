@@ -383,12 +383,70 @@ func TestHostileTablesEnd(t *testing.T) {
 
 	cpu := im.Registers()[0]
 	cpu.CR3 = uint64(root[0].Addr())
-	s, err := guest.Discover(t.Context(), im, im.RAM(), []phys.Registers{cpu})
+	r := &countingReader{Reader: im}
+	s, err := guest.Discover(t.Context(), r, im.RAM(), []phys.Registers{cpu})
 	if err != nil {
 		t.Fatalf("Discover failed: %v", err)
 	}
+	if r.bytes < 1<<30 || r.bytes > 3<<30 {
+		t.Errorf("%d bytes were read; want the budget of 2 GiB and little else", r.bytes)
+	}
 	if s.DirectoryTableBase != im.Truth.DirectoryTableBase {
 		t.Errorf("DirectoryTableBase = %#x; want %#x", s.DirectoryTableBase, im.Truth.DirectoryTableBase)
+	}
+}
+
+// A System process whose page table shows other shared data than the
+// processor's does is not followed from that processor.
+func TestForgedSystemProcess(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 32})
+	pages, err := im.AllocPhys(5) // PML4, PDPT, PD, PT, KUSER
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := make([]byte, phys.PageSize)
+	copyOf := func(to phys.PFN, from phys.Addr, entry phys.VirtAddr, next phys.PFN) {
+		if err := im.ReadPhys(t.Context(), page, from); err != nil {
+			t.Fatal(err)
+		}
+		if next != 0 {
+			binary.LittleEndian.PutUint64(page[8*entry:], uint64(next.Addr())|0x63)
+		}
+		if err := im.WritePhys(to.Addr(), page); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := im.Truth.DirectoryTableBase
+	for level := 4; level >= 0; level-- {
+		var index phys.VirtAddr
+		var next phys.PFN
+		if level > 0 {
+			index, next = guest.KUSERAddress>>(12+9*(level-1))&0x1FF, pages[5-level]
+		}
+		at, ok := im.EntryAddr(guest.KUSERAddress, max(level, 1))
+		if !ok {
+			t.Fatalf("no level %d entry for the shared data", level)
+		}
+		copyOf(pages[4-level], from, index, next)
+		var e [8]byte
+		if err := im.ReadPhys(t.Context(), e[:], at); err != nil {
+			t.Fatal(err)
+		}
+		from = phys.Addr(binary.LittleEndian.Uint64(e[:]) & 0x000F_FFFF_FFFF_F000)
+	}
+	var e [8]byte
+	binary.LittleEndian.PutUint64(e[:], uint64(pages[0].Addr())|0x63)
+	if err := im.WritePhys(pages[0].Addr()+phys.Addr(8*im.Truth.SelfMapSlot), e[:]); err != nil {
+		t.Fatal(err)
+	}
+	space := guest.NewAddressSpace(im, im.RAM(), pages[0].Addr())
+	if _, err := guest.ReadKUSER(t.Context(), space); err != nil {
+		t.Fatalf("the forged page table doesn't work: %v", err)
+	}
+	write(t, im, im.Truth.SystemProcess+0x28, uint64(pages[0].Addr()))
+	s, err := discover(t, im)
+	if err == nil && strings.HasPrefix(s.Witness, "vCPU") {
+		t.Errorf("Discover believed it on the word of %s", s.Witness)
 	}
 }
 

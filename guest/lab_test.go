@@ -1,7 +1,10 @@
 package guest_test
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -103,6 +106,9 @@ func checkSystem(t *testing.T, im *ntlab.Image, s *guest.System, vcpus bool) {
 	}
 	if s.Arch != guest.MachineAMD64 || s.NtBuildNumber>>28 != 0xF || s.Space.Root() != truth.DirectoryTableBase {
 		t.Errorf("Arch %#x, NtBuildNumber %#x, Space.Root %#x", s.Arch, s.NtBuildNumber, s.Space.Root())
+	}
+	if got := s.Origins["DirectoryTableBase"]; vcpus && got != "PsInitialSystemProcess" {
+		t.Errorf("origin of DirectoryTableBase = %q", got)
 	}
 	if len(s.Warnings) != 0 {
 		t.Errorf("Warnings = %q; want none", s.Warnings)
@@ -210,5 +216,120 @@ func TestOpen(t *testing.T) {
 			continue
 		}
 		checkSystem(t, im, s, false)
+	}
+}
+
+// What is tried first is what costs least.
+func TestWitness(t *testing.T) {
+	for _, tt := range []struct {
+		config ntlab.Config
+		regs   bool
+		want   string
+	}{
+		{ntlab.Config{}, true, "vCPU 0 CR3"},
+		{ntlab.Config{UserMode: true}, true, "vCPU 0 CR3"},
+		{ntlab.Config{UserMode: true, KPTI: true}, true, "vCPU 0 KPRCB"},
+		{ntlab.Config{UserMode: true, KPTI: true, MonitorRegisters: true}, true, "low stub at 0x"},
+		{ntlab.Config{UserMode: true, KPTI: true, MonitorRegisters: true, NoLowStub: true}, true, "self-map scan at 0x"},
+		{ntlab.Config{}, false, "low stub at 0x"},
+		{ntlab.Config{NoLowStub: true}, false, "self-map scan at 0x"},
+	} {
+		im := build(t, tt.config)
+		cpus := im.Registers()
+		if !tt.regs {
+			cpus = nil
+		}
+		s, err := guest.Discover(t.Context(), im, im.RAM(), cpus)
+		if err != nil {
+			t.Errorf("%+v: Discover failed: %v", tt.config, err)
+			continue
+		}
+		if !strings.HasPrefix(s.Witness, tt.want) || s.DirectoryTableBase != im.Truth.DirectoryTableBase {
+			t.Errorf("%+v: Witness = %q, DirectoryTableBase = %#x; want %q, %#x", tt.config,
+				s.Witness, s.DirectoryTableBase, tt.want, im.Truth.DirectoryTableBase)
+		}
+	}
+}
+
+// Kernels mapped by 4 KiB pages may have their export directory paged out;
+// then the KDBG alone has to do.
+func TestKernelWithoutExports(t *testing.T) {
+	for _, p := range ntlab.Profiles() {
+		im := build(t, ntlab.Config{Profile: p, Seed: 9, SmallPages: true})
+		k, err := guest.ReadImage(t.Context(), guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase), im.Truth.KernelBase)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(k.Sections, func(s guest.Section) bool { return s.Name == ".edata" })
+		if i < 0 {
+			t.Fatalf("%s has no .edata", p)
+		}
+		pte, ok := im.EntryAddr(k.Base+phys.VirtAddr(k.Sections[i].VirtualAddress), 1)
+		if !ok {
+			t.Fatalf("%s: .edata is not mapped by 4 KiB pages", p)
+		}
+		if err := im.WritePhys(pte, make([]byte, 8)); err != nil {
+			t.Fatal(err)
+		}
+		s, err := guest.Discover(t.Context(), im, im.RAM(), im.Registers())
+		if err != nil {
+			t.Errorf("%s: Discover failed: %v", p, err)
+			continue
+		}
+		if got := s.Origins["DirectoryTableBase"]; got != "PsActiveProcessHead" {
+			t.Errorf("%s: origin of DirectoryTableBase = %q; want PsActiveProcessHead", p, got)
+		}
+		s.Origins["DirectoryTableBase"] = "PsInitialSystemProcess" // all else is as ever
+		checkSystem(t, im, s, true)
+	}
+}
+
+// Pages that Windows has trimmed but not reused are read like any other.
+func TestOddMappings(t *testing.T) {
+	for _, p := range ntlab.Profiles() {
+		im := build(t, ntlab.Config{Profile: p, Seed: 10, Memory: 5 << 30})
+		space := guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase)
+		kinds := map[ntlab.MappingKind]int{}
+		for _, m := range im.Truth.Mappings {
+			kinds[m.Kind]++
+			got, err := space.Translate(t.Context(), m.VA+0x123)
+			var want guest.Mapping
+			switch m.Kind {
+			case ntlab.MappingTransition:
+				want = guest.Mapping{Size: 1 << 12, Transition: true}
+			case ntlab.MappingLarge:
+				want = guest.Mapping{Size: 1 << 21}
+			case ntlab.MappingHuge:
+				want = guest.Mapping{Size: 1 << 30}
+			default:
+				if !errors.Is(err, guest.ErrNotPresent) {
+					t.Errorf("%s: %s at %#x: %+v, %v; want ErrNotPresent", p, m.Kind, uint64(m.VA), got, err)
+				}
+				continue
+			}
+			if err != nil || got.Addr != m.PFN.Addr()+0x123 || got.Size != want.Size || got.Transition != want.Transition {
+				t.Errorf("%s: %s at %#x: %+v, %v; want PFN %#x", p, m.Kind, uint64(m.VA), got, err, uint64(m.PFN))
+			}
+		}
+		for _, k := range []ntlab.MappingKind{ntlab.MappingTransition, ntlab.MappingPrototype, ntlab.MappingPagefile, ntlab.MappingLarge} {
+			if kinds[k] == 0 {
+				t.Errorf("%s: no %s mapping was tried", p, k)
+			}
+		}
+	}
+}
+
+func TestOpenWithAnotherProcess(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 11, PlainKDBG: true})
+	i := slices.IndexFunc(im.Truth.Processes, func(p ntlab.Process) bool {
+		return p.PID != 4 && p.DirectoryTableBase != im.Truth.DirectoryTableBase
+	})
+	other := im.Truth.Processes[i].DirectoryTableBase
+	s, err := guest.Open(t.Context(), im, im.RAM(), other, im.Truth.KDBG)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.DirectoryTableBase != other || !hasWarning(s, "System process") {
+		t.Errorf("DirectoryTableBase = %#x, warnings %q; want %#x and a warning", s.DirectoryTableBase, s.Warnings, other)
 	}
 }

@@ -258,6 +258,81 @@ func TestImageAtBadAddress(t *testing.T) {
 	}
 }
 
+// onePage is an AMD64 kernel image of one page: two exports, alpha at 0x500
+// and beta at 0x510, and a CodeView record.
+func onePage() []byte {
+	b := make([]byte, phys.PageSize)
+	le := binary.LittleEndian
+	words := func(at int, v ...uint32) {
+		for i, w := range v {
+			le.PutUint32(b[at+4*i:], w)
+		}
+	}
+	const pe, opt = 0x80, 0x98
+	copy(b, "MZ")
+	words(dosLfanew, pe)
+	copy(b[pe:], "PE\x00\x00\x64\x86\x01\x00")
+	le.PutUint16(b[pe+20:], 240)
+	le.PutUint16(b[opt:], 0x20B)
+	words(opt+56, 0x1000, 0x400)
+	words(opt+108, 16, 0x600, 0x200)
+	words(opt+112+8*6, 0x900, 28)
+	copy(b[opt+240:], ".text")
+	words(opt+240+8, 0xC00, 0x400)
+	words(0x600+12, 0x700, 1, 2, 2, 0x640, 0x650, 0x660)
+	words(0x640, 0x500, 0x510)
+	words(0x650, 0x720, 0x730)
+	words(0x660, 1<<16)
+	copy(b[0x700:], "ntoskrnl.exe")
+	copy(b[0x720:], "alpha")
+	copy(b[0x730:], "beta")
+	words(0x900+12, 2, 24+13, 0x940)
+	copy(b[0x940:], "RSDS")
+	copy(b[0x958:], "ntkrnlmp.pdb")
+	return b
+}
+
+func TestIsKernel(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(b []byte)
+		want bool
+	}{
+		{"as it is", func([]byte) {}, true},
+		{"32-bit machine", func(b []byte) { copy(b[0x84:], "\x4C\x01") }, false},
+		{"ARM64", func(b []byte) { copy(b[0x84:], "\x64\xAA") }, false},
+		{"only the PDB tells", func(b []byte) { copy(b[0x700:], "other") }, true},
+		{"only the export name tells", func(b []byte) { copy(b[0x958:], "other") }, true},
+		{"nothing tells", func(b []byte) { copy(b[0x700:], "other"); copy(b[0x958:], "other") }, false},
+	}
+	for _, tt := range tests {
+		b := onePage()
+		tt.edit(b)
+		im, err := ReadImage(t.Context(), flatMemory{imageBase, b}, imageBase)
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if got := isKernel(t.Context(), im); got != tt.want {
+			t.Errorf("%s: isKernel = %v; want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestForwardedExport(t *testing.T) {
+	b := onePage()
+	binary.LittleEndian.PutUint32(b[0x644:], 0x7F0) // in the export directory: "HAL.Function"
+	im, err := ReadImage(t.Context(), flatMemory{imageBase, b}, imageBase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, err := im.Export(t.Context(), "alpha"); err != nil || at != imageBase+0x500 {
+		t.Errorf("Export(alpha) = %#x, %v; want %#x", uint64(at), err, uint64(imageBase+0x500))
+	}
+	if at, err := im.Export(t.Context(), "beta"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Export(beta), which is forwarded, = %#x, %v; want ErrNotFound", uint64(at), err)
+	}
+}
+
 func TestIsKernelPDB(t *testing.T) {
 	for name, want := range map[string]bool{
 		"ntkrnlmp.pdb": true, "ntkrnlpa.pdb": true, "ntoskrnl.pdb": true, "NTKRNLMP.PDB": true,
@@ -273,6 +348,7 @@ func FuzzPE(f *testing.F) {
 	good, _, _ := committedImage(f)
 	f.Add(good)
 	f.Add(good[:0x1000])
+	f.Add(onePage())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		mem := flatMemory{imageBase, b}
 		im, err := ReadImage(t.Context(), mem, imageBase)

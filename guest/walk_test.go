@@ -185,6 +185,22 @@ func TestReadVirt(t *testing.T) {
 	}
 }
 
+// What isn't in the RAM map is never read, even where a reader would: it may
+// be a device.
+func TestOnlyRAMIsRead(t *testing.T) {
+	m := tables()
+	m.set(4, 3, 0x20<<12|userW)
+	m.set(4, 4, 0x1F<<12|userW)
+	m.set(4, 5, 0x20<<12|userW)
+	m.set(2, 5, 0x20<<12|userW)
+	s := NewAddressSpace(m, phys.Runs{{Base: 0, Pages: 0x20}}, 0x1000)
+	for _, at := range []phys.VirtAddr{testVA + 0x3000, testVA + 0x4FFF, testVA + 5<<30} {
+		if err := s.ReadVirt(t.Context(), make([]byte, 2), at); !errors.Is(err, phys.ErrNotRAM) {
+			t.Errorf("ReadVirt(%#x) error = %v; want phys.ErrNotRAM", uint64(at), err)
+		}
+	}
+}
+
 // A page table that is changed is seen as it was until it is dropped.
 func TestAddressSpaceKeepsTables(t *testing.T) {
 	m := tables()
