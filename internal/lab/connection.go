@@ -20,8 +20,8 @@ type Connection struct {
 	Socket string // libvirtd's Unix socket
 	User   *User  // who libvirt and QEMU's files belong to; nil: this process's own user
 
-	state string   // folder of locks and pid files
-	guard *os.File // shared lock: somebody needs the daemons
+	state   string // folder of locks and pid files
+	release func() // of the shared lock that says that somebody needs the daemons
 }
 
 // Open connects to libvirt, starting its daemons where none answer.
@@ -84,17 +84,17 @@ func (c *Connection) Virsh(ctx context.Context, args ...string) (string, error) 
 // Close lets go of the daemons and stops them if the lab started them, nobody
 // else uses them and no domain is left that they should look after.
 func (c *Connection) Close() error {
-	if c.guard == nil {
+	if c.release == nil {
 		return nil
 	}
-	mutex, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
+	unlock, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
-	defer mutex.Close()
+	defer unlock()
 	domains, err := c.Virsh(context.Background(), "list", "--all", "--name")
-	c.guard.Close()
-	c.guard = nil
+	c.release()
+	c.release = nil
 	if err != nil || strings.TrimSpace(domains) != "" {
 		return err
 	}
@@ -105,7 +105,7 @@ func (c *Connection) Close() error {
 	if err != nil {
 		return err
 	}
-	defer last.Close()
+	defer last()
 	return c.stopDaemons()
 }
 
@@ -124,12 +124,13 @@ func output(cmd *exec.Cmd) (string, error) {
 	return out.String(), nil
 }
 
-// lock opens path and takes flock(2) on it; closing the file releases it.
-func lock(path string, how int) (*os.File, error) {
+// lock takes flock(2) on path, a file that it makes where need be.
+func lock(path string, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	unlock = func() { _ = f.Close() }
 	for {
 		err = unix.Flock(int(f.Fd()), how)
 		if !errors.Is(err, unix.EINTR) {
@@ -137,8 +138,8 @@ func lock(path string, how int) (*os.File, error) {
 		}
 	}
 	if err != nil {
-		f.Close()
+		unlock()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return f, nil
+	return unlock, nil
 }

@@ -24,11 +24,11 @@ var daemons = []daemon{{"virtlogd", "virtlogd-sock"}, {"libvirtd", "libvirt-sock
 // startDaemons makes sure that the daemons answer, and registers this
 // connection as one of their users.
 func (c *Connection) startDaemons(ctx context.Context) error {
-	mutex, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
+	unlock, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
-	defer mutex.Close()
+	defer unlock()
 	if c.Kind == System {
 		if err := errors.Join(mountHugepages(), shareKVM()); err != nil {
 			return err
@@ -43,7 +43,7 @@ func (c *Connection) startDaemons(ctx context.Context) error {
 			return err
 		}
 	}
-	c.guard, err = lock(filepath.Join(c.state, "use.lock"), unix.LOCK_SH)
+	c.release, err = lock(filepath.Join(c.state, "use.lock"), unix.LOCK_SH)
 	return err
 }
 
@@ -55,7 +55,7 @@ func answers(socket string) bool {
 	if err != nil {
 		return false
 	}
-	conn.Close()
+	_ = conn.Close()
 	return true
 }
 
@@ -91,7 +91,7 @@ func stopDaemon(name, pidFile string) error {
 	if err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	if err != nil || strings.TrimSpace(string(comm)) != name {
 		return os.Remove(pidFile)

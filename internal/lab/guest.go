@@ -43,13 +43,9 @@ func Up(ctx context.Context, s Spec) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
 	}
-	windows, err := phys.NewRuns(im.Truth.Runs...)
-	if err != nil {
-		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
-	}
 	p, err := boot.Prepare(im, boot.Options{
 		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
-		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed, Windows: windows,
+		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
@@ -102,9 +98,12 @@ func prepare(ctx context.Context, s Spec) (*Guest, error) {
 	}
 	g := &Guest{Connection: c, Name: Prefix + s.Name, Spec: s}
 	if g.dir, err = makeDir(c, s.Name); err == nil && s.Backing == HugeTLB {
-		err = reserveHugepages(s.MemoryMiB)
+		err = reserveHugepages(g.dir, s.MemoryMiB)
 	}
 	if err != nil {
+		if g.dir != "" {
+			err = errors.Join(err, returnHugepages(g.dir), os.RemoveAll(g.dir))
+		}
 		return nil, errors.Join(err, c.Close())
 	}
 	return g, nil
@@ -116,7 +115,7 @@ func (g *Guest) start(ctx context.Context, f files, ready string) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close()
+	defer w.close()
 	f.serial = filepath.Join(g.dir, "serial")
 	path, err := g.writeXML(f)
 	if err != nil {
@@ -178,7 +177,7 @@ func (g *Guest) Close() error { return g.Down() }
 
 // Down ends the guest and removes all that belongs to it.
 func (g *Guest) Down() error {
-	return errors.Join(remove(g.Connection, g.Name), os.RemoveAll(g.dir), g.Connection.Close())
+	return down(g.Connection, g.Name, g.dir)
 }
 
 // Down ends the guest called name, without Prefix, that another process has
@@ -201,7 +200,15 @@ func Down(ctx context.Context, k Kind, name string) error {
 	if err != nil {
 		return errors.Join(err, c.Close())
 	}
-	return errors.Join(remove(c, Prefix+name), os.RemoveAll(dir), c.Close())
+	return down(c, Prefix+name, dir)
+}
+
+// down ends a domain, then removes what belongs to it.
+func down(c *Connection, domain, dir string) error {
+	if err := remove(c, domain); err != nil {
+		return errors.Join(err, c.Close()) // its folder says that there is something left
+	}
+	return errors.Join(returnHugepages(dir), os.RemoveAll(dir), c.Close())
 }
 
 // remove destroys and undefines a domain, in so far as it exists.
@@ -239,7 +246,11 @@ func List(ctx context.Context, k Kind) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	out, err := list(ctx, c)
+	return out, errors.Join(err, c.Close())
+}
+
+func list(ctx context.Context, c *Connection) (map[string]string, error) {
 	names, err := c.Virsh(ctx, "list", "--all", "--name")
 	if err != nil {
 		return nil, err

@@ -52,21 +52,25 @@ func writeReadable(path string, b []byte) error {
 	return errors.Join(os.WriteFile(path, b, 0o644), os.Chmod(path, 0o644))
 }
 
-// reserveHugepages makes sure that so much memory is free in 2 MiB pages.
-func reserveHugepages(mib uint64) error {
-	const root = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
-	read := func(name string) (uint64, error) {
-		b, err := os.ReadFile(root + name)
-		if err != nil {
-			return 0, err
-		}
-		return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+// hugepages is where Linux counts its 2 MiB pages.
+const hugepages = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+func readHugepages(name string) (uint64, error) {
+	b, err := os.ReadFile(hugepages + name)
+	if err != nil {
+		return 0, err
 	}
-	total, err := read("nr_hugepages")
+	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+}
+
+// reserveHugepages makes sure that so much memory is free in 2 MiB pages, and
+// notes in dir how many it had to add.
+func reserveHugepages(dir string, mib uint64) error {
+	total, err := readHugepages("nr_hugepages")
 	if err != nil {
 		return fmt.Errorf("2 MiB pages on this host: %w", err)
 	}
-	free, err := read("free_hugepages")
+	free, err := readHugepages("free_hugepages")
 	if err != nil {
 		return err
 	}
@@ -74,13 +78,38 @@ func reserveHugepages(mib uint64) error {
 	if free >= need {
 		return nil
 	}
-	if err := os.WriteFile(root+"nr_hugepages", []byte(strconv.FormatUint(total+need-free, 10)), 0o644); err != nil {
+	add := strconv.FormatUint(need-free, 10)
+	if err := writeReadable(filepath.Join(dir, "hugepages"), []byte(add)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(hugepages+"nr_hugepages", []byte(strconv.FormatUint(total+need-free, 10)), 0o644); err != nil {
 		return fmt.Errorf("reserve 2 MiB pages: %w", err)
 	}
-	if free, err = read("free_hugepages"); err != nil || free < need {
-		return fmt.Errorf("reserve %d pages of 2 MiB: the host has %d free: %w", need, free, err)
+	if free, err = readHugepages("free_hugepages"); err != nil || free < need {
+		return fmt.Errorf("reserve %d pages of 2 MiB: the host has %d: %w", need, free, errors.Join(err, unix.ENOMEM))
 	}
 	return nil
+}
+
+// returnHugepages gives back what reserveHugepages added for the guest of dir.
+func returnHugepages(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, "hugepages"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	added, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil {
+		return err
+	}
+	total, err := readHugepages("nr_hugepages")
+	if err != nil {
+		return err
+	}
+	left := total - min(total, added)
+	return os.WriteFile(hugepages+"nr_hugepages", []byte(strconv.FormatUint(left, 10)), 0o644)
 }
 
 // watcher waits for text in a file that somebody else writes.
@@ -97,18 +126,18 @@ func watch(dir, name string) (*watcher, error) {
 		return nil, fmt.Errorf("watch %s: %w", dir, err)
 	}
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, fmt.Errorf("watch %s: %w", dir, err)
 	}
 	return &watcher{filepath.Join(dir, name), os.NewFile(uintptr(fd), "inotify")}, nil
 }
 
-// Close ends the watch.
-func (w *watcher) Close() error { return w.notices.Close() }
+// close ends the watch, and a wait that is under way.
+func (w *watcher) close() { _ = w.notices.Close() }
 
 // line waits until the file holds a line that contains text.
 func (w *watcher) line(ctx context.Context, text string) error {
-	stop := context.AfterFunc(ctx, func() { w.notices.Close() })
+	stop := context.AfterFunc(ctx, w.close)
 	defer stop()
 	buf := make([]byte, 4096)
 	for {

@@ -106,3 +106,7 @@ func (im *Image) Populated() phys.Runs {
 	}
 	return out
 }
+
+// Free returns the pages of Windows' runs above 1 MiB that the guest doesn't
+// use: nothing maps them, and they aren't filled.
+func (im *Image) Free() phys.Runs { return im.freeRuns() }

@@ -36,6 +36,8 @@ type Image interface {
 	Registers() []phys.Registers
 	// Pages yields the pages that hold anything, in ascending order.
 	Pages() iter.Seq2[phys.PFN, *[phys.PageSize]byte]
+	// Free is the RAM that the guest doesn't use.
+	Free() phys.Runs
 	// WritePhys writes memory that is RAM.
 	WritePhys(at phys.Addr, b []byte) error
 	// AllocPages returns n pages of writable, nonpaged kernel memory.
@@ -66,13 +68,11 @@ type Options struct {
 	DirectoryTableBase phys.Addr
 
 	// FillPages is how many of the image's unused pages the guest fills
-	// before it is ready, with Mix, deterministically from Seed. They lie in
-	// Windows, the runs that Windows says it owns; fewer are filled where it
-	// has no more to give.
+	// before it is ready, with Mix, deterministically from Seed; all of them
+	// where there are fewer.
 	FillPages uint64
 	Mix       Mix
 	Seed      uint64
-	Windows   phys.Runs
 }
 
 // Info says what a prepared guest does and where, for those who look at it

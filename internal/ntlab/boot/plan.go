@@ -8,11 +8,11 @@ import (
 )
 
 // What SeaBIOS uses while it runs, generously: the first MiB, and the top of
-// the RAM below 4 GiB for its tables and its own relocated code (SeaBIOS
-// src/malloc.c).
+// the RAM below 4 GiB, where it keeps up to 16 MiB for tables and puts its own
+// relocated code below (SeaBIOS src/malloc.c).
 const (
 	firmwareLow phys.PFN = 0x100
-	firmwareTop          = 0x1000
+	firmwareTop          = 24 << 20 / phys.PageSize
 	fourGiB     phys.PFN = 0x100000
 )
 
@@ -42,18 +42,13 @@ func buildPlan(im Image, records []byte, o Options) (*plan, error) {
 			p.low = r
 		}
 	}
-	var runs []phys.Run
 	var used []phys.PFN
 	for pfn, b := range im.Pages() {
-		runs = append(runs, phys.Run{Base: pfn, Pages: 1})
 		used = append(used, pfn)
 		p.owned[pfn] = b[:]
 	}
-	image, err := phys.NewRuns(runs...)
-	if err != nil {
-		return nil, err
-	}
-	p.free = p.ram.Minus(image).Minus(p.firmware())
+	unused := p.ram.Intersect(im.Free())
+	p.free = unused.Minus(p.firmware())
 	code, err := p.place(stubCode)
 	if err != nil {
 		return nil, err
@@ -80,7 +75,7 @@ func buildPlan(im Image, records []byte, o Options) (*plan, error) {
 		return nil, err
 	}
 	le.PutUint64(stub[stubCopies:], uint64(at.Addr()))
-	if at, err = p.placeFills(image, o); err != nil {
+	if at, err = p.placeFills(unused, o); err != nil {
 		return nil, err
 	}
 	le.PutUint64(stub[stubFills:], uint64(at.Addr()))
@@ -175,10 +170,9 @@ func (p *plan) stage(used []phys.PFN) ([][4]uint64, error) {
 // placeTable places a table of the stub and returns its first page, 0 if it
 // is empty.
 func (p *plan) placeTable(entries [][4]uint64) (phys.PFN, error) {
-	const perPage = (phys.PageSize - tableFirst) / tableEntry
 	var next phys.PFN
 	for len(entries) > 0 {
-		n := (len(entries) - 1) / perPage * perPage // the last page first: each points at the next
+		n := (len(entries) - 1) / tablePer * tablePer // the last page first: each points at the next
 		b := make([]byte, phys.PageSize)
 		le.PutUint64(b[tableNext:], uint64(next.Addr()))
 		le.PutUint64(b[tableCount:], uint64(len(entries)-n))
@@ -198,21 +192,20 @@ func (p *plan) placeTable(entries [][4]uint64) (phys.PFN, error) {
 
 // placeFills chooses the pages to fill and places the table of them. The
 // table's own pages are chosen first, and so are never filled.
-func (p *plan) placeFills(image phys.Runs, o Options) (phys.PFN, error) {
+func (p *plan) placeFills(unused phys.Runs, o Options) (phys.PFN, error) {
 	if o.FillPages == 0 {
 		return 0, nil
 	}
-	low := phys.Runs{{Base: 0, Pages: uint64(firmwareLow)}}
-	unused := func() phys.Runs {
-		return o.Windows.Intersect(p.ram).Minus(image).Minus(low).Minus(p.residue)
-	}
-	// Reserve as many pages as the longest table can take, then fill it in.
-	longest := planFills(unused(), o)
-	first, err := p.placeTable(make([][4]uint64, len(longest)))
+	unused = unused.Minus(phys.Runs{{Base: 0, Pages: uint64(firmwareLow)}})
+	// Reserve as many pages as the longest table can take, then fill it in:
+	// each page of the table may cut one run in two.
+	longest := len(planFills(unused.Minus(p.residue), o))
+	longest += longest/tablePer + 2
+	first, err := p.placeTable(make([][4]uint64, longest))
 	if err != nil {
 		return 0, err
 	}
-	p.fills = planFills(unused(), o)
+	p.fills = planFills(unused.Minus(p.residue), o)
 	left := p.fills
 	for at := first; at != 0; {
 		b := p.owned[at]

@@ -45,10 +45,10 @@ const stackBytes = 64
 
 // KUSER_SHARED_DATA and the offsets of its times (WDK ntddk.h).
 const (
-	kuserVA            phys.VirtAddr = 0xFFFFF780_00000000
-	kuserInterruptTime               = 0x08
-	kuserSystemTime                  = 0x14
-	kuserSize                        = 0x330 // up to the end of TickCount
+	kuserVA            = phys.VirtAddr(0xFFFFF780_00000000)
+	kuserInterruptTime = 0x08
+	kuserSystemTime    = 0x14
+	kuserSize          = 0x330 // up to the end of TickCount
 )
 
 // block is where a processor's code and data lie.

@@ -26,6 +26,7 @@ const (
 	tableCount = 8
 	tableFirst = 32
 	tableEntry = 32
+	tablePer   = (phys.PageSize - tableFirst) / tableEntry
 
 	recordSize   = 1024
 	recordCR0    = 512
