@@ -166,13 +166,13 @@ func TestNotDumps(t *testing.T) {
 // reader would take, but not read pages by it.
 func TestBadHeaderIsNotAnOpenError(t *testing.T) {
 	p, m := smallPlan(t)
-	p.Header[0x90]++ // NumberOfPages
-	stored, _ := written(t, p, m, Options{})
-	f := opened(t, stored)
+	b := expected(p, m)
+	b[0x90]++ // NumberOfPages
+	f := opened(t, b)
 	if h, err := f.Header(); h != nil || !errors.Is(err, ErrFormat) {
 		t.Errorf("Header() = %v, %v; want ErrFormat", h, err)
 	}
-	sameBytes(t, "RawHeader", f.RawHeader(), p.Header)
+	sameBytes(t, "RawHeader", f.RawHeader(), b[:0x2000])
 	if err := f.ReadPhys(context.Background(), make([]byte, 8), 0x1000); !errors.Is(err, ErrFormat) {
 		t.Errorf("ReadPhys = %v; want ErrFormat", err)
 	}

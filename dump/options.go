@@ -66,8 +66,9 @@ type Options struct {
 	FrameSize int
 
 	// Memory bounds the bytes held in buffers; 0 is DefaultMemory. Fewer
-	// workers run where it doesn't suffice. On top of it comes the index of
-	// the zstd container, 12 bytes per frame.
+	// workers run where it doesn't suffice. On top of it come the tables of
+	// each worker's compressor, a few MiB, and the index of the zstd
+	// container, 12 bytes per frame.
 	Memory int64
 
 	// Progress, if not nil, is kept up to date while the dump is written.

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"snap/guest/phys"
+	"snap/header"
 )
 
 // maxHeader bounds what comes before the pages. A bitmap header of 512 GiB of
@@ -21,7 +22,8 @@ type Plan struct {
 	Header []byte
 
 	// Runs are the guest pages in file order, as the header lists them:
-	// ascending and disjoint. Runs may touch.
+	// ascending and disjoint. Runs may touch. That the header of a type 1 dump
+	// lists exactly these is checked.
 	Runs []phys.Run
 
 	// Overlays are bytes that differ from the guest's, in any order.
@@ -79,7 +81,21 @@ func (p *Plan) layout() (*layout, error) {
 			return nil, fmt.Errorf("%w: two overlays at file offset %#x", ErrPlan, l.overlays[i].off+uint64(len(p.Header)))
 		}
 	}
-	return l, nil
+	return l, p.checkHeader()
+}
+
+// checkHeader holds the header against the runs: readers have only the header
+// to find pages by, so one that was made before the guest's memory changed
+// would put every page behind the change in the wrong place.
+func (p *Plan) checkHeader() error {
+	h, err := header.Decode(p.Header)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrPlan, err)
+	}
+	if h.DumpType == header.DumpTypeFull && (len(p.Header) != h.Width.Size() || !slices.Equal(h.Runs, p.Runs)) {
+		return fmt.Errorf("%w: the header is not of these %d runs", ErrPlan, len(p.Runs))
+	}
+	return nil
 }
 
 // addRuns sets the runs of l.

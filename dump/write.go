@@ -48,7 +48,8 @@ type Gap struct {
 // ErrSource.
 //
 // If w is a regular file and there is no compression, stretches of zeros
-// become holes. Write does not sync or close w.
+// become holes. Write does not sync or close w. ctx ends reads from mem; it
+// can't end a write to w that blocks.
 func Write(ctx context.Context, w io.Writer, mem phys.Reader, p *Plan, o Options) (*Stats, error) {
 	l, err := p.layout()
 	if err != nil {

@@ -131,12 +131,6 @@ const attributeEncrypted = 1 << 8
 
 func (v *verifier) checkOtherFields() (string, error) {
 	h := v.header
-	unset := func(name string, got uint32) error {
-		if got != header.Unset32 {
-			return fmt.Errorf("%s is %#x; a full dump leaves it unset", name, got)
-		}
-		return nil
-	}
 	switch {
 	case h.WriterStatus != 0 && h.WriterStatus != header.Unset32:
 		return "", fmt.Errorf("WriterStatus %#x: its writer failed", h.WriterStatus)
@@ -144,8 +138,12 @@ func (v *verifier) checkOtherFields() (string, error) {
 		return "", fmt.Errorf("KdSecondaryVersion %d: contexts of an obsolete layout", h.KdSecondaryVersion)
 	case h.Attributes != header.Unset32 && h.Attributes&attributeEncrypted != 0:
 		return "", fmt.Errorf("attributes %#x: the pages are encrypted", h.Attributes)
+	case h.MiniDumpFields != header.Unset32:
+		return "", fmt.Errorf("MiniDumpFields %#x; only triage dumps set it", h.MiniDumpFields)
+	case h.SecondaryDataState != header.Unset32 && h.SecondaryDataState != 0: // LiveKD has 0
+		return "", fmt.Errorf("SecondaryDataState %#x; a full dump leaves it unset", h.SecondaryDataState)
 	case len(h.Comment) > header.MaxComment:
 		return "", fmt.Errorf("the comment has no end within %d characters", header.MaxComment)
 	}
-	return "", errors.Join(unset("MiniDumpFields", h.MiniDumpFields), unset("SecondaryDataState", h.SecondaryDataState))
+	return "as a full dump has them", nil
 }

@@ -124,7 +124,7 @@ var corruptions = []corruption{
 	{"obsolete contexts", CheckOtherFields, set(0x104D, 1, 1)},
 	{"encrypted", CheckOtherFields, set(0x1050, 4, 0x100)},
 	{"minidump fields", CheckOtherFields, set(0x1038, 4, 0xCFF)},
-	{"secondary data", CheckOtherFields, set(0x103C, 4, 0)},
+	{"secondary data", CheckOtherFields, set(0x103C, 4, 2)},
 	{"comment without end", CheckOtherFields, func(_ *testing.T, _ *lab, b []byte) []byte {
 		copy(b[0xFB0:], bytes.Repeat([]byte("c"), 128))
 		return b
