@@ -107,6 +107,12 @@ func (a *allocator) block(n uint64) (phys.PFN, error) {
 	return 0, errNoMemory
 }
 
+// remove takes free pages out of the allocator's hands for good.
+func (a *allocator) remove(free phys.Runs) {
+	a.usable = a.usable.Minus(free)
+	a.total = a.usable.Pages()
+}
+
 // release gives a block back.
 func (a *allocator) release(base phys.PFN, n uint64) {
 	for b := uint64(base) / largePages; b < (uint64(base)+n)/largePages; b++ {

@@ -100,9 +100,12 @@ func (im *Image) Populated() phys.Runs {
 			rs = append(rs, phys.Run{Base: p, Pages: 1})
 		}
 	}
-	out := phys.Runs(rs)
 	for i := range im.mem.fills {
-		out = out.Union(phys.Runs{im.mem.fills[i].run})
+		rs = append(rs, im.mem.fills[i].run)
+	}
+	out, err := phys.NewRuns(rs...)
+	if err != nil {
+		panic("ntlab: internal error: " + err.Error())
 	}
 	return out
 }

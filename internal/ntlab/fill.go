@@ -29,6 +29,7 @@ func (im *Image) Fill(n uint64, mix Mix) error {
 		return fmt.Errorf("fill with mix %+v: no proportions", mix)
 	}
 	need := n >> phys.PageShift
+	var taken phys.Runs
 	for _, r := range im.freeRuns() {
 		if need == 0 {
 			break
@@ -36,9 +37,9 @@ func (im *Image) Fill(n uint64, mix Mix) error {
 		r.Pages = min(r.Pages, need)
 		need -= r.Pages
 		im.mem.fills = append(im.mem.fills, fill{run: r, mix: mix, seed: mix64(im.Config.Seed + 0xf111)})
-		im.alloc.usable = im.alloc.usable.Minus(phys.Runs{r})
+		taken = append(taken, r)
 	}
-	im.alloc.total = im.alloc.usable.Pages()
+	im.alloc.remove(taken)
 	slices.SortFunc(im.mem.fills, func(a, b fill) int { return int(int64(a.run.Base) - int64(b.run.Base)) })
 	if need > 0 {
 		return fmt.Errorf("fill %d bytes: %w with %d to go", n, errNoMemory, need<<phys.PageShift)

@@ -35,7 +35,8 @@ type Config struct {
 }
 
 // Image is a guest's physical memory, sparse in the host's. It is a
-// phys.Reader. Reads and writes may run concurrently if they don't overlap.
+// phys.Reader. Reads and writes may run concurrently if they don't touch the
+// same page; what allocates or maps pages, or fills memory, runs alone.
 type Image struct {
 	Config Config
 	Truth  Truth

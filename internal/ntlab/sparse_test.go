@@ -97,6 +97,12 @@ func TestFill(t *testing.T) {
 	if err := g.im.Fill(1<<40, Mix{Zero: 1}); !errors.Is(err, errNoMemory) {
 		t.Errorf("Fill of more than there is = %v", err)
 	}
+	if got := g.im.freeRuns(); len(got) != 0 {
+		t.Errorf("a full guest has free pages: %v", got)
+	}
+	if _, err := g.im.AllocPages(1); !errors.Is(err, errNoMemory) {
+		t.Errorf("AllocPages in a full guest = %v", err)
+	}
 	if err := g.im.Fill(0, Mix{}); err == nil {
 		t.Error("Fill with no proportions succeeded")
 	}
@@ -146,6 +152,11 @@ func TestSpareIsFree(t *testing.T) {
 		}
 		if b := g.bytes(uint64(va), int(size)); !bytes.Equal(b, make([]byte, size)) {
 			t.Error("the spare region holds something")
+		}
+		for name, at := range g.im.symbols {
+			if at >= va && at < va+phys.VirtAddr(size) {
+				t.Errorf("%s lies in the spare region", name)
+			}
 		}
 		for i := range size / phys.PageSize {
 			if e := leaf(t, g, uint64(va)+i*phys.PageSize); e>>63 != 0 {

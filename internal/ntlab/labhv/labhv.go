@@ -66,6 +66,11 @@ var guests = sync.OnceValue(func() []Guest {
 	})
 })
 
+// What the guests' programs are made out to have left in memory.
+const fillBytes = 96 << 20
+
+var fillMix = ntlab.Mix{Zero: 4, Text: 2, Structures: 3, Random: 1}
+
 // List returns the guests, in a fixed order.
 func List() []Guest { return slices.Clone(guests()) }
 
@@ -99,6 +104,9 @@ func Open(name string) (*VM, error) {
 	}
 	im, err := construct(all[i].config)
 	if err != nil {
+		return nil, fmt.Errorf("open lab guest %q: %w", name, err)
+	}
+	if err := im.Fill(fillBytes, fillMix); err != nil {
 		return nil, fmt.Errorf("open lab guest %q: %w", name, err)
 	}
 	return &VM{guest: all[i], image: im}, nil
