@@ -19,7 +19,7 @@ const (
 	MaxFragments = 1 << 20
 )
 
-// ErrTooMany: the requests together leave out more pages than the limit. Test
+// ErrTooMany says that the requests together leave out more pages than the limit. Test
 // with errors.Is; the error is a *TooManyError.
 var ErrTooMany = errors.New("too many pages to leave out")
 

@@ -25,7 +25,7 @@ const (
 	prefixPhysical = "pa"
 )
 
-// ErrRange: a text is not a range. Test with errors.Is; the error is a
+// ErrRange says that a text is not a range. Test with errors.Is; the error is a
 // *RangeError.
 var ErrRange = errors.New("not a range of pages")
 
