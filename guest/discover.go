@@ -28,7 +28,7 @@ const (
 // the registers of its virtual processors, in any order; none are needed if
 // the memory itself leads to the page tables. Without a Windows that is
 // understood the error is of class ErrNotWindows or ErrFiveLevel, and says
-// what was tried.
+// what was tried; where memory could not be read, it is the reader's instead.
 //
 // Whatever leads to the kernel, a processor in whichever process and mode or a
 // scan of RAM, the page tables of the result are the System process's.
@@ -36,7 +36,9 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	if err := fiveLevel(cpus); err != nil {
 		return nil, err
 	}
-	d := &discovery{mem: mem, ram: ram, cpus: cpus, search: newKernelSearch(), seen: map[phys.Addr]bool{}}
+	d := &discovery{
+		mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(), seen: map[phys.Addr]bool{},
+	}
 	if err := d.run(ctx); err != nil {
 		return nil, err
 	}
@@ -61,7 +63,7 @@ func fiveLevel(cpus []phys.Registers) error {
 
 // discovery is the state of one Discover.
 type discovery struct {
-	mem    phys.Reader
+	mem    *watchedReader
 	ram    phys.Runs
 	cpus   []phys.Registers
 	search *kernelSearch
@@ -71,6 +73,25 @@ type discovery struct {
 	tried     []string
 	untold    int // attempts beyond maxTried
 	found     *System
+}
+
+// watchedReader keeps the first error of a reader that isn't about the guest's
+// own doing. It is for one goroutine.
+type watchedReader struct {
+	phys.Reader
+	err    error
+	failed int
+}
+
+func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	err := r.Reader.ReadPhys(ctx, p, at)
+	if err != nil && !errors.Is(err, phys.ErrNotRAM) {
+		r.failed++
+		if r.err == nil {
+			r.err = err
+		}
+	}
+	return err
 }
 
 func (d *discovery) run(ctx context.Context) error {
@@ -153,6 +174,9 @@ func (d *discovery) failure() error {
 	if d.untold > 0 {
 		tried = fmt.Sprintf("%s; and %d more", tried, d.untold)
 	}
+	if d.mem.err != nil {
+		return fmt.Errorf("look for Windows: %d reads of memory failed, the first: %w (%s)", d.mem.failed, d.mem.err, tried)
+	}
 	return fmt.Errorf("%w (%s)", ErrNotWindows, tried)
 }
 
@@ -232,7 +256,7 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 	if err != nil {
 		return nil, fmt.Errorf("System process: %w", err)
 	}
-	own := NewAddressSpace(d.mem, d.ram, root)
+	own := NewAddressSpace(d.mem.Reader, d.ram, root) // outlives the discovery
 	slot, err := sameGuest(ctx, space, own, kernel.Base, &k)
 	if err != nil {
 		return nil, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)

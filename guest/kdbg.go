@@ -80,7 +80,7 @@ func (k *KDBG) check(imageSize uint32) error {
 		if err := kernelPointer(what+" "+f.Name, p, 8); err != nil {
 			return err
 		}
-		if imageSize != 0 && (p < base || uint64(p-base) > uint64(imageSize)-16) {
+		if imageSize != 0 && uint64(p-base) > uint64(imageSize)-listEntrySize { // wraps below the base
 			return malformed(what, k.At, "%s %#x outside the kernel image", f.Name, uint64(p))
 		}
 	}
