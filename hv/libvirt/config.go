@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"encoding/xml"
 	"fmt"
 	"strings"
 
@@ -38,11 +39,18 @@ func (c Config) Check() error {
 
 // parseConfig reads a domain's XML.
 func parseConfig(text string) (Config, error) {
-	var x libvirtxml.Domain
-	if err := x.Unmarshal(text); err != nil {
+	var c Config
+	var err error
+	if c.LaunchSecurity, err = launchSecurity(text); err != nil {
 		return Config{}, fmt.Errorf("domain XML: %w", err)
 	}
-	var c Config
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		if c.LaunchSecurity != "" {
+			return c, nil // of a kind that the library doesn't know; nothing else counts then
+		}
+		return Config{}, fmt.Errorf("domain XML: %w", err)
+	}
 	if x.Memory != nil {
 		unit, err := unitBytes(x.Memory.Unit)
 		if err != nil {
@@ -67,7 +75,6 @@ func parseConfig(text string) (Config, error) {
 	if f := x.Features; f != nil && f.VMCoreInfo != nil {
 		c.VMCoreInfo = f.VMCoreInfo.State != "off"
 	}
-	c.LaunchSecurity = launchSecurity(x.LaunchSecurity)
 	c.Backing, c.Shared = backing(&x)
 	if x.Devices != nil {
 		c.readDevices(x.Devices)
@@ -91,20 +98,24 @@ func unitBytes(unit string) (uint64, error) {
 	return 0, fmt.Errorf("domain XML: unknown memory unit %q", unit)
 }
 
-func launchSecurity(l *libvirtxml.DomainLaunchSecurity) string {
-	switch {
-	case l == nil:
-		return ""
-	case l.SEVSNP != nil:
-		return "sev-snp"
-	case l.SEV != nil:
-		return "sev"
-	case l.TDX != nil:
-		return "tdx"
-	case l.S390PV != nil:
-		return "s390-pv"
+// launchSecurity returns the type of the domain's memory encryption, empty if it
+// has none.
+func launchSecurity(text string) (string, error) {
+	var x struct {
+		LaunchSecurity *struct {
+			Type string `xml:"type,attr"`
+		} `xml:"launchSecurity"`
 	}
-	return "of a kind unknown to snap"
+	if err := xml.Unmarshal([]byte(text), &x); err != nil {
+		return "", err
+	}
+	switch {
+	case x.LaunchSecurity == nil:
+		return "", nil
+	case x.LaunchSecurity.Type == "":
+		return "of an unnamed kind", nil
+	}
+	return x.LaunchSecurity.Type, nil
 }
 
 // backing returns where the guest's memory comes from. It is the

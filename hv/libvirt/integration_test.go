@@ -101,7 +101,7 @@ func TestMemoryOfAGuest(t *testing.T) {
 			}
 			dump := core(t, g)
 			ref := openMemory(t, dump, hv.MechanismAuto)
-			defer ref.Close() //nolint:errcheck // read only
+			defer ref.Close()
 			for _, how := range []hv.Mechanism{hv.MechanismDirect, hv.MechanismPeek} {
 				t.Run(string(how), func(t *testing.T) {
 					o := hvtest.Options{Want: ref}

@@ -50,7 +50,7 @@ func TestRegistersAgainstCore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer src.Close() //nolint:errcheck // read only
+			defer src.Close()
 			want, err := src.Registers(t.Context())
 			if err != nil {
 				t.Fatal(err)

@@ -88,6 +88,6 @@ func (d *detachable) Read(p []byte) (int, error) { return d.r.Read(p) }
 
 func (d *detachable) Close() error {
 	err := d.r.CloseWithError(net.ErrClosed)
-	go d.Conn.Close() //nolint:errcheck // may block for as long as TCP tries
+	go d.Conn.Close()
 	return err
 }

@@ -106,7 +106,7 @@ func (m *Memory) readMaps() ([]mapping, error) {
 	if err != nil {
 		return nil, denied(fmt.Errorf("list mappings: %w", err))
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	maps, err := parseMaps(f)
 	if err != nil {
 		return nil, denied(fmt.Errorf("list mappings of process %d: %w", m.pid, err))
