@@ -239,6 +239,25 @@ func remove(c *Connection, name string) error {
 	return nil
 }
 
+// Names returns the names, without Prefix, of the guests that have left
+// something on this host: those that Down ends.
+func Names(k Kind) ([]string, error) {
+	c := &Connection{Kind: k}
+	dir, err := c.dir("")
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, nil
+}
+
 // List returns the names of the lab's domains, without Prefix, and the state
 // of each.
 func List(ctx context.Context, k Kind) (map[string]string, error) {

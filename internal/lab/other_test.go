@@ -1,0 +1,159 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"snap/guest/phys"
+	"snap/internal/ntlab/boot"
+)
+
+// monitor reads a running guest's memory through QEMU's monitor, 32 bytes at
+// a time.
+type monitor struct{ g *Guest }
+
+func (m monitor) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	text, err := m.g.Virsh(ctx, "qemu-monitor-command", m.g.Name, "--hmp", fmt.Sprintf("xp /%dgx %#x", len(p)/8, uint64(at)))
+	if err != nil {
+		return err
+	}
+	p = p[:0]
+	for _, f := range strings.Fields(text) {
+		if strings.HasSuffix(f, ":") {
+			continue
+		}
+		v, err := strconv.ParseUint(f, 0, 64)
+		if err != nil {
+			return err
+		}
+		p = le.AppendUint64(p, v)
+	}
+	return nil
+}
+
+// TestSmear reads the chains while the guest writes to them: that must show.
+func TestSmear(t *testing.T) {
+	ctx := within(t, time.Minute)
+	g := up(ctx, t, Spec{CPUs: 2, MemoryMiB: 128})
+	got, err := boot.CheckChains(ctx, monitor{g}, g.Boot.Chains[:1])
+	if err != nil || got.OnePoint || got.Smear < leastSmear {
+		t.Errorf("CheckChains(a running guest, page by page) = %+v, %v; want smear over many rounds", got, err)
+	}
+	if _, err := g.Virsh(ctx, "suspend", g.Name); err != nil {
+		t.Fatal(err)
+	}
+	got, err = boot.CheckChains(ctx, monitor{g}, g.Boot.Chains)
+	if err != nil || !got.OnePoint || got.Smear != 0 {
+		t.Errorf("CheckChains(the paused guest, page by page) = %+v, %v; want one point in time", got, err)
+	}
+}
+
+// leastSmear is the least smear that reading a chain with one process per
+// page must show: a round for each of its pages.
+const leastSmear = boot.ChainPages
+
+// TestIdle holds two cores of a guest that runs, but does nothing, together.
+func TestIdle(t *testing.T) {
+	ctx := within(t, time.Minute)
+	g := up(ctx, t, Spec{Mode: boot.Idle, MemoryMiB: 64})
+	read := func() []byte {
+		c := dumpCore(ctx, t, g)
+		b := make([]byte, 32<<20)
+		if err := c.ReadPhys(ctx, b, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if a, b := read(), read(); !bytes.Equal(a, b) {
+		t.Errorf("an idle guest's memory changed at %#x", 1<<20+mismatch(a, b))
+	}
+}
+
+func TestLinux(t *testing.T) {
+	ctx := within(t, time.Minute)
+	g, err := UpLinux(ctx, Spec{Name: "lab-linux", MemoryMiB: 128, CPUs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := g.Virsh(ctx, "domstate", g.Name)
+	if err != nil || strings.TrimSpace(state) != "running" {
+		t.Errorf("state of %s = %q, %v; want running", g.Name, state, err)
+	}
+	if err := g.Down(); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, g)
+}
+
+func TestOff(t *testing.T) {
+	ctx := within(t, time.Minute)
+	g, err := Off(ctx, Spec{Name: "lab-off"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Off(ctx, Spec{Name: "lab-off"}); err == nil {
+		t.Errorf("Off(a name in use) = %s; want an error", again.Name)
+	}
+	states, err := List(ctx, System)
+	if err != nil || states["lab-off"] != "shut off" {
+		t.Errorf("List() = %v, %v; want lab-off to be shut off", states, err)
+	}
+	if err := Down(ctx, System, "lab-off"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Down(ctx, System, "lab-off"); err == nil {
+		t.Error("Down(a guest that is gone) = nil; want an error")
+	}
+	checkGone(t, g)
+	if err := g.Connection.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// checkGone makes sure that nothing of g is left.
+func checkGone(t *testing.T, g *Guest) {
+	t.Helper()
+	if _, err := os.Stat(g.Dir()); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v)", g.Dir(), err)
+	}
+	states, err := List(t.Context(), System)
+	if err != nil || states[strings.TrimPrefix(g.Name, Prefix)] != "" {
+		t.Errorf("List() = %v, %v; want no %s", states, err, g.Name)
+	}
+}
+
+func TestSpecRefuses(t *testing.T) {
+	for _, s := range []Spec{
+		{},
+		{Name: "../x"},
+		{Name: "x", Machine: "microvm"},
+		{Name: "x", Backing: "file"},
+		{Name: "x", MemoryMiB: 32},
+		{Name: "x", Connect: "remote"},
+		{Name: "x", Profile: "win95"},
+	} {
+		if g, err := Up(t.Context(), s); err == nil {
+			t.Errorf("Up(%+v) = %s; want an error", s, g.Name)
+		}
+	}
+}
+
+// TestInitAssembled holds the embedded init against its source.
+func TestInitAssembled(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "init")
+	if b, err := exec.Command("nasm", "-f", "bin", "-o", out, "init.asm").CombinedOutput(); err != nil {
+		t.Fatalf("nasm: %v: %s (scripts/deps.sh installs nasm)", err, b)
+	}
+	got, err := os.ReadFile(out)
+	if err != nil || !bytes.Equal(got, linuxInit) {
+		t.Errorf("init.bin is not what nasm makes of init.asm (%v)", err)
+	}
+}
