@@ -164,7 +164,7 @@ func (b *builder) put16(va phys.VirtAddr, v uint16) {
 	b.put(va, []byte{byte(v), byte(v >> 8)})
 }
 
-// listHead makes the doubly linked list of head and the entries (addresses of
+// list makes the doubly linked list of head and the entries (addresses of
 // LIST_ENTRYs).
 func (b *builder) list(head phys.VirtAddr, entries ...phys.VirtAddr) {
 	ring := append([]phys.VirtAddr{head}, entries...)

@@ -118,7 +118,7 @@ func (b *builder) placeVersionBlock(list phys.VirtAddr) {
 	le.PutUint16(v[2:], uint16(b.p.build))
 	v[4] = 6                  // ProtocolVersion
 	v[5] = 2                  // KdSecondaryVersion: the current CONTEXT
-	le.PutUint16(v[6:], 0x47) // MP, DATA, PTR64, HYPERVISOR or what the build sets
+	le.PutUint16(v[6:], 0x07) // DBGKD_VERS_FLAG_MP, DATA and PTR64
 	le.PutUint16(v[8:], 0x8664)
 	v[0xA], v[0xB], v[0xC] = 12, 3, 0x33
 	le.PutUint64(v[0x10:], uint64(b.Truth.KernelBase))

@@ -15,8 +15,10 @@ const (
 // triage dump of build 19041 states, or that the structures in that dump show
 // (rizinorg/rizin-testbins, dmp/triage_x64.dmp); ImageFileName and
 // ActiveProcessLinks are in the System process that it holds.
-// UserDirectoryTableBase and KernelDirectoryTableBase: public symbols of
-// 19041.
+// UserDirectoryTableBase is where headers made from that generation's symbols
+// have it (ntdiff/headers, _KPROCESS). KernelDirectoryTableBase lies at a like
+// place in its neighbours, but no source confirms it for this build: the dump
+// has a zero there, since its machine needed no KVA shadow.
 var win10 = profile{
 	name: "win10-22h2", major: 10, minor: 0, build: 19045,
 	productType: 1, suiteMask: 0x110,
