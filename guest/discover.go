@@ -37,7 +37,8 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 		return nil, err
 	}
 	d := &discovery{
-		mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(), seen: map[phys.Addr]bool{},
+		mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(),
+		seen: map[phys.Addr]bool{},
 	}
 	if err := d.run(ctx); err != nil {
 		return nil, err
@@ -192,126 +193,9 @@ func (d *discovery) try(ctx context.Context, c candidate) error {
 		return fmt.Errorf("look for Windows: %w", ctxErr)
 	}
 	if err != nil {
-		d.note("%s (%#x): %v", c.from, uint64(c.root), err)
+		d.note("%s (%#x): %s", c.from, uint64(c.root), strings.ReplaceAll(err.Error(), "\n", ", "))
 		return nil
 	}
 	d.found = sys
 	return nil
-}
-
-// follow goes from a candidate to the kernel, from there to the System process
-// and to its page table, and reads the guest by that.
-func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
-	if !d.ram.Has(c.root.PFN()) {
-		return nil, phys.ErrNotRAM
-	}
-	space := NewAddressSpace(d.mem, d.ram, c.root)
-	if _, err := ReadKUSER(ctx, space); err != nil {
-		return nil, err
-	}
-	d.witnesses++
-	kernel, how, err := d.search.find(ctx, space, append(c.hints, registerHints(ctx, space, d.cpus)...))
-	if err != nil {
-		return nil, err
-	}
-	blocks, err := FindKDBG(ctx, kernel)
-	if err != nil {
-		return nil, err
-	}
-	var reasons []error
-	for _, k := range blocks {
-		sys, err := d.believe(ctx, space, kernel, k)
-		if err == nil {
-			sys.Witness = c.from
-			sys.Origins["KernBase"] = how
-			sys.match(ctx, d.cpus)
-			if len(blocks) > 1 {
-				sys.warn("%d debugger data blocks in the kernel image; the one at %#x agrees with the rest of the guest",
-					len(blocks), uint64(k.At))
-			}
-			return sys, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
-	}
-	return nil, errors.Join(reasons...)
-}
-
-// believe checks a KDBG against the kernel it was found in and, through it,
-// gets at the System process's page table, by which it reads the guest.
-func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Image, k KDBG) (*System, error) {
-	if err := agreesWithExports(ctx, kernel, &k); err != nil {
-		return nil, err
-	}
-	if err := listHead(ctx, space, "PsLoadedModuleList", k.va(kdbgPsLoadedModuleList)); err != nil {
-		return nil, err
-	}
-	eprocess, from, err := systemProcess(ctx, space, kernel, &k)
-	if err != nil {
-		return nil, err
-	}
-	root, err := processRoot(ctx, space, eprocess, &k)
-	if err != nil {
-		return nil, fmt.Errorf("System process: %w", err)
-	}
-	own := NewAddressSpace(d.mem.Reader, d.ram, root) // outlives the discovery
-	slot, err := sameGuest(ctx, space, own, kernel.Base, &k)
-	if err != nil {
-		return nil, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)
-	}
-	im, err := ReadImage(ctx, own, kernel.Base)
-	if err != nil {
-		return nil, err
-	}
-	sys := &System{
-		Space: own, Kernel: im, KDBG: k, DirectoryTableBase: root, SelfMapSlot: slot,
-		PsInitialSystemProcess: eprocess,
-		Origins:                map[string]string{"DirectoryTableBase": from},
-	}
-	return sys, sys.fill(ctx)
-}
-
-// sameGuest checks that own, the page table of the System process, maps what
-// space does: the shared data, the kernel at the same place in RAM, and itself
-// where the KDBG says. It returns the slot of the self-map.
-func sameGuest(ctx context.Context, space, own *AddressSpace, kernBase phys.VirtAddr, k *KDBG) (int, error) {
-	slot, err := selfMapSlot(ctx, own, k)
-	if err != nil {
-		return 0, err
-	}
-	for _, va := range []phys.VirtAddr{KUSERAddress, kernBase} {
-		got, err := own.Translate(ctx, va)
-		if err != nil {
-			return 0, err
-		}
-		want, err := space.Translate(ctx, va)
-		if err != nil {
-			return 0, err
-		}
-		if got.Addr != want.Addr {
-			return 0, fmt.Errorf("%w: %#x is at %#x, not at %#x as for the processor", ErrMalformed,
-				uint64(va), uint64(got.Addr), uint64(want.Addr))
-		}
-	}
-	return slot, nil
-}
-
-// selfMapSlot returns the slot of the top-level table's one entry for itself,
-// which must be where the KDBG's PteBase says, if it says.
-func selfMapSlot(ctx context.Context, space *AddressSpace, k *KDBG) (int, error) {
-	slots, err := space.selfMapSlots(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if len(slots) != 1 {
-		return 0, fmt.Errorf("%w: %d entries of the kernel half map the table itself", ErrMalformed, len(slots))
-	}
-	const signBits = 0xFFFF << 48
-	base := uint64(signBits) | uint64(slots[0])<<levelShift(topLevel)
-	if want, ok := k.value(kdbgPteBase); ok && want != 0 && want != base {
-		return 0, fmt.Errorf("%w: self-map at %#x, but PteBase is %#x", ErrMalformed, base, want)
-	}
-	return slots[0], nil
 }

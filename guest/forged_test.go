@@ -142,3 +142,36 @@ func TestBuildNumbersDisagree(t *testing.T) {
 		t.Errorf("Build() = %d, warnings %q; want %d and one that says 1337", s.Build(), s.Warnings, im.Truth.Build)
 	}
 }
+
+// A second kernel image that is mapped below the running one, as file or as a
+// leftover, is passed over.
+func TestSecondKernelImage(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 36})
+	space := guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase)
+	for _, below := range []phys.VirtAddr{0x40_0000, 0x1F0_0000} {
+		at := im.Truth.KernelBase - below
+		if _, err := space.Translate(t.Context(), at); err == nil {
+			t.Fatalf("%#x is in use", uint64(at))
+		}
+		// The image is whole, but read-only data of a file.
+		for off := phys.VirtAddr(0); off < phys.VirtAddr(im.Truth.KernelSize); off += phys.PageSize {
+			from, err := space.Translate(t.Context(), im.Truth.KernelBase+off)
+			if err != nil || off > 0x3F_F000 || at+off >= im.Truth.KernelBase {
+				continue
+			}
+			if err := im.MapPage(im.Truth.DirectoryTableBase, at+off, from.Addr.PFN(), 1, 1|1<<63); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, cpus := range map[string][]phys.Registers{"registers": im.Registers(), "none": nil} {
+		s, err := guest.Discover(t.Context(), im, im.RAM(), cpus)
+		if err != nil {
+			t.Errorf("%s: Discover failed: %v", name, err)
+			continue
+		}
+		if s.Kernel.Base != im.Truth.KernelBase {
+			t.Errorf("%s: Kernel.Base = %#x; want %#x", name, uint64(s.Kernel.Base), uint64(im.Truth.KernelBase))
+		}
+	}
+}

@@ -33,43 +33,53 @@ type hint struct {
 	from string
 }
 
+// maxKernels bounds how many kernel images one discovery looks into: the
+// running one, and what may be mapped or left over of others.
+const maxKernels = 64
+
 // kernelSearch finds kernel images in address spaces. It is for one goroutine.
 type kernelSearch struct {
 	buf    []byte // of scanChunk bytes
 	chunks int    // that may still be read in scans of the kernel's range
 	steps  int    // over unmapped entries that such scans may still take
+	looked map[kernelAt]bool
+}
+
+// kernelAt is a kernel image in the address space of a top-level table.
+type kernelAt struct {
+	root phys.Addr
+	base phys.VirtAddr
 }
 
 func newKernelSearch() *kernelSearch {
-	return &kernelSearch{buf: make([]byte, scanChunk), chunks: maxRangeChunks, steps: maxRangeSteps}
+	return &kernelSearch{
+		buf: make([]byte, scanChunk), chunks: maxRangeChunks, steps: maxRangeSteps, looked: map[kernelAt]bool{},
+	}
 }
 
-// find finds the kernel image in space, near the hints or else anywhere in the
-// range where kernels are. It says what led to it.
-func (k *kernelSearch) find(ctx context.Context, space *AddressSpace, hints []hint) (*Image, string, error) {
+// acceptKernel looks into a kernel image and reports whether it is the one.
+type acceptKernel func(im *Image, from string) bool
+
+// find offers accept the kernel images in space, near the hints or else
+// anywhere in the range where kernels are, until it takes one. It fails if
+// none was taken.
+func (k *kernelSearch) find(ctx context.Context, space *AddressSpace, hints []hint, accept acceptKernel) error {
 	for _, h := range hints {
-		im, err := k.near(ctx, space, h.at)
-		if err != nil {
-			return nil, "", err
-		}
-		if im != nil {
-			return im, h.from, nil
+		if done, err := k.near(ctx, space, h, accept); done || err != nil {
+			return err
 		}
 	}
-	im, err := k.inRange(ctx, space)
-	if err != nil {
-		return nil, "", err
+	done, err := k.inRange(ctx, space, accept)
+	if err == nil && !done {
+		err = errors.New("no kernel image that fits is mapped")
 	}
-	if im == nil {
-		return nil, "", errors.New("no kernel image is mapped")
-	}
-	return im, "scan of the kernel's address range", nil
+	return err
 }
 
-// near looks for the kernel from at down, then up. No image is no error.
-func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, at phys.VirtAddr) (*Image, error) {
+// near looks for the kernel from a hint down, then up.
+func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, h hint, accept acceptKernel) (bool, error) {
 	const reach = kernelReach / scanChunk
-	chunk := at &^ (scanChunk - 1)
+	chunk := h.at &^ (scanChunk - 1)
 	for i := range 2 * reach {
 		from := chunk - phys.VirtAddr(i)*scanChunk
 		if i >= reach {
@@ -78,59 +88,65 @@ func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, at phys.Vi
 		if !from.Kernel() {
 			continue
 		}
-		im, err := k.inChunk(ctx, space, from)
-		if im != nil || err != nil {
-			return im, err
+		if done, err := k.inChunk(ctx, space, from, h.from, accept); done || err != nil {
+			return done, err
 		}
 	}
-	return nil, nil
+	return false, nil
 }
 
-// inChunk looks for the kernel's first page among those of a chunk.
-func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys.VirtAddr) (*Image, error) {
+// inChunk looks for a kernel's first page among those of a chunk.
+func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
 	pages, err := readSparse(ctx, space, k.buf, at)
 	if err != nil || pages == 0 {
-		return nil, err
+		return false, err
 	}
 	for off := 0; off < len(k.buf); off += phys.PageSize {
 		if _, ok := peOffset(k.buf[off : off+phys.PageSize]); !ok {
 			continue
 		}
 		im, err := ReadImage(ctx, space, at+phys.VirtAddr(off))
-		if err == nil && isKernel(ctx, im) {
-			return im, nil
+		// The reach of one hint overlaps another's.
+		if key := (kernelAt{space.root, at + phys.VirtAddr(off)}); err == nil && !k.looked[key] && isKernel(ctx, im) {
+			if len(k.looked) >= maxKernels {
+				return false, fmt.Errorf("none of %d kernel images fits", maxKernels)
+			}
+			k.looked[key] = true
+			if accept(im, from) {
+				return true, nil
+			}
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return false, ctx.Err()
 		}
 	}
-	return nil, nil
+	return false, nil
 }
 
 // inRange looks through everything that is mapped where kernels are.
-func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace) (*Image, error) {
+func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept acceptKernel) (bool, error) {
+	const from = "scan of the kernel's address range"
 	for at := kernelRangeLow; at < kernelRangeHigh; {
 		if _, err := space.Translate(ctx, at); err != nil {
 			if k.steps--; k.steps < 0 {
-				return nil, fmt.Errorf("kernel not found within %d page table entries", maxRangeSteps)
+				return false, fmt.Errorf("kernel not found within %d page table entries", maxRangeSteps)
 			}
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return false, ctx.Err()
 			}
 			at += phys.VirtAddr(missing(err, at))
 			continue
 		}
 		if k.chunks--; k.chunks < 0 {
-			return nil, fmt.Errorf("kernel not found within %d MiB of mapped memory", maxRangeChunks)
+			return false, fmt.Errorf("kernel not found within %d MiB of mapped memory", maxRangeChunks)
 		}
 		at &^= scanChunk - 1
-		im, err := k.inChunk(ctx, space, at)
-		if im != nil || err != nil {
-			return im, err
+		if done, err := k.inChunk(ctx, space, at, from, accept); done || err != nil {
+			return done, err
 		}
 		at += scanChunk
 	}
-	return nil, nil
+	return false, nil
 }
 
 // isKernel reports whether an image is the NT kernel: its export directory
