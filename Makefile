@@ -1,0 +1,42 @@
+# Everything a person or a machine runs on this tree. Debian, as root where
+# the tests need real daemons.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+
+.PHONY: all build install test test-unit lint fuzz bench demo deps clean
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/snap ./cmd/snap
+
+install: build
+	install -m 0755 bin/snap $(DESTDIR)/usr/local/bin/snap
+
+# Packages that the lab, the tests and the demo need (Debian, root).
+deps:
+	scripts/deps.sh
+
+# All tests, those with a real libvirtd and QEMU included.
+test: deps
+	scripts/test.sh
+
+lint:
+	scripts/lint.sh
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	scripts/fuzz.sh $(FUZZTIME)
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# A lab guest under libvirt, dumped, verified and looked into.
+demo: deps build
+	scripts/demo.sh
+
+clean:
+	rm -rf bin

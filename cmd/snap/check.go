@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/cmd/snap/internal/capture"
+	"snap/cmd/snap/internal/report"
+	"snap/dump"
+	"snap/hv"
+	"snap/hv/libvirt"
+)
+
+// checkResult is what snap check found.
+type checkResult struct {
+	Domain    string         `json:"domain"`
+	UUID      string         `json:"uuid,omitempty"`
+	State     hv.State       `json:"state"`
+	Source    string         `json:"source"`
+	Guest     report.Guest   `json:"guest"`
+	Header    report.Header  `json:"header"`
+	Matched   int            `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
+	Pages     uint64         `json:"pages"`
+	Populated uint64         `json:"pages_to_read"`
+	DumpBytes uint64         `json:"dump_bytes"`
+	Bytes     uint64         `json:"bytes_estimate"`
+	Modes     []modeEstimate `json:"modes"`
+	Warnings  []string       `json:"warnings"`
+	crFrom    string
+}
+
+type modeEstimate struct {
+	Mode       string  `json:"mode"`
+	PauseMS    float64 `json:"pause_estimate_ms"`
+	DurationMS float64 `json:"duration_estimate_ms"`
+	Consistent bool    `json:"consistent"`
+}
+
+func newCheckCommand(a *app) *cobra.Command {
+	var source string
+	cmd := &cobra.Command{
+		Use:   "check [flags] DOMAIN",
+		Short: "Say whether a dump would work, how long and how big; change nothing",
+		Long: `Say whether a dump of DOMAIN would work, by which source and mode, how long it
+would take and how big it would be. The guest is neither paused nor changed; a
+sample of its pages is read and compressed for the estimate.`,
+		Args: oneArg("DOMAIN"),
+		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitBusy,
+			exitUnsupported),
+		Example: "  snap check web01",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.check(cmd.Context(), args[0], hv.Mechanism(source)); err != nil {
+				return fmt.Errorf("check %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	addConnectFlag(cmd, a)
+	cmd.Flags().StringVar(&source, "source", string(hv.MechanismAuto), "direct, peek or auto")
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) check(ctx context.Context, ref string, m hv.Mechanism) error {
+	vm, closeVM, err := a.openDomain(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer closeVM()
+	id := vm.Identity()
+	r := &checkResult{Domain: id.Name, UUID: id.UUID, Warnings: []string{}}
+	if r.State, err = readable(ctx, vm); err != nil {
+		return err
+	}
+	if d, ok := vm.(*libvirt.Domain); ok {
+		c, err := d.Config(ctx)
+		if err != nil {
+			return err
+		}
+		r.Warnings = append(r.Warnings, c.Warnings...)
+	}
+	mem, err := vm.OpenMemory(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	r.Source = mem.Mechanism()
+	s, err := lookAt(ctx, vm, mem)
+	if err != nil {
+		return err
+	}
+	r.addSurvey(s)
+	e, err := s.Estimate(ctx, mem, dump.Options{})
+	if err != nil {
+		return err
+	}
+	r.addEstimate(e)
+	if a.json {
+		return a.printJSON(r)
+	}
+	return a.printCheck(r)
+}
+
+func (r *checkResult) addSurvey(s *capture.Survey) {
+	var sum report.Summary
+	describeGuest(&sum, s)
+	r.Guest, r.Header = sum.Guest, sum.Header
+	r.crFrom = s.System.Origins["DirectoryTableBase"]
+	for _, p := range s.System.Processors {
+		if p.VCPU >= 0 && p.ContextAt != 0 {
+			r.Matched++
+		}
+	}
+	r.Warnings = append(r.Warnings, s.Warnings...)
+}
+
+func (r *checkResult) addEstimate(e *capture.Estimate) {
+	r.Pages, r.Populated, r.DumpBytes, r.Bytes = e.Pages, e.Populated, e.DumpBytes, e.Bytes
+	ms := milliseconds(e.Duration)
+	r.Modes = []modeEstimate{
+		{Mode: string(capture.ModePause), PauseMS: ms, DurationMS: ms, Consistent: true},
+		{Mode: string(capture.ModeLive), DurationMS: ms},
+	}
+	if r.State == hv.StatePaused {
+		r.Modes = []modeEstimate{{Mode: string(capture.ModePause), DurationMS: ms, Consistent: true}}
+	}
+}
+
+func (a *app) printCheck(r *checkResult) error {
+	fmt.Fprintf(a.stdout, "A dump of %s would work.\n\n", r.Domain)
+	p := report.NewPairs(a.stdout)
+	p.Add("domain", "%s, %s", r.Domain, r.State)
+	p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
+	p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
+	p.Add("KDBG", "%v, %s", r.Guest.KDBG, map[bool]string{true: "encoded: the dump gets it decoded", false: "plain"}[r.Guest.KDBGEncoded])
+	p.Add("source", "%s", r.Source)
+	p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<12), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<12))
+	p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout)
+	t := report.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
+	for _, m := range r.Modes {
+		pause := "not at all"
+		switch {
+		case r.State == hv.StatePaused:
+			pause = "is paused already"
+		case m.PauseMS > 0:
+			pause = "about " + duration(m.PauseMS)
+		}
+		t.Add(m.Mode, pause, "about "+duration(m.DurationMS), map[bool]string{true: "yes", false: "no"}[m.Consistent])
+	}
+	if err := t.Write(a.stdout, "  "); err != nil {
+		return err
+	}
+	for _, w := range r.Warnings {
+		a.log.Warn().Msg(w)
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/cmd/snap/internal/capture"
+	"snap/cmd/snap/internal/report"
+	"snap/dump"
+	"snap/guest/phys"
+	"snap/hv"
+	"snap/hv/file"
+)
+
+// inputOptions say how to read an input file.
+type inputOptions struct {
+	raw bool
+	ram []string
+}
+
+func (o *inputOptions) addTo(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&o.raw, "raw", false, "the file is a raw image of guest memory")
+	f.StringArrayVar(&o.ram, "ram", nil,
+		"where a raw image's memory belongs: `GPA+SIZE[@FILEOFFSET]`; repeatable\n(default: the whole file from guest-physical 0)")
+}
+
+func newConvertCommand(a *app) *cobra.Command {
+	var o fileOptions
+	var in inputOptions
+	cmd := &cobra.Command{
+		Use:   "convert [flags] INPUT",
+		Short: "Make a dump from a file: an ELF core, a raw image, an existing dump",
+		Long: `Make a full crash dump from a file that holds a guest's memory:
+
+  an ELF core        from virsh dump --memory-only
+  a raw image        with --raw, and --ram for each range of memory in it
+  an existing dump   its header and pages are kept, the container changes`,
+		Args:        oneArg("INPUT"),
+		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace),
+		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
+			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.convert(cmd.Context(), args[0], &in, &o); err != nil {
+				return fmt.Errorf("convert %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	o.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{input}-{time}.dmp.zst)")
+	in.addTo(cmd)
+	return cmd
+}
+
+func (a *app) convert(ctx context.Context, path string, in *inputOptions, o *fileOptions) (err error) {
+	write, err := o.dumpOptions()
+	if err != nil {
+		return err
+	}
+	src, old, err := openInput(path, in)
+	if err != nil {
+		return err
+	}
+	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	out, err := a.openOutput(o, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = out.abandon(err) }()
+	write.Progress = &out.progress
+	sum := a.newSummary(hv.Identity{Name: name}, "convert")
+	write.Metadata = func(st *dump.Stats) ([]byte, error) {
+		addStats(sum, st)
+		return sum.JSON()
+	}
+	if old != nil {
+		defer old.Close()
+		err = a.repack(ctx, old, out, write, sum)
+	} else {
+		defer src.Close()
+		err = a.convertSource(ctx, src, out, o.comment(), write, sum)
+	}
+	out.stopProgress()
+	if err != nil {
+		return err
+	}
+	return a.finish(ctx, out, sum)
+}
+
+func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, comment string, write *dump.Options, sum *report.Summary) error {
+	res, err := capture.Convert(ctx, src, out.writer(), comment, *write, func(r *capture.Result) {
+		describeGuest(sum, r.Survey)
+		out.showProgress("converting")
+	})
+	if err != nil {
+		return err
+	}
+	addResult(sum, res)
+	return nil
+}
+
+func (a *app) repack(ctx context.Context, old *dump.File, out *output, write *dump.Options, sum *report.Summary) error {
+	sum.Source, sum.Consistent = "dump", true
+	describeDump(ctx, sum, old)
+	out.showProgress("converting")
+	st, warnings, err := capture.Repack(ctx, old, out.writer(), *write)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		sum.Warn("%s", w)
+	}
+	addStats(sum, st)
+	return nil
+}
+
+// openInput recognises a file: a dump is returned as such, anything else that
+// holds a guest as a source.
+func openInput(path string, in *inputOptions) (hv.Source, *dump.File, error) {
+	if in.raw {
+		segments, err := in.segments(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		src, err := file.OpenRaw(path, segments)
+		return src, nil, err
+	}
+	if len(in.ram) > 0 {
+		return nil, nil, usageError("--ram describes a raw image: add --raw")
+	}
+	magic, err := readMagic(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case strings.HasPrefix(magic, "\x7fELF"):
+		src, err := file.OpenELFCore(path)
+		return src, nil, err
+	case strings.HasPrefix(magic, "KDUMP") || strings.HasPrefix(magic, "makedumpfile"):
+		src, err := file.OpenELFCore(path) // names the format and the way out
+		return src, nil, err
+	}
+	f, err := dump.Open(path)
+	if errors.Is(err, dump.ErrFormat) {
+		err = next(err, "for a raw image of guest memory say so: --raw, and --ram for each range in it")
+	}
+	return nil, f, err
+}
+
+// readMagic returns the first bytes of a file, fewer if it is shorter.
+func readMagic(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	buf := make([]byte, 16)
+	n, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// segments parses --ram; without it the file is one range from 0 on.
+func (in *inputOptions) segments(path string) ([]file.Segment, error) {
+	if len(in.ram) == 0 {
+		size := sizeOf(path) &^ (phys.PageSize - 1)
+		if size == 0 {
+			return nil, fmt.Errorf("raw image %s: no whole page in it: %w", path, hv.ErrFormat)
+		}
+		return []file.Segment{{Size: size}}, nil
+	}
+	var out []file.Segment
+	var offset uint64 // ranges follow each other in the file unless they say otherwise
+	for _, spec := range in.ram {
+		s, ok := parseSegment(spec, offset)
+		if !ok {
+			return nil, usageError("--ram is %q; it takes GPA+SIZE[@FILEOFFSET], such as 4GiB+2GiB@0x80000000", spec)
+		}
+		offset = uint64(s.FileOffset) + s.Size
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func parseSegment(spec string, offset uint64) (file.Segment, bool) {
+	place, at, hasAt := strings.Cut(spec, "@")
+	gpa, size, ok := strings.Cut(place, "+")
+	if !ok {
+		return file.Segment{}, false
+	}
+	g, err1 := parseSize(gpa)
+	n, err2 := parseSize(size)
+	var err3 error
+	if hasAt {
+		offset, err3 = parseSize(at)
+	}
+	if err1 != nil || err2 != nil || err3 != nil || n == 0 || offset > 1<<62 || n > 1<<62 {
+		return file.Segment{}, false
+	}
+	return file.Segment{GPA: phys.Addr(g), Size: n, FileOffset: int64(offset)}, true
+}
+
+// parseSize reads 0x1000, 4096 or 4KiB.
+func parseSize(s string) (uint64, error) {
+	if n, err := strconv.ParseUint(s, 0, 64); err == nil {
+		return n, nil
+	}
+	return humanize.ParseBytes(s)
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/cmd/snap/internal/capture"
+	"snap/cmd/snap/internal/limits"
+	"snap/dump"
+	"snap/hv"
+)
+
+// dumpOptions are the flags of snap dump.
+type dumpOptions struct {
+	fileOptions
+	mode    string
+	source  string
+	nice    int
+	timeout time.Duration
+}
+
+func newDumpCommand(a *app) *cobra.Command {
+	var o dumpOptions
+	cmd := &cobra.Command{
+		Use:   "dump [flags] DOMAIN",
+		Short: "Take a dump of a running (or paused) domain",
+		Long: `Take a full crash dump of a running or paused Windows guest.
+
+DOMAIN is a name, UUID or id. The dump is written beside its final name, read
+back and verified, and only then given that name; an interrupted run leaves
+nothing that looks valid. The guest's memory is never written, and a guest that
+snap paused is resumed on every way out.`,
+		Args: oneArg("DOMAIN"),
+		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential,
+			exitNoSpace, exitBusy, exitUnsupported, exitStillPaused),
+		Example: "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.dumpDomain(cmd.Context(), args[0], &o)
+		},
+	}
+	addConnectFlag(cmd, a)
+	f := cmd.Flags()
+	o.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
+	f.StringVar(&o.mode, "mode", string(capture.ModePause),
+		"pause: the guest stands still while its pages are read, one point in time;\nlive: it runs, and pages are from different times")
+	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
+		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
+	f.IntVar(&o.nice, "nice", 10, "scheduling priority of snap, 0 to 19")
+	f.DurationVar(&o.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
+	return cmd
+}
+
+// dumpDomain is snap dump.
+func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err error) {
+	job, err := o.job(a)
+	if err != nil {
+		return err
+	}
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+	}
+	if err := limits.Nice(o.nice); err != nil {
+		a.log.Warn().Err(err).Msg("priority unchanged")
+	}
+	vm, closeVM, err := a.openDomain(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("dump %s: %w", ref, err)
+	}
+	defer closeVM()
+	id := vm.Identity()
+	if _, err := readable(ctx, vm); err != nil {
+		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
+	out, err := a.openOutput(&o.fileOptions, id.Name)
+	if err != nil {
+		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
+	defer func() { err = out.abandon(err) }()
+	job.VM = vm
+	job.Write.Progress = &out.progress
+	sum := a.newSummary(id, o.mode)
+	job.Writing = func(r *capture.Result) {
+		describeGuest(sum, r.Survey)
+		out.showProgress("dumping " + id.Name)
+	}
+	job.Write.Metadata = func(st *dump.Stats) ([]byte, error) {
+		addStats(sum, st)
+		return sum.JSON()
+	}
+	res, err := job.Take(ctx, out.writer())
+	out.stopProgress()
+	if err != nil {
+		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
+	addResult(sum, res)
+	return a.finish(ctx, out, sum)
+}
+
+// job checks the flags and turns them into a capture.Job.
+func (o *dumpOptions) job(a *app) (*capture.Job, error) {
+	write, err := o.dumpOptions()
+	if err != nil {
+		return nil, err
+	}
+	mode := capture.Mode(o.mode)
+	if mode != capture.ModePause && mode != capture.ModeLive {
+		return nil, usageError("--mode is %q; it can be pause or live", o.mode)
+	}
+	mechanism := hv.Mechanism(o.source)
+	switch mechanism {
+	case hv.MechanismAuto, hv.MechanismDirect, hv.MechanismPeek:
+	default:
+		return nil, usageError("--source is %q; it can be auto, direct or peek", o.source)
+	}
+	if o.nice < 0 || o.nice > 19 {
+		return nil, usageError("--nice is %d; it can be 0 to 19", o.nice)
+	}
+	return &capture.Job{Mode: mode, Mechanism: mechanism, Comment: o.comment(), Write: *write, Log: a.log}, nil
+}
+
+// fileOptions are the flags of every command that writes a dump.
+type fileOptions struct {
+	output   string
+	compress string
+	level    string
+	force    bool
+	cpus     int
+	memory   string
+	manifest bool
+}
+
+func (o *fileOptions) addTo(cmd *cobra.Command, a *app, output string) {
+	f := cmd.Flags()
+	f.StringVarP(&o.output, "output", "o", "", output)
+	f.StringVar(&o.compress, "compress", string(dump.CompressionZstd), "zstd, gzip or none")
+	f.StringVar(&o.level, "level", string(dump.LevelFastest), "fastest, default, better or best")
+	f.BoolVar(&o.force, "force", false, "replace an existing output file")
+	f.IntVar(&o.cpus, "cpus", 0, "processors that snap may use (default all)")
+	f.StringVar(&o.memory, "memory", "256MiB", "memory that snap may use for buffers")
+	f.BoolVar(&o.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
+	f.BoolVar(&a.json, "json", false, "print a JSON summary on standard output, and progress as JSON lines")
+	_ = cmd.RegisterFlagCompletionFunc("compress", cobra.FixedCompletions([]string{"zstd", "gzip", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("level", cobra.FixedCompletions([]string{"fastest", "default", "better", "best"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// dumpOptions checks the flags and applies the limits on snap itself.
+func (o *fileOptions) dumpOptions() (*dump.Options, error) {
+	c := dump.Compression(o.compress)
+	switch c {
+	case dump.CompressionZstd, dump.CompressionGzip, dump.CompressionNone:
+	default:
+		return nil, usageError("--compress is %q; it can be zstd, gzip or none", o.compress)
+	}
+	level := dump.Level(o.level)
+	switch level {
+	case dump.LevelFastest, dump.LevelDefault, dump.LevelBetter, dump.LevelBest:
+	default:
+		return nil, usageError("--level is %q; it can be fastest, default, better or best", o.level)
+	}
+	memory, err := humanize.ParseBytes(o.memory)
+	if err != nil || memory == 0 {
+		return nil, usageError("--memory is %q; it takes a size like 256MiB", o.memory)
+	}
+	if o.cpus < 0 {
+		return nil, usageError("--cpus is %d; it takes a number from 1, or 0 for all", o.cpus)
+	}
+	limits.Memory(memory)
+	// A quarter is left for everything that is no buffer.
+	buffers := int64(min(memory, 1<<40)) / 4 * 3
+	return &dump.Options{Compression: c, Level: level, Workers: limits.CPUs(o.cpus), Memory: buffers}, nil
+}
+
+// comment is what the dump's header says about its making.
+func (o *fileOptions) comment() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return asciiComment("snap " + version + " on " + host)
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"snap/dump"
+	"snap/guest"
+	"snap/hv"
+)
+
+// Exit codes, as every subcommand's help lists them. Scripts depend on them.
+const (
+	exitOK           = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitDegraded     = 3
+	exitNoDomain     = 10
+	exitDenied       = 12
+	exitNotWindows   = 13
+	exitConfidential = 14
+	exitNoSpace      = 15
+	exitBusy         = 16
+	exitUnsupported  = 19
+	exitStillPaused  = 20
+	exitInterrupted  = 130
+)
+
+// exitMeaning is what help says of each code.
+var exitMeaning = map[int]string{
+	exitOK:           "done (a dump: written and verified)",
+	exitFailed:       "failed",
+	exitUsage:        "wrong usage",
+	exitDegraded:     "written but degraded: unreadable pages, or not verified",
+	exitNoDomain:     "no such domain, or it is not running",
+	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",
+	exitNotWindows:   "not a Windows guest that snap understands",
+	exitConfidential: "confidential guest (SEV, TDX): its memory can't be read",
+	exitNoSpace:      "no space at the destination",
+	exitBusy:         "the domain is migrating, being saved or being dumped",
+	exitUnsupported:  "the mode or source that was asked for can't work safely here",
+	exitStillPaused:  "THE GUEST MAY STILL BE PAUSED: act now",
+	exitInterrupted:  "interrupted",
+}
+
+// cmdError is an error with what the operator should do next and, where the
+// cause alone doesn't decide it, the exit code.
+type cmdError struct {
+	err  error
+	code int // 0: decided by err
+	next string
+}
+
+func (e *cmdError) Error() string { return e.err.Error() }
+func (e *cmdError) Unwrap() error { return e.err }
+
+// next adds advice to err; an inner error's advice is kept.
+func next(err error, format string, args ...any) error {
+	var inner *cmdError
+	if err == nil || errors.As(err, &inner) && inner.next != "" {
+		return err
+	}
+	return &cmdError{err: err, next: fmt.Sprintf(format, args...)}
+}
+
+// usageError marks a wrong command line.
+func usageError(format string, args ...any) error {
+	return &cmdError{err: fmt.Errorf(format, args...), code: exitUsage}
+}
+
+// exitClasses maps causes to codes, the gravest first: the first that an
+// error matches decides.
+var exitClasses = []struct {
+	cause error
+	code  int
+	next  string
+}{
+	{hv.ErrStillPaused, exitStillPaused, "resume the guest by hand: virsh resume DOMAIN"},
+	{context.Canceled, exitInterrupted, ""},
+	{context.DeadlineExceeded, exitFailed, "allow more time with --timeout"},
+	{hv.ErrNoDomain, exitNoDomain, "snap list shows the domains of a connection; -c chooses another one"},
+	{hv.ErrNotRunning, exitNoDomain, "start the domain: only a running or paused guest has memory to dump"},
+	{hv.ErrConfidential, exitConfidential, "take the dump inside the guest: its memory is encrypted for the host"},
+	{hv.ErrBusy, exitBusy, "wait for the other job to end (virsh domjobinfo DOMAIN), then try again"},
+	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --source auto lets snap choose"},
+	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
+	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
+	{guest.ErrNotWindows, exitNotWindows, "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"},
+	{syscall.ENOSPC, exitNoSpace, "free some space, or choose another destination with -o"},
+	{syscall.EDQUOT, exitNoSpace, "free some of your quota, or choose another destination with -o"},
+	{dump.ErrFormat, exitFailed, "what is damaged can't be mended: copy the file again, or take the dump again"},
+	{hv.ErrFormat, exitFailed, "check that the file is whole, and what it is: file FILE"},
+	{fs.ErrExist, exitFailed, "choose another name, or replace the file with --force"},
+}
+
+// classify returns err's exit code and what to do next.
+func classify(err error) (code int, advice string) {
+	if err == nil {
+		return exitOK, ""
+	}
+	code = exitFailed
+	for _, c := range exitClasses {
+		if errors.Is(err, c.cause) {
+			code, advice = c.code, c.next
+			break
+		}
+	}
+	var ce *cmdError
+	if errors.As(err, &ce) {
+		if ce.code != 0 && code == exitFailed {
+			code = ce.code
+		}
+		if ce.next != "" {
+			advice = ce.next
+		}
+	}
+	if code == exitUsage && advice == "" {
+		advice = "snap --help, and snap COMMAND --help, list commands and flags"
+	}
+	return code, advice
+}

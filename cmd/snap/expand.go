@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/dump"
+)
+
+func newExpandCommand(a *app) *cobra.Command {
+	var output string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "expand FILE -o OUT.dmp",
+		Short: "Make the plain .dmp that debuggers open from a compressed one",
+		Long: `Expand a compressed dump to the plain .dmp that WinDbg, Volatility and others
+open. Every checksum is verified on the way, and stretches of zeros become
+holes, so that the file takes no more room than it must.`,
+		Args:        oneArg("FILE"),
+		Annotations: exitCodes(exitDenied, exitNoSpace),
+		Example:     "  snap expand web01-20261122T010000Z.dmp.zst -o web01.dmp",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output == "" {
+				return usageError("snap expand needs -o: the plain dump to write")
+			}
+			if err := a.expand(cmd.Context(), args[0], output, force); err != nil {
+				return fmt.Errorf("expand %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "the plain dump to write (`file`)")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an existing output file")
+	return cmd
+}
+
+func (a *app) expand(ctx context.Context, path, output string, force bool) (err error) {
+	f, err := dump.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if same, err := sameFile(path, output); err != nil {
+		return err
+	} else if same {
+		return usageError("%s is also the output", path)
+	}
+	out, err := dump.Create(output, force)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Abort()) }()
+	var p dump.Progress
+	stop := a.showProgress("expanding", &p)
+	st, err := dump.Expand(ctx, f, out.File(), &p)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := out.Commit(); err != nil {
+		return err
+	}
+	a.log.Info().Str("output", output).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
+		Msg("expanded")
+	return nil
+}
+
+// sameFile reports whether both paths name one existing file.
+func sameFile(a, b string) (bool, error) {
+	ia, err := os.Stat(a)
+	if err != nil {
+		return false, err
+	}
+	ib, err := os.Stat(b)
+	return err == nil && os.SameFile(ia, ib), nil
+}

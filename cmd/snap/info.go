@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/cmd/snap/internal/report"
+	"snap/dump"
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/header"
+)
+
+func newInfoCommand(a *app) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "info [flags] FILE",
+		Short: "Say what is in a dump: header, runs, processors, modules, processes",
+		Long: `Say what is in a dump, plain or compressed, without expanding it: its header,
+its ranges of memory, and the Windows in it.`,
+		Args:        oneArg("FILE"),
+		Annotations: exitCodes(exitDenied),
+		Example:     "  snap info web01-20261122T010000Z.dmp.zst",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.info(cmd.Context(), args[0], all); err != nil {
+				return fmt.Errorf("info of %s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "list unset and reserved header fields too")
+	return cmd
+}
+
+// dumpInfo is what is in a dump.
+type dumpInfo struct {
+	File       string          `json:"file"`
+	Container  string          `json:"container"`
+	FileSize   uint64          `json:"file_size"`
+	Size       uint64          `json:"size"` // expanded
+	Frames     int             `json:"frames,omitempty"`
+	Header     []fieldInfo     `json:"header"`
+	Runs       []runInfo       `json:"runs"`
+	Guest      *report.Guest   `json:"guest,omitempty"`
+	Processors []processorInfo `json:"processors,omitempty"`
+	Modules    []moduleInfo    `json:"modules,omitempty"`
+	Processes  []processInfo   `json:"processes,omitempty"`
+	Notes      []string        `json:"notes,omitempty"` // what could not be read
+}
+
+type fieldInfo struct {
+	Name   string `json:"name"`
+	Offset int    `json:"offset"`
+	Value  string `json:"value"`
+	Set    bool   `json:"set"`
+}
+
+type runInfo struct {
+	FirstPage report.Hex `json:"first_page"` // PFN
+	Pages     uint64     `json:"pages"`
+}
+
+type moduleInfo struct {
+	Name string     `json:"name"`
+	Base report.Hex `json:"base"`
+	Size uint32     `json:"size"`
+	Path string     `json:"path"`
+}
+
+type processInfo struct {
+	Name     string     `json:"name"`
+	PID      uint64     `json:"pid"`
+	CR3      report.Hex `json:"cr3"`
+	EPROCESS report.Hex `json:"eprocess"`
+}
+
+type processorInfo struct {
+	Number int        `json:"number"`
+	KPRCB  report.Hex `json:"kprcb"`
+	RIP    report.Hex `json:"rip"`
+	RSP    report.Hex `json:"rsp"`
+	CS     uint16     `json:"cs"`
+}
+
+func (a *app) info(ctx context.Context, path string, all bool) error {
+	f, err := dump.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := f.Header()
+	if err != nil {
+		return err
+	}
+	d := gatherInfo(ctx, path, f, h)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(d)
+	}
+	return a.printInfo(d, h, all)
+}
+
+// gatherInfo reads all that can be read; what can't is noted.
+func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header) *dumpInfo {
+	c := f.Container()
+	d := &dumpInfo{
+		File: path, Container: string(c.Compression), FileSize: uint64(c.FileSize), Size: uint64(f.Size()), Frames: c.Frames,
+	}
+	for _, v := range h.Fields() {
+		d.Header = append(d.Header, fieldInfo{v.Name, v.Offset, v.Value, v.Set})
+	}
+	for _, r := range h.Runs {
+		d.Runs = append(d.Runs, runInfo{report.Hex(r.Base), r.Pages})
+	}
+	sys, err := openDumpSystem(ctx, f, h)
+	if err != nil {
+		d.Notes = append(d.Notes, fmt.Sprintf("the guest in it can't be read: %v", err))
+		return d
+	}
+	d.Notes = append(d.Notes, sys.Warnings...)
+	g := guestOf(sys)
+	d.Guest = &g
+	for _, p := range sys.Processors {
+		d.Processors = append(d.Processors, processorOf(ctx, sys, p))
+	}
+	modules, err := sys.Modules(ctx)
+	if err != nil {
+		d.Notes = append(d.Notes, fmt.Sprintf("module list: %v", err))
+	}
+	for _, m := range modules {
+		d.Modules = append(d.Modules, moduleInfo{m.Name, report.Hex(m.Base), m.Size, m.Path})
+	}
+	processes, err := sys.Processes(ctx)
+	if err != nil {
+		d.Notes = append(d.Notes, fmt.Sprintf("process list: %v", err))
+	}
+	for _, p := range processes {
+		d.Processes = append(d.Processes, processInfo{p.Name, p.PID, report.Hex(p.DirectoryTableBase), report.Hex(p.EPROCESS)})
+	}
+	return d
+}
+
+// openDumpSystem finds the guest by what the header says.
+func openDumpSystem(ctx context.Context, f *dump.File, h *header.Header) (*guest.System, error) {
+	return guest.Open(ctx, f, f.RAM(), h.DirectoryTableBase&^(phys.PageSize-1), h.KdDebuggerDataBlock)
+}
+
+// describeDump adds what is in an existing dump to a summary.
+func describeDump(ctx context.Context, sum *report.Summary, f *dump.File) {
+	h, err := f.Header()
+	if err != nil {
+		sum.Warn("the dump's header can't be read: %v", err)
+		return
+	}
+	sum.Header = report.Header{DumpType: int(h.DumpType), Runs: len(h.Runs), Fields: map[string]report.Field{}}
+	sys, err := openDumpSystem(ctx, f, h)
+	if err != nil {
+		sum.Warn("the guest in the dump can't be read: %v", err)
+		return
+	}
+	sum.Guest = guestOf(sys)
+}
+
+func processorOf(ctx context.Context, sys *guest.System, p guest.Processor) processorInfo {
+	info := processorInfo{Number: p.Number, KPRCB: report.Hex(p.PRCB)}
+	buf := make([]byte, header.ContextSizeAMD64)
+	if p.ContextAt == 0 || sys.Space.ReadVirt(ctx, buf, p.ContextAt) != nil {
+		return info
+	}
+	if c, err := header.DecodeContextAMD64(buf); err == nil {
+		info.RIP, info.RSP, info.CS = report.Hex(c.Rip), report.Hex(c.Rsp), c.SegCs
+	}
+	return info
+}
+
+func (a *app) printInfo(d *dumpInfo, h *header.Header, all bool) error {
+	p := report.NewPairs(a.stdout)
+	fmt.Fprintln(a.stdout, "Dump")
+	p.Add("file", "%s", d.File)
+	p.Add("container", "%s, %s; %s when expanded", d.Container, humanize.IBytes(d.FileSize), humanize.IBytes(d.Size))
+	p.Add("type", "%v", h.DumpType)
+	if h.SystemTime != 0 && h.IsSet("SystemTime") {
+		p.Add("taken", "%s", header.FileTime(h.SystemTime).Format(time.RFC3339))
+	}
+	if d.Guest != nil {
+		p.Add("guest", "%s, %s", d.Guest.Windows, plural(d.Guest.CPUs, "processor"))
+	}
+	if err := p.Flush(); err != nil {
+		return err
+	}
+	return a.printSections(d, all)
+}
+
+func (a *app) printSections(d *dumpInfo, all bool) error {
+	fields := report.Table{Columns: []string{"OFFSET", "FIELD", "VALUE"}}
+	for _, f := range d.Header {
+		if f.Set || all {
+			fields.Add(fmt.Sprintf("%04x", f.Offset), f.Name, f.Value)
+		}
+	}
+	runs := report.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
+	for _, r := range d.Runs {
+		runs.Add(r.FirstPage.String(), humanize.Comma(int64(r.Pages)), humanize.IBytes(r.Pages<<phys.PageShift))
+	}
+	cpus := report.Table{Columns: []string{"CPU", "KPRCB", "RIP", "RSP", "CS"}, Right: map[string]bool{"CPU": true}}
+	for _, c := range d.Processors {
+		cpus.Add(strconv.Itoa(c.Number), c.KPRCB.String(), c.RIP.String(), c.RSP.String(), fmt.Sprintf("%#x", c.CS))
+	}
+	mods := report.Table{Columns: []string{"BASE", "SIZE", "MODULE", "PATH"}, Right: map[string]bool{"SIZE": true}}
+	for _, m := range d.Modules {
+		mods.Add(m.Base.String(), humanize.IBytes(uint64(m.Size)), printable(m.Name), printable(m.Path))
+	}
+	procs := report.Table{Columns: []string{"PID", "PROCESS", "CR3", "EPROCESS"}, Right: map[string]bool{"PID": true}}
+	for _, p := range d.Processes {
+		procs.Add(strconv.FormatUint(p.PID, 10), printable(p.Name), p.CR3.String(), p.EPROCESS.String())
+	}
+	for _, s := range []struct {
+		title string
+		table *report.Table
+	}{
+		{"Header", &fields}, {"Memory", &runs}, {"Processors", &cpus}, {"Modules", &mods}, {"Processes", &procs},
+	} {
+		if s.table.Len() == 0 {
+			continue
+		}
+		fmt.Fprintf(a.stdout, "\n%s\n", s.title)
+		if err := s.table.Write(a.stdout, "  "); err != nil {
+			return err
+		}
+	}
+	for _, n := range d.Notes {
+		a.log.Warn().Msg(n)
+	}
+	return nil
+}
+
+// printable makes text from a guest safe for a terminal: a name may hold
+// escape sequences.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsGraphic(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}

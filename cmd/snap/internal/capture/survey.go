@@ -1,0 +1,174 @@
+// Package capture takes a dump: it finds out what is in a guest, decides what
+// the file will hold, holds the guest still while its pages are read, and lets
+// it go on every path.
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"snap/dump"
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/header"
+)
+
+// Survey is what a guest's memory said at one moment, and the dump that
+// follows from it.
+type Survey struct {
+	System *guest.System
+	CPUs   []phys.Registers
+	Header *header.Header
+	Plan   *dump.Plan // Populated is left to the caller
+
+	// Warnings are for the operator: what is odd and could be worked around.
+	Warnings []string
+}
+
+// Look surveys the guest in mem. cpus may be empty where a source has none;
+// comment goes into the header.
+func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, comment string) (*Survey, error) {
+	sys, err := guest.Discover(ctx, mem, ram, cpus)
+	if err != nil {
+		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
+	}
+	s := &Survey{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
+	facts := s.facts(ram, comment)
+	buf := make([]byte, header.Size64)
+	n, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, buf, facts)
+	if err != nil {
+		return nil, fmt.Errorf("make the dump header: %w", err)
+	}
+	if s.Header, err = header.Decode(buf[:n]); err != nil {
+		return nil, fmt.Errorf("read the dump header back: %w", err)
+	}
+	s.Plan = &dump.Plan{Header: buf[:n], Runs: facts.Runs}
+	if s.Plan.Overlays, err = s.overlays(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// facts collects what the header says.
+func (s *Survey) facts(ram phys.Runs, comment string) *header.Facts {
+	sys := s.System
+	f := &header.Facts{
+		Machine:             header.Machine(sys.Arch),
+		NtBuildNumber:       sys.NtBuildNumber,
+		DirectoryTableBase:  sys.DirectoryTableBase,
+		PfnDatabase:         sys.MmPfnDatabase,
+		PsLoadedModuleList:  sys.PsLoadedModuleList,
+		PsActiveProcessHead: sys.PsActiveProcessHead,
+		KdDebuggerDataBlock: sys.KDBG.At,
+		NumberProcessors:    uint32(len(sys.Processors)),
+		Runs:                sys.PhysicalMemory,
+		BugCheckCode:        header.BugCheckLiveSystemDump,
+		SystemTime:          sys.KUSER.SystemTime,
+		SystemUpTime:        sys.KUSER.InterruptTime,
+		ProductType:         sys.KUSER.NtProductType,
+		SuiteMask:           sys.KUSER.SuiteMask,
+		BootID:              sys.KUSER.BootID,
+		Comment:             comment,
+	}
+	if code := sys.BugCheck[0]; code != 0 {
+		f.BugCheckCode = uint32(code)
+		copy(f.BugCheckParameter[:], sys.BugCheck[1:])
+	}
+	if len(f.Runs) == 0 {
+		// Windows keeps its first page out of its own list; do likewise.
+		f.Runs = ram.Minus(phys.Runs{{Base: 0, Pages: 1}})
+		s.warn("the guest's own memory ranges can't be used: the dump holds all RAM instead")
+	}
+	if !f.PfnDatabase.Kernel() {
+		s.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(f.PfnDatabase))
+		f.PfnDatabase = 0
+	}
+	if cpu := s.firstCPU(); cpu != nil {
+		f.Context = header.ContextAMD64(cpu)
+	}
+	return f
+}
+
+// firstCPU returns the registers of the processor that a debugger shows first:
+// the lowest-numbered one that is known.
+func (s *Survey) firstCPU() *phys.Registers {
+	for _, p := range s.System.Processors {
+		if p.VCPU >= 0 && p.ContextAt != 0 {
+			return &s.CPUs[p.VCPU]
+		}
+	}
+	return nil
+}
+
+// overlays lists the bytes of the dump that differ from the guest's memory:
+// the decoded KDBG, and each processor's CONTEXT. What can't be placed is left
+// as the guest has it, with a warning.
+func (s *Survey) overlays(ctx context.Context) ([]dump.Overlay, error) {
+	pages, err := phys.NewRuns(s.Plan.Runs...)
+	if err != nil {
+		return nil, fmt.Errorf("memory runs of the dump: %w", err)
+	}
+	l := &overlayList{space: s.System.Space, pages: pages}
+	if s.System.KDBG.Encoded {
+		if err := l.add(ctx, "KDBG", s.System.KDBG.At, s.System.KDBG.Block); err != nil {
+			return nil, fmt.Errorf("place the decoded KDBG: %w", err)
+		}
+	}
+	for _, p := range s.System.Processors {
+		if p.VCPU < 0 || p.ContextAt == 0 {
+			continue
+		}
+		what := fmt.Sprintf("CONTEXT of processor %d", p.Number)
+		err := l.add(ctx, what, p.ContextAt, header.ContextAMD64(&s.CPUs[p.VCPU]))
+		switch {
+		case ctx.Err() != nil:
+			return nil, err
+		case err != nil:
+			s.warn("%s is left as the guest has it: %v", what, err)
+		}
+	}
+	return l.done, nil
+}
+
+func (s *Survey) warn(format string, args ...any) {
+	s.Warnings = append(s.Warnings, fmt.Sprintf(format, args...))
+}
+
+// overlayList gathers overlays at virtual addresses, piece by page.
+type overlayList struct {
+	space *guest.AddressSpace
+	pages phys.Runs // of the dump
+	done  []dump.Overlay
+}
+
+var errOverlayPlace = errors.New("not within the dump's pages")
+
+// add places data at a virtual address: all of it, or none and an error.
+func (l *overlayList) add(ctx context.Context, what string, at phys.VirtAddr, data []byte) error {
+	var pieces []dump.Overlay
+	for len(data) > 0 {
+		n := min(len(data), phys.PageSize-int(at.Offset()))
+		m, err := l.space.Translate(ctx, at)
+		if err != nil {
+			return err
+		}
+		piece := dump.Overlay{At: m.Addr, Data: data[:n], What: what}
+		if !l.pages.Covers(piece.At, uint64(n)) {
+			return fmt.Errorf("guest-physical %#x: %w", uint64(piece.At), errOverlayPlace)
+		}
+		for _, o := range append(l.done, pieces...) {
+			if piece.At < o.At+phys.Addr(len(o.Data)) && o.At < piece.At+phys.Addr(n) {
+				return fmt.Errorf("guest-physical %#x is also the place of %s", uint64(piece.At), o.What)
+			}
+		}
+		pieces = append(pieces, piece)
+		data = data[n:]
+		var ok bool
+		if at, ok = at.Add(uint64(n)); !ok && len(data) > 0 {
+			return fmt.Errorf("%s wraps around the address space", what)
+		}
+	}
+	l.done = append(l.done, pieces...)
+	return nil
+}

@@ -1,0 +1,131 @@
+// Package report is what snap says about a dump: the JSON summary that is also
+// the manifest beside the file, and tables for people.
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Summary is the account of one dump. Its JSON names are stable: scripts and
+// manifests rely on them, and new ones are only ever added.
+type Summary struct {
+	Snap     string    `json:"snap"`
+	Domain   string    `json:"domain"`
+	UUID     string    `json:"uuid,omitempty"`
+	Host     string    `json:"host"`
+	Connect  string    `json:"connect,omitempty"`
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+	Output   string    `json:"output"`
+	ExitCode int       `json:"exit_code"`
+
+	Mode       string  `json:"mode"`
+	Source     string  `json:"source"`
+	Consistent bool    `json:"consistent"`
+	PauseMS    float64 `json:"pause_ms"`
+	DurationMS float64 `json:"duration_ms"`
+
+	Guest    Guest    `json:"guest"`
+	Header   Header   `json:"header"`
+	Pages    Pages    `json:"pages"`
+	Bytes    Bytes    `json:"bytes"`
+	SHA256   string   `json:"sha256,omitempty"` // of the file as written
+	Verify   *Verify  `json:"verify,omitempty"`
+	Gaps     []Gap    `json:"gaps,omitempty"`
+	Warnings []string `json:"warnings"`
+}
+
+// Guest is what was found in the guest's memory.
+type Guest struct {
+	Windows     string `json:"windows"` // kind and version, for people
+	Arch        string `json:"arch"`
+	Build       uint32 `json:"build"`
+	ProductType uint32 `json:"product_type"`
+	CPUs        int    `json:"cpus"`
+	KernelBase  Hex    `json:"kernel_base"`
+	SystemCR3   Hex    `json:"system_cr3"`
+	KDBG        Hex    `json:"kdbg"`
+	KDBGEncoded bool   `json:"kdbg_encoded"`
+}
+
+// Header is what the dump's header says and where each field came from.
+type Header struct {
+	DumpType int              `json:"dump_type"`
+	Runs     int              `json:"runs"`
+	Fields   map[string]Field `json:"fields"`
+}
+
+// Field is one header field.
+type Field struct {
+	Value string `json:"value"`
+	From  string `json:"from"`
+}
+
+// Pages counts guest pages of 4 KiB.
+type Pages struct {
+	Total       uint64 `json:"total"`       // in the header's runs
+	Written     uint64 `json:"written"`     // in the file, zero ones included
+	Zero        uint64 `json:"zero"`        // of these, all zero
+	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the host never populated them
+	Unreadable  uint64 `json:"unreadable"`  // gaps: in the file as zeros
+}
+
+// Bytes counts bytes.
+type Bytes struct {
+	Read    uint64 `json:"read"`    // from the guest
+	Dump    uint64 `json:"dump"`    // of the dump when expanded
+	Written uint64 `json:"written"` // of the file
+}
+
+// Verify is the verdict on the written file.
+type Verify struct {
+	OK      bool     `json:"ok"`
+	Checks  []Check  `json:"checks"`
+	Skipped []string `json:"skipped,omitempty"` // could not be made, because others failed
+}
+
+// Check is one point that readers of dumps demand.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Gap is a range of pages that could not be read.
+type Gap struct {
+	Address Hex    `json:"address"` // guest-physical
+	Pages   uint64 `json:"pages"`
+	Reason  string `json:"reason"`
+}
+
+// Hex is an address or register, in JSON a string like "0x1ad000": numbers
+// above 2^53 don't survive every JSON reader.
+type Hex uint64
+
+// MarshalJSON implements json.Marshaler.
+func (h Hex) MarshalJSON() ([]byte, error) { return json.Marshal(h.String()) }
+
+// String returns h with a 0x prefix.
+func (h Hex) String() string { return fmt.Sprintf("%#x", uint64(h)) }
+
+// Warn adds a warning unless it is there already.
+func (s *Summary) Warn(format string, args ...any) {
+	w := fmt.Sprintf(format, args...)
+	for _, have := range s.Warnings {
+		if have == w {
+			return
+		}
+	}
+	s.Warnings = append(s.Warnings, w)
+}
+
+// JSON returns the summary as indented JSON with a final newline.
+func (s *Summary) JSON() ([]byte, error) {
+	if s.Warnings == nil {
+		s.Warnings = []string{}
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), err
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// setUpLog makes the logger that the flags ask for. Everything that is not
+// data goes to standard error.
+func (a *app) setUpLog() error {
+	if a.quiet && a.verbose {
+		return usageError("--quiet and --verbose exclude each other")
+	}
+	switch {
+	case a.json:
+		a.logFormat = "json"
+	case a.logFormat == "" && isTerminal(a.stderr):
+		a.logFormat = "console"
+	case a.logFormat == "":
+		a.logFormat = "json"
+	case a.logFormat != "console" && a.logFormat != "json":
+		return usageError("--log-format is %q; it can be console or json", a.logFormat)
+	}
+	level := zerolog.InfoLevel
+	if a.verbose {
+		level = zerolog.DebugLevel
+	}
+	if a.quiet {
+		level = zerolog.ErrorLevel
+	}
+	if a.logFormat == "json" {
+		a.log = zerolog.New(a.stderr).Level(level).With().Timestamp().Logger()
+		return nil
+	}
+	console := zerolog.ConsoleWriter{Out: a.stderr, NoColor: !isTerminal(a.stderr), TimeFormat: time.TimeOnly}
+	a.log = zerolog.New(console).Level(level).With().Timestamp().Logger()
+	return nil
+}
+
+// printError tells the operator what went wrong and, on a line of its own,
+// what to do next.
+func (a *app) printError(err error, advice string, code int) {
+	if a.logFormat == "json" && a.started {
+		e := a.log.Error().Int("exit_code", code)
+		if advice != "" {
+			e = e.Str("next", advice)
+		}
+		e.Msg(err.Error())
+		return
+	}
+	fmt.Fprintf(a.stderr, "snap: %v\n", err)
+	if advice != "" {
+		fmt.Fprintf(a.stderr, "next: %s\n", strings.ReplaceAll(advice, "\n", "\n      "))
+	}
+}

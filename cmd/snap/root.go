@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// app is what all subcommands share for one run of the program.
+type app struct {
+	stdout, stderr io.Writer
+	log            zerolog.Logger
+
+	connect   string
+	quiet     bool
+	verbose   bool
+	logFormat string
+	json      bool
+
+	started bool // the command line was understood and a subcommand runs
+}
+
+// run is the whole program but for the process: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop()}
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.started {
+		err = &cmdError{err: err, code: exitUsage}
+	}
+	code, advice := classify(err)
+	if err != nil {
+		a.printError(err, advice, code)
+	}
+	return code
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "snap",
+		Short: "Crash dumps of running Windows guests, taken from the host",
+		Long: `snap reads a running Windows guest's memory from the host, works out from that
+memory alone what a crash dump header must say, and writes a compressed full
+crash dump that WinDbg and others open after snap expand. Nothing is installed
+in the guest, and nothing is downloaded.`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flagsFromEnv(cmd); err != nil {
+				return err
+			}
+			if err := a.setUpLog(); err != nil {
+				return err
+			}
+			a.started = true
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: cobra.NoArgs,
+	}
+	pf := root.PersistentFlags()
+	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
+	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a debug log")
+	pf.StringVar(&a.logFormat, "log-format", "", "console or json (default console on a terminal, else json)")
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(helpTemplate)
+	root.AddCommand(
+		newDumpCommand(a), newCheckCommand(a), newListCommand(a), newHeaderCommand(a), newConvertCommand(a),
+		newInfoCommand(a), newVerifyCommand(a), newExpandCommand(a), newVersionCommand(a),
+	)
+	return root
+}
+
+// helpTemplate ends every help text with the exit codes and an example.
+const helpTemplate = `{{with (or .Long .Short)}}{{.}}
+
+{{end}}Usage:
+  {{.UseLine}}{{if .HasAvailableSubCommands}}
+
+Commands:{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}}  {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasAvailableInheritedFlags}}
+
+Flags of every command:
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+
+Every flag can also be given as an environment variable: --log-format is SNAP_LOG_FORMAT.{{with index .Annotations "exit"}}
+
+Exit codes:
+{{.}}{{end}}{{if .HasExample}}
+
+Example:
+{{.Example}}{{end}}
+`
+
+// exitCodes is the annotation that help prints; codes are those a command can
+// end with besides success, failure, usage and interruption.
+func exitCodes(codes ...int) map[string]string {
+	codes = append(codes, exitOK, exitFailed, exitUsage, exitInterrupted)
+	slices.Sort(codes)
+	var b strings.Builder
+	for i, c := range slices.Compact(codes) {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "  %3d  %s", c, exitMeaning[c])
+	}
+	return map[string]string{"exit": b.String()}
+}
+
+// oneArg demands exactly one argument of the given name.
+func oneArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usageError("%s takes one %s, not %d arguments", cmd.CommandPath(), name, len(args))
+		}
+		return nil
+	}
+}
+
+// flagsFromEnv fills flags that were not given from SNAP_* variables.
+func flagsFromEnv(cmd *cobra.Command) error {
+	var err error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed || f.Name == "help" || err != nil {
+			return
+		}
+		name := "SNAP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if v := os.Getenv(name); v != "" {
+			if e := cmd.Flags().Set(f.Name, v); e != nil {
+				err = fmt.Errorf("environment variable %s=%q: %w", name, v, e)
+			}
+		}
+	})
+	return err
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"snap/hv"
+	"snap/hv/libvirt"
+	"snap/internal/ntlab/labhv"
+)
+
+// labScheme is the URI scheme of the built-in synthetic guests.
+const labScheme = "lab:"
+
+// defaultConnect is where snap connects unless told otherwise.
+func defaultConnect() string {
+	if uri := os.Getenv("LIBVIRT_DEFAULT_URI"); uri != "" {
+		return uri
+	}
+	return "qemu:///system"
+}
+
+// addConnectFlag gives cmd the -c flag and completion of domain names.
+func addConnectFlag(cmd *cobra.Command, a *app) {
+	cmd.Flags().StringVarP(&a.connect, "connect", "c", defaultConnect(),
+		"libvirt `URI`: qemu:///system, qemu:///session, qemu+unix://, qemu+ssh://,\nqemu+tls://, qemu+tcp://; lab:/// has built-in synthetic guests")
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		domains, err := a.domains(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, d := range domains {
+			if strings.HasPrefix(d.Name, prefix) {
+				names = append(names, d.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// domains lists the connection's domains.
+func (a *app) domains(ctx context.Context) ([]libvirt.DomainInfo, error) {
+	if strings.HasPrefix(a.connect, labScheme) {
+		var out []libvirt.DomainInfo
+		for _, g := range labhv.List() {
+			out = append(out, libvirt.DomainInfo{Name: g.Name, State: hv.StateRunning, Memory: g.Memory, CPUs: g.CPUs})
+		}
+		return out, nil
+	}
+	conn, err := libvirt.Connect(ctx, a.connect)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Domains(ctx)
+}
+
+// openDomain finds a domain on the connection. The returned function closes
+// the domain and the connection.
+func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error) {
+	if strings.HasPrefix(a.connect, labScheme) {
+		vm, err := labhv.Open(ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		return vm, func() { _ = vm.Close() }, nil
+	}
+	conn, err := libvirt.Connect(ctx, a.connect)
+	if err != nil {
+		return nil, nil, err
+	}
+	vm, err := conn.Lookup(ctx, ref)
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, next(err, "snap list -c %s shows the domains of this connection", a.connect)
+	}
+	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
+}
+
+// readable fails unless the domain has memory and nothing else is at work on it.
+func readable(ctx context.Context, vm hv.VM) (hv.State, error) {
+	state, err := vm.State(ctx)
+	if err != nil {
+		return "", err
+	}
+	if state != hv.StateRunning && state != hv.StatePaused {
+		id := vm.Identity()
+		return state, next(fmt.Errorf("domain %s is %s: %w", id.Name, state, hv.ErrNotRunning),
+			"start it first (virsh -c %s start %s): only a running or paused guest has memory", id.URI, id.Name)
+	}
+	if d, ok := vm.(*libvirt.Domain); ok {
+		if err := d.CheckJob(ctx); err != nil {
+			return state, err
+		}
+	}
+	return state, nil
+}

@@ -1,0 +1,25 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set at link time.
+var version = "unknown"
+
+func newVersionCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:         "version",
+		Short:       "Print the version of snap",
+		Args:        cobra.NoArgs,
+		Annotations: exitCodes(),
+		Example:     "  snap version",
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(a.stdout, "snap %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
