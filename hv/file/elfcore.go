@@ -132,7 +132,7 @@ func readELFHeader(r io.ReaderAt) (elfHeader, error) {
 // checkMagic recognises the file by its first bytes.
 func checkMagic(b []byte) error {
 	switch {
-	case string(b[:8]) == "KDUMP   " || string(b[:11]) == "makedumpfile":
+	case string(b[:8]) == "KDUMP   " || string(b[:12]) == "makedumpfile":
 		return fmt.Errorf("it is a kdump-compressed core: %w; take it with `virsh dump --memory-only` without --format, or expand it",
 			hv.ErrUnsupported)
 	case string(b[:4]) != elf.ELFMAG:

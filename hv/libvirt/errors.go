@@ -3,6 +3,7 @@ package libvirt
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	rpc "github.com/digitalocean/go-libvirt"
 
@@ -27,6 +28,11 @@ var classes = map[rpc.ErrorNumber]error{
 	rpc.ErrResourceBusy:         hv.ErrBusy,
 }
 
+// noPolkit is in the daemon's internal error where it can't reach polkit to
+// ask whether a user may connect (libvirt src/util/virgdbus.c): then only root
+// may.
+const noPolkit = "Unable to get system bus connection"
+
 // classify gives the daemon's error its class. The daemon's own error stays
 // reachable with errors.As.
 func classify(err error) error {
@@ -38,6 +44,9 @@ func classify(err error) error {
 		return err
 	}
 	class, ok := classes[rpc.ErrorNumber(e.Code)]
+	if strings.Contains(e.Message, noPolkit) {
+		class, ok = hv.ErrDenied, true
+	}
 	if !ok {
 		return err
 	}
