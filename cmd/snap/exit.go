@@ -71,6 +71,8 @@ func usageError(format string, args ...any) error {
 	return &cmdError{err: fmt.Errorf(format, args...), code: exitUsage}
 }
 
+const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
+
 // exitClasses maps causes to codes, the gravest first: the first that an
 // error matches decides.
 var exitClasses = []struct {
@@ -88,7 +90,8 @@ var exitClasses = []struct {
 	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --source auto lets snap choose"},
 	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
-	{guest.ErrNotWindows, exitNotWindows, "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"},
+	{guest.ErrNotWindows, exitNotWindows, otherGuests},
+	{guest.ErrFiveLevel, exitNotWindows, otherGuests},
 	{syscall.ENOSPC, exitNoSpace, "free some space, or choose another destination with -o"},
 	{syscall.EDQUOT, exitNoSpace, "free some of your quota, or choose another destination with -o"},
 	{dump.ErrFormat, exitFailed, "what is damaged can't be mended: copy the file again, or take the dump again"},

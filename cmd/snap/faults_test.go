@@ -53,8 +53,8 @@ func TestFaults(t *testing.T) {
 	}{
 		{"no such domain", g.Connection, "snap-lab-nobody", empty(), nil, exitNoDomain, "no such domain", "snap list"},
 		{"domain is off", g.Connection, lab.Prefix + "faults-off", empty(), nil, exitNoDomain, "not running", "virsh"},
-		{"linux", g.Connection, lab.Prefix + "faults-linux", empty(), nil, exitNotWindows, "not a Windows guest", "virsh dump"},
-		{"linux by peek", g.Connection, lab.Prefix + "faults-linux", empty(), []string{"--source", "peek"}, exitNotWindows, "not a Windows guest", "virsh dump"},
+		{"linux", g.Connection, lab.Prefix + "faults-linux", empty(), nil, exitNotWindows, "find Windows in guest memory", "virsh dump"},
+		{"linux by peek", g.Connection, lab.Prefix + "faults-linux", empty(), []string{"--source", "peek"}, exitNotWindows, "find Windows in guest memory", "virsh dump"},
 		{"no space", g.Connection, domain, full, nil, exitNoSpace, "no space", "free some space"},
 		{"no folder", g.Connection, domain, filepath.Join(t.TempDir(), "nowhere"), nil, exitFailed, "no such file", "mkdir"},
 		{"not allowed by libvirt", session, domain, empty(), []string{"--connect", "qemu:///system"}, exitDenied, "", "root"},
