@@ -2,7 +2,6 @@ package exclude
 
 import (
 	"cmp"
-	"container/heap"
 	"iter"
 	"slices"
 )
@@ -14,18 +13,44 @@ type span struct {
 	owner  int
 }
 
-// owners is a heap of spans, the one with the smallest owner first.
+// owners is a binary heap of spans, the one with the smallest owner first. It
+// is container/heap without an allocation for each span.
 type owners []span
 
-func (o owners) Len() int           { return len(o) }
-func (o owners) Less(i, j int) bool { return o[i].owner < o[j].owner }
-func (o owners) Swap(i, j int)      { o[i], o[j] = o[j], o[i] }
-func (o *owners) Push(x any)        { *o = append(*o, x.(span)) }
-func (o *owners) Pop() any {
-	old := *o
-	last := old[len(old)-1]
-	*o = old[:len(old)-1]
-	return last
+func (o *owners) push(s span) {
+	*o = append(*o, s)
+	h := *o
+	for i := len(h) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if h[parent].owner <= h[i].owner {
+			return
+		}
+		h[parent], h[i] = h[i], h[parent]
+		i = parent
+	}
+}
+
+// pop removes the first span. There must be one.
+func (o *owners) pop() {
+	h := *o
+	last := len(h) - 1
+	h[0] = h[last]
+	h = h[:last]
+	*o = h
+	for i := 0; ; {
+		child := 2*i + 1
+		if child >= last {
+			return
+		}
+		if child+1 < last && h[child+1].owner < h[child].owner {
+			child++
+		}
+		if h[i].owner <= h[child].owner {
+			return
+		}
+		h[i], h[child] = h[child], h[i]
+		i = child
+	}
 }
 
 // cover yields the points that the spans cover, as ascending disjoint spans,
@@ -64,10 +89,10 @@ func pieces(spans []span) iter.Seq[span] {
 				at = max(at, spans[next].lo)
 			}
 			for ; next < len(spans) && spans[next].lo <= at; next++ {
-				heap.Push(&active, spans[next])
+				active.push(spans[next])
 			}
 			for len(active) > 0 && active[0].hi <= at {
-				heap.Pop(&active)
+				active.pop()
 			}
 			if len(active) == 0 {
 				continue

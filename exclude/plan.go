@@ -11,7 +11,7 @@ import (
 // What a plan may cost, whatever the guest asks for.
 const (
 	// MaxRequests bounds the advertised requests that a plan looks at.
-	MaxRequests = 1 << 18
+	MaxRequests = 1 << 17
 	// MaxRequestsBy bounds those of one driver.
 	MaxRequestsBy = 1 << 16
 	// MaxFragments bounds the pieces of physical memory into which all virtual
@@ -19,8 +19,8 @@ const (
 	MaxFragments = 1 << 20
 )
 
-// ErrTooMany says that the requests together leave out more pages than the limit. Test
-// with errors.Is; the error is a *TooManyError.
+// ErrTooMany says that the requests together leave out more pages than the
+// limit. Test with errors.Is; the error is a *TooManyError.
 var ErrTooMany = errors.New("too many pages to leave out")
 
 // TooManyError says by how much a plan is over its limit.

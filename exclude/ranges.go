@@ -57,7 +57,8 @@ func (e *RangeError) Is(target error) bool { return target == ErrRange }
 //
 // ADDRESS and PAGES are decimal, or hexadecimal after 0x; without PAGES it is
 // one page. An address inside a page stands for that page. In a file, blank
-// lines and what follows a # are skipped. A file can't name files.
+// lines and what follows a # are skipped. A file can't name files, and the name
+// of a file can't have a comma.
 //
 // open opens a file by its name; ParseRanges closes it. A range that is written
 // wrongly is a *RangeError.

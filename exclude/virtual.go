@@ -168,6 +168,7 @@ func (w *walk) pagesBefore(page uint64) uint64 {
 // appendPhysical appends to out the physical pages behind the spans, which
 // cover sorts and disentangles.
 func (w *walk) appendPhysical(out, spans []span) []span {
+	out = slices.Grow(out, len(w.segments)+2*len(spans))
 	i := 0
 	for v := range cover(spans) {
 		for i < len(w.segments) && w.segments[i].hi <= v.lo {
