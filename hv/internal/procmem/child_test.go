@@ -1,0 +1,198 @@
+package procmem
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"snap/guest/phys"
+)
+
+// childEnv makes the test binary play the process that runs a guest.
+const childEnv = "SNAP_TEST_PROCMEM_CHILD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		if err := childMain(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// The child's memory: areaPages of each kind, of which some are written.
+const areaPages = 1024
+
+// kinds of memory that a guest's RAM can be.
+const (
+	kindAnonymous = iota
+	kindMemfd
+	kindSharedAnonymous
+	kindPrivateFile
+	kinds
+)
+
+// written reports whether the child writes page i of an area.
+func written(kind, i int) bool { return i%7 == kind%7 || (i > 300 && i < 400) }
+
+// inFile reports whether page i of the private file's area is in the file.
+func inFile(i int) bool { return i%5 == 0 }
+
+// pattern fills a page with what the child has there.
+func pattern(p []byte, kind, i, salt int) {
+	for off := 0; off < len(p); off += 8 {
+		binary.LittleEndian.PutUint64(p[off:], uint64(salt)<<56|uint64(kind)<<48|uint64(i)<<16|uint64(off)|1)
+	}
+}
+
+// wantPage returns page i of an area.
+func wantPage(kind, i int) []byte {
+	p := make([]byte, phys.PageSize)
+	switch {
+	case written(kind, i):
+		pattern(p, kind, i, 1)
+	case kind == kindPrivateFile && inFile(i):
+		pattern(p, kind, i, 2)
+	}
+	return p
+}
+
+func childMain(dir string) error {
+	areas := make([][]byte, kinds)
+	for kind := range areas {
+		b, err := childMap(kind, dir)
+		if err != nil {
+			return err
+		}
+		for i := range areaPages {
+			if written(kind, i) {
+				pattern(b[i*phys.PageSize:][:phys.PageSize], kind, i, 1)
+			}
+		}
+		areas[kind] = b
+		fmt.Println(addressOf(b))
+	}
+	in := bufio.NewReader(os.Stdin)
+	for {
+		cmd, err := in.ReadString('\n')
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch cmd {
+		case "unmap\n": // page 10 of the anonymous area
+			p := areas[kindAnonymous][10*phys.PageSize:][:phys.PageSize]
+			if err := unix.Mprotect(p, unix.PROT_NONE); err != nil {
+				return err
+			}
+		case "zero\n": // read a page that was never written: the page of zeros
+			if areas[kindAnonymous][8*phys.PageSize] != 0 {
+				return fmt.Errorf("page 8 isn't zero")
+			}
+		}
+		fmt.Println("done")
+	}
+}
+
+func childMap(kind int, dir string) ([]byte, error) {
+	const size = areaPages * phys.PageSize
+	rw := unix.PROT_READ | unix.PROT_WRITE
+	switch kind {
+	case kindAnonymous:
+		b, err := unix.Mmap(-1, 0, size, rw, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err == nil {
+			err = unix.Madvise(b, unix.MADV_NOHUGEPAGE) // else one write fills 512 pages
+		}
+		return b, err
+	case kindSharedAnonymous:
+		return unix.Mmap(-1, 0, size, rw, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	case kindMemfd:
+		fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+		if err != nil {
+			return nil, err
+		}
+		// The guest's RAM begins within the file, as with several backends in one.
+		if err := unix.Ftruncate(fd, 2*size); err != nil {
+			return nil, err
+		}
+		return unix.Mmap(fd, size/2, size, rw, unix.MAP_SHARED)
+	}
+	f, err := os.Create(dir + "/ram")
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, err
+	}
+	p := make([]byte, phys.PageSize)
+	for i := range areaPages {
+		if inFile(i) {
+			pattern(p, kind, i, 2)
+			if _, err := f.WriteAt(p, int64(i)*phys.PageSize); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return unix.Mmap(int(f.Fd()), 0, size, rw, unix.MAP_PRIVATE)
+}
+
+// child is a running one.
+type child struct {
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Reader
+	hvas [kinds]uint64
+}
+
+func startChild(t *testing.T) *child {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &child{cmd: exec.Command(self)}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+t.TempDir())
+	c.cmd.Stderr = os.Stderr
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.out = bufio.NewReader(out)
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.in.Close() // ends it
+		_ = c.cmd.Wait() // a test may have ended it already
+	})
+	for i := range c.hvas {
+		if _, err := fmt.Fscanln(c.out, &c.hvas[i]); err != nil {
+			t.Fatalf("start the child: %v", err)
+		}
+	}
+	return c
+}
+
+// tell has the child do something.
+func (c *child) tell(t *testing.T, what string) {
+	t.Helper()
+	if _, err := fmt.Fprintln(c.in, what); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := c.out.ReadString('\n'); err != nil || line != "done\n" {
+		t.Fatalf("child answered %q to %q: %v", line, what, err)
+	}
+}

@@ -1,0 +1,269 @@
+package procmem
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"snap/guest/phys"
+	"snap/hv"
+	"snap/hv/hvtest"
+)
+
+func addressOf(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(&b[0]))) }
+
+func fine() error { return nil }
+
+// layout puts an area in two pieces into guest memory, with a hole between them
+// and in the order opposite to the host's.
+func layout(hva uint64) []Range {
+	const half = areaPages / 2
+	return []Range{
+		{phys.Run{Base: 0x1000, Pages: half}, hva},
+		{phys.Run{Base: 0x10, Pages: half}, hva + half*phys.PageSize},
+	}
+}
+
+// areaWant is what the child's area must hold, as guest memory.
+type areaWant struct {
+	kind   int
+	ranges []Range
+	hva    uint64
+}
+
+// ReadPhys implements phys.Reader.
+func (w areaWant) ReadPhys(_ context.Context, p []byte, at phys.Addr) error {
+	for len(p) > 0 {
+		i := slices.IndexFunc(w.ranges, func(r Range) bool { return at.PFN() >= r.Run.Base && at.PFN() < r.Run.End() })
+		if i < 0 {
+			return phys.ErrNotRAM
+		}
+		r := w.ranges[i]
+		off := r.HVA + uint64(at-r.Run.Base.Addr()) - w.hva
+		n := copy(p, wantPage(w.kind, int(off>>phys.PageShift))[off%phys.PageSize:])
+		p, at = p[n:], at+phys.Addr(n)
+	}
+	return nil
+}
+
+var kindNames = [kinds]string{"anonymous", "memfd", "shared anonymous", "private file"}
+
+func TestMemory(t *testing.T) {
+	c := startChild(t)
+	for kind, name := range kindNames {
+		t.Run(name, func(t *testing.T) {
+			ranges := layout(c.hvas[kind])
+			open := func(t *testing.T) hv.Memory {
+				m, err := Open(c.cmd.Process.Pid, ranges, fine)
+				if err != nil {
+					t.Fatalf("Open failed: %v", err)
+				}
+				return m
+			}
+			hvtest.TestMemory(t, open, hvtest.Options{Want: areaWant{kind, ranges, c.hvas[kind]}})
+			m := open(t)
+			defer m.Close()
+			set, known, err := m.Populated(t.Context())
+			if err != nil || !known {
+				t.Fatalf("Populated() = %v, %v; want it known", known, err)
+			}
+			// Exactly what was written, or is in the file.
+			var want []phys.Run
+			for _, r := range ranges {
+				for i := range r.Run.Pages {
+					page := int((r.HVA-c.hvas[kind])>>phys.PageShift + i)
+					if written(kind, page) || (kind == kindPrivateFile && inFile(page)) {
+						want = append(want, phys.Run{Base: r.Run.Base + phys.PFN(i), Pages: 1})
+					}
+				}
+			}
+			wantSet, err := phys.NewRuns(want...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if missing := wantSet.Minus(set); len(missing) != 0 {
+				t.Errorf("Populated() lacks %v", missing)
+			}
+			if kind == kindAnonymous || kind == kindMemfd {
+				if diff := cmp.Diff(wantSet, set); diff != "" {
+					t.Errorf("Populated() after reading all (-want +got):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// TestReadsAllocateNothing: reading the holes of shared memory must not fill them,
+// which would last until the guest ends.
+func TestReadsAllocateNothing(t *testing.T) {
+	c := startChild(t)
+	m, err := Open(c.cmd.Process.Pid, layout(c.hvas[kindMemfd]), fine)
+	if err != nil {
+		t.Fatalf("Open failed: %v", err)
+	}
+	defer m.Close()
+	blocks := func() int64 {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(m.pieces[0].file.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks
+	}
+	before := blocks()
+	if before == 0 {
+		t.Fatal("the child's file has no blocks")
+	}
+	for _, r := range m.RAM() {
+		if err := m.ReadPhys(t.Context(), make([]byte, r.Size()), r.Base.Addr()); err != nil {
+			t.Fatalf("ReadPhys(%v) failed: %v", r, err)
+		}
+	}
+	if after := blocks(); after != before {
+		t.Errorf("the file has %d blocks after reading; want %d", after, before)
+	}
+}
+
+// TestFault: a page that can't be read is an error for that page.
+func TestFault(t *testing.T) {
+	c := startChild(t)
+	hva := c.hvas[kindAnonymous]
+	m, err := Open(c.cmd.Process.Pid, []Range{{phys.Run{Base: 0, Pages: areaPages}, hva}}, fine)
+	if err != nil {
+		t.Fatalf("Open failed: %v", err)
+	}
+	defer m.Close()
+	c.tell(t, "unmap")
+	err = m.ReadPhys(t.Context(), make([]byte, 64<<10), 4096)
+	var access *phys.AccessError
+	if !errors.As(err, &access) || access.At != 10*phys.PageSize || !errors.Is(err, unix.EFAULT) {
+		t.Errorf("ReadPhys over a page that can't be read = %v; want EFAULT at %#x", err, 10*phys.PageSize)
+	}
+	if err := m.ReadPhys(t.Context(), make([]byte, 64<<10), 11*phys.PageSize); err != nil {
+		t.Errorf("ReadPhys after that page failed: %v", err)
+	}
+	if _, err := Open(c.cmd.Process.Pid, []Range{{phys.Run{Base: 0, Pages: areaPages}, hva}}, fine); !errors.Is(err, hv.ErrUnsupported) {
+		t.Errorf("Open of a range that isn't one mapping = %v; want %v", err, hv.ErrUnsupported)
+	}
+}
+
+// TestProcessEnds: nothing is read of a process that is gone, nor of another that
+// has its number.
+func TestProcessEnds(t *testing.T) {
+	c := startChild(t)
+	for _, kind := range []int{kindAnonymous, kindMemfd} {
+		m, err := Open(c.cmd.Process.Pid, layout(c.hvas[kind]), fine)
+		if err != nil {
+			t.Fatalf("Open failed: %v", err)
+		}
+		defer m.Close()
+		defer func() {
+			if err := m.ReadPhys(t.Context(), make([]byte, 8), 0x10000); err == nil {
+				t.Errorf("ReadPhys of %s memory after the process's end succeeded", kindNames[kind])
+			}
+			if _, _, err := m.Populated(t.Context()); err == nil {
+				t.Errorf("Populated of %s memory after the process's end succeeded", kindNames[kind])
+			}
+		}()
+	}
+	if err := c.in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cmd.Wait(); err != nil {
+		t.Fatalf("child: %v", err)
+	}
+	if _, err := Open(c.cmd.Process.Pid, layout(c.hvas[kindAnonymous]), fine); err == nil {
+		t.Error("Open of a process that is gone succeeded")
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	c := startChild(t)
+	pid, hva := c.cmd.Process.Pid, c.hvas[kindAnonymous]
+	broken := errors.New("another process")
+	if _, err := Open(pid, layout(hva), func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("Open of a process that fails to verify = %v; want %v", err, broken)
+	}
+	tests := []struct {
+		name   string
+		ranges []Range
+		say    string
+	}{
+		{"nothing", nil, "no guest memory"},
+		{"no mapping", []Range{{phys.Run{Base: 0, Pages: 1}, 0x1000}}, "no mapping"},
+		{"past the mapping", []Range{{phys.Run{Base: 0, Pages: 1 << 30}, c.hvas[kindMemfd]}}, "ends before"},
+		{"wrapping", []Range{{phys.Run{Base: 0, Pages: 1 << 38}, ^uint64(0) &^ 4095}}, "wraps"},
+		{"overlap", []Range{{phys.Run{Base: 0, Pages: 2}, hva}, {phys.Run{Base: 1, Pages: 2}, hva}}, "overlap"},
+	}
+	for _, tt := range tests {
+		if _, err := Open(pid, tt.ranges, fine); err == nil || !strings.Contains(err.Error(), tt.say) {
+			t.Errorf("Open with %s = %v; want it to say %q", tt.name, err, tt.say)
+		}
+	}
+}
+
+// TestPageTable: the quick way and the old one see the same, but for the page of
+// zeros, which only the quick one knows.
+func TestPageTable(t *testing.T) {
+	c := startChild(t)
+	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", c.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	hva := c.hvas[kindAnonymous]
+	r := hostRange{hva, hva + areaPages*phys.PageSize}
+	quick, err := present(t.Context(), f, r)
+	if err != nil {
+		t.Fatalf("present failed: %v", err)
+	}
+	slow, err := entries(t.Context(), f, r)
+	if err != nil {
+		t.Fatalf("entries failed: %v", err)
+	}
+	if diff := cmp.Diff(slow, quick, cmp.AllowUnexported(hostRange{})); diff != "" {
+		t.Errorf("page table (-entry by entry +scanned):\n%s", diff)
+	}
+	c.tell(t, "zero")
+	if again, err := scan(t.Context(), f, r); err == nil {
+		if diff := cmp.Diff(quick, again, cmp.AllowUnexported(hostRange{})); diff != "" {
+			t.Errorf("scan after a read of an untouched page (-want +got):\n%s", diff)
+		}
+	} else if !errors.Is(err, unix.ENOTTY) {
+		t.Errorf("scan failed: %v", err)
+	}
+}
+
+func TestParseMapping(t *testing.T) {
+	tests := []struct {
+		line string
+		want mapping
+	}{
+		{
+			"7f1c2be00000-7f1c3be00000 rw-p 00000000 00:00 0 ",
+			mapping{0x7f1c2be00000, 0x7f1c3be00000, 0x7f1c3be00000, "rw-p", 0, "00:00", 0, ""},
+		},
+		{
+			"7f1c2be00000-7f1c3be00000 rw-s 00400000 00:01 1036                       /memfd:pc.ram (deleted)",
+			mapping{0x7f1c2be00000, 0x7f1c3be00000, 0x7f1c3be00000, "rw-s", 0x400000, "00:01", 1036, "/memfd:pc.ram (deleted)"},
+		},
+	}
+	for _, tt := range tests {
+		got, err := parseMapping(tt.line)
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(mapping{})); err != nil || diff != "" {
+			t.Errorf("parseMapping(%q) failed with %v or differs (-want +got):\n%s", tt.line, err, diff)
+		}
+	}
+	for _, line := range []string{"", "x", "1-2 rw-p", "1-g rw-p 0 00:00 0", "1-2 rw-p 0 00:00 x"} {
+		if m, err := parseMapping(line); err == nil {
+			t.Errorf("parseMapping(%q) = %+v; want an error", line, m)
+		}
+	}
+}
