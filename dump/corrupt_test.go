@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"snap/guest/phys"
@@ -74,6 +75,22 @@ func TestTruncatedFiles(t *testing.T) {
 	}
 }
 
+func TestGzipOfMoreThanTheDump(t *testing.T) {
+	p, m := smallPlan(t)
+	stored, _ := written(t, p, m, Options{Compression: CompressionGzip})
+	enc, err := newEncoder(Options{Compression: CompressionGzip})
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := enc.encode(nil, []byte("more"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exercise(append(stored, more...)); !errors.Is(err, ErrFormat) {
+		t.Errorf("a gzip file with more behind the dump = %v; want ErrFormat", err)
+	}
+}
+
 // resealed gives a file another seek table.
 func resealed(stored []byte, change func(entries []entry) []entry) []byte {
 	le := binary.LittleEndian
@@ -120,6 +137,29 @@ func TestHostileSeekTables(t *testing.T) {
 	}
 }
 
+// TestTableIsRefusedBeforeUse: what a table claims beyond reason is refused when
+// the file is opened, so that nothing is allocated for it.
+func TestTableIsRefusedBeforeUse(t *testing.T) {
+	p, m := smallPlan(t)
+	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16})
+	tests := map[string][]byte{
+		"frame of 4 GiB":              resealed(stored, func(e []entry) []entry { e[3].expanded = ^uint32(0); return e }),
+		"frame stored in too much":    resealed(stored, func(e []entry) []entry { e[3].expanded = 1; e[3].stored += e[4].stored; return append(e[:4], e[5:]...) }),
+		"frame that takes no bytes":   resealed(stored, func(e []entry) []entry { return append(e, entry{0, 100, 0}) }),
+		"reserved bits":               bytes.Clone(stored),
+		"more frames than file":       bytes.Clone(stored),
+		"length of the table's frame": bytes.Clone(stored),
+	}
+	tests["reserved bits"][len(stored)-5] |= 1 << 4
+	tests["more frames than file"][len(stored)-6] = 0xff
+	tests["length of the table's frame"][len(stored)-9-12*int(binary.LittleEndian.Uint32(stored[len(stored)-9:]))-4]++
+	for name, b := range tests {
+		if f, err := NewFile(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: NewFile = %v, %v; want ErrFormat", name, f, err)
+		}
+	}
+}
+
 // TestHostileFrame: a frame that expands to far more than the table says must
 // not be expanded.
 func TestHostileFrame(t *testing.T) {
@@ -138,9 +178,15 @@ func TestHostileFrame(t *testing.T) {
 		{uint32(len(first)), 0x2000, zstdChecksum(first)},
 		{uint32(len(bomb)), 0x1000, 0},
 	})...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	err = exercise(b)
+	runtime.ReadMemStats(&after)
 	if !errors.Is(err, ErrFormat) {
 		t.Errorf("a frame of 64 MiB in the place of 4 KiB = %v; want ErrFormat", err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("refusing it took %d bytes of memory", n)
 	}
 }
 

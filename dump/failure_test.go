@@ -107,6 +107,29 @@ func TestWriteCancelledMidway(t *testing.T) {
 	settled(t)
 }
 
+type readerFunc func(context.Context, []byte, phys.Addr) error
+
+func (f readerFunc) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error { return f(ctx, p, at) }
+
+// TestCancelledReadIsNoGap: a source whose reads fail because the dump was
+// cancelled is not tried again page by page.
+func TestCancelledReadIsNoGap(t *testing.T) {
+	p, _ := smallPlan(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var reads atomic.Int64
+	m := readerFunc(func(_ context.Context, b []byte, at phys.Addr) error {
+		reads.Add(1)
+		cancel()
+		return &phys.AccessError{At: at, Len: len(b), Err: context.Canceled}
+	})
+	if _, err := Write(ctx, io.Discard, m, p, Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Write = %v; want context.Canceled", err)
+	}
+	if n := reads.Load(); n > 3 { // one for each frame that was under way
+		t.Errorf("%d reads; want one for each frame", n)
+	}
+}
+
 // TestDeadSource: a source that stops working is not a dump full of gaps.
 func TestDeadSource(t *testing.T) {
 	p, m := smallPlan(t)
@@ -118,7 +141,10 @@ func TestDeadSource(t *testing.T) {
 	if !errors.Is(err, ErrSource) {
 		t.Errorf("Write with %d dead frames in a row = %v; want ErrSource", maxDeadFrames, err)
 	}
-	delete(m.bad, 0x120)
+	for pfn := phys.PFN(0x100); pfn < 0x100+2*maxDeadFrames-1; pfn++ {
+		m.bad[pfn] = errBadPage
+	}
+	delete(m.bad, 0x100+maxDeadFrames-1)
 	if _, err := Write(context.Background(), io.Discard, m, p, Options{FrameSize: phys.PageSize}); err != nil {
 		t.Errorf("Write with one good frame among them failed: %v", err)
 	}

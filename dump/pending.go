@@ -117,14 +117,14 @@ func (p *Pending) place() error {
 	if err := p.file.Sync(); err != nil {
 		return err
 	}
-	if err := p.mayPlace(); err != nil {
-		return err
-	}
 	if err := p.file.Close(); err != nil {
 		return err
 	}
 	fd := int(p.dir.Fd())
 	if p.force {
+		if err := p.mayPlace(); err != nil {
+			return err
+		}
 		return unix.Renameat(fd, p.temp, fd, p.name)
 	}
 	err := unix.Renameat2(fd, p.temp, fd, p.name, unix.RENAME_NOREPLACE)

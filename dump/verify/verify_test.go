@@ -180,6 +180,10 @@ var corruptions = []corruption{
 	}},
 
 	{"kernel without MZ", CheckKernel, in(func(_ *testing.T, l *lab) phys.VirtAddr { return l.Truth.KernelBase }, 2, 0)},
+	{"kernel of another machine", CheckKernel, func(t *testing.T, l *lab, b []byte) []byte {
+		pe := l.Truth.KernelBase + l.pointer(t, l.Truth.KernelBase+0x3C)&0xffff
+		return put(b, l.at(t, pe+4), 2, 0xAA64)
+	}},
 	{"KernBase of another image", CheckKernel, func(t *testing.T, l *lab, b []byte) []byte {
 		return put(b, l.at(t, l.Truth.KDBG+0x18), 8, uint64(l.Truth.Modules[1].Base))
 	}},
