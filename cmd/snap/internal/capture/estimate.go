@@ -44,13 +44,15 @@ func (s *Survey) Estimate(ctx context.Context, mem hv.Memory, o dump.Options) (*
 	if e.Populated == 0 {
 		return e, nil
 	}
-	sample := sampleOf(work)
+	// The same dump, but as if the host had populated only the sample.
+	plan := *s.Plan
+	plan.Populated = sampleOf(work)
 	start := time.Now()
-	st, err := dump.Write(ctx, io.Discard, mem, &dump.Plan{Header: s.Plan.Header, Runs: sample}, o)
+	st, err := dump.Write(ctx, io.Discard, mem, &plan, o)
 	if err != nil {
 		return nil, err
 	}
-	scale := float64(e.Populated) / float64(sample.Pages())
+	scale := float64(e.Populated) / float64(plan.Populated.Pages())
 	e.Duration = time.Duration(scale * float64(time.Since(start)))
 	e.Bytes += uint64(scale * float64(st.BytesWritten))
 	return e, nil
