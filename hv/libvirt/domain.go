@@ -204,8 +204,12 @@ func (d *Domain) Config(ctx context.Context) (Config, error) {
 }
 
 // CheckJob fails with hv.ErrBusy while the domain is being migrated, saved or
-// dumped: its memory is then moving, or somebody else will resume it.
+// dumped: its memory is then moving, or somebody else will resume it. It fails
+// with hv.ErrNotRunning if the domain is off.
 func (d *Domain) CheckJob(ctx context.Context) error {
+	if err := d.active(ctx); err != nil {
+		return err
+	}
 	job, err := query(ctx, d.conn, fmt.Sprintf("ask for the job of domain %q", d.dom.Name),
 		func(l *rpc.Libvirt) (int32, error) {
 			job, _, _, _, _, _, _, _, _, _, _, _, err := l.DomainGetJobInfo(d.dom)
@@ -218,6 +222,7 @@ func (d *Domain) CheckJob(ctx context.Context) error {
 	case rpc.DomainJobBounded, rpc.DomainJobUnbounded:
 		return d.busy("a migration, save or dump of it goes on")
 	}
+	// Only now: a job that began meanwhile shows here.
 	s, err := d.status(ctx)
 	if err != nil {
 		return err

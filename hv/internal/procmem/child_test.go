@@ -3,6 +3,7 @@ package procmem
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,12 +13,31 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/guest/phys"
+	"snap/hv"
 )
 
 // childEnv makes the test binary play the process that runs a guest.
 const childEnv = "SNAP_TEST_PROCMEM_CHILD"
 
+// strangerEnv makes it try to open a process, "PID:ADDRESS", and say how that went.
+const strangerEnv = "SNAP_TEST_PROCMEM_STRANGER"
+
+func stranger(target string) {
+	var pid int
+	var hva uint64
+	if _, err := fmt.Sscanf(target, "%d:%d", &pid, &hva); err != nil {
+		fmt.Print(err)
+		return
+	}
+	_, err := Open(pid, layout(hva), fine)
+	fmt.Printf("denied=%v %v", errors.Is(err, hv.ErrDenied), err)
+}
+
 func TestMain(m *testing.M) {
+	if target := os.Getenv(strangerEnv); target != "" {
+		stranger(target)
+		os.Exit(0)
+	}
 	if dir := os.Getenv(childEnv); dir != "" {
 		if err := childMain(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -181,6 +183,31 @@ func TestProcessEnds(t *testing.T) {
 	}
 	if _, err := Open(c.cmd.Process.Pid, layout(c.hvas[kindAnonymous]), fine); err == nil {
 		t.Error("Open of a process that is gone succeeded")
+	}
+}
+
+// TestDenied: another user's process can't be read, and the error says what would help.
+func TestDenied(t *testing.T) {
+	c := startChild(t)
+	// This very program again, as a user who may read nothing of ours. The link
+	// leads to it even where that user can't reach its folder.
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Dir = "/"
+	cmd.Env = []string{fmt.Sprintf("%s=%d:%d", strangerEnv, c.cmd.Process.Pid, c.hvas[kindAnonymous])}
+	target := c.cmd.Process.Pid
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	} else {
+		target = 1 // root's
+		cmd.Env = []string{fmt.Sprintf("%s=%d:%d", strangerEnv, target, c.hvas[kindAnonymous])}
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the stranger to process %d failed: %v\n%s", target, err, out)
+	}
+	if got := string(out); !strings.HasPrefix(got, "denied=true ") || !strings.Contains(got, "CAP_SYS_PTRACE") {
+		t.Errorf("Open by a stranger: %s; want %v and what would help", got, hv.ErrDenied)
 	}
 }
 
