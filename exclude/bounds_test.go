@@ -71,6 +71,37 @@ func TestOverlapsAreCheap(t *testing.T) {
 	}
 }
 
+// Ranges over all of memory cost what lies before the first page that can't be
+// left out, and what begins behind it is looked at for itself.
+func TestRefusedRangesAreCheap(t *testing.T) {
+	in := smallGuest()
+	c := &counting{extent: func(page uint64) (phys.PFN, uint64, bool) {
+		v := page - kernelHalf>>phys.PageShift
+		if v < 128 {
+			return phys.PFN(0x140 + v), 128 - v, true // 64 is the KDBG at 0x180
+		}
+		return 0x17f + phys.PFN(v%2), 1, true // every second page is the KDBG
+	}}
+	in.Translator = c
+	for i := range uint64(65) {
+		in.Requests = append(in.Requests, virtual(va(i), 1<<34))
+	}
+	in.Requests = append(in.Requests, virtual(va(1000), 1), virtual(va(2000), 2))
+	plan, err := NewPlan(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPlan(t, in, plan)
+	if len(plan.Refused) != 66 || plan.Refused[0].At != va(64) || plan.Refused[64].At != va(64) ||
+		plan.Refused[65].At != va(2001) || len(plan.Entries) != 1 {
+		t.Errorf("refused %+v, honoured %+v; want all that have page 64 or 2001", plan.Refused, plan.Entries)
+	}
+	// 0 to 64 at once, then 1000, 2000, 2001.
+	if c.calls != 4 {
+		t.Errorf("%d calls; want 4", c.calls)
+	}
+}
+
 // A page table that leads all of an address space to one harmless page doesn't
 // keep snap busy, nor does it cost those who asked for less.
 func TestAliasesAreBounded(t *testing.T) {

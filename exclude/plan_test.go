@@ -83,6 +83,8 @@ func TestPlanOneRequest(t *testing.T) {
 		{"virtual, all of the half", virtual(kernelHalf, 1<<35), refused(denied, va(66), "protected: KDBG")},
 		{"virtual, 2^64-1 pages", virtual(kernelHalf, ^uint64(0)), refused(address, kernelHalf, noRange)},
 		{"virtual, 2^52 pages", virtual(0, 1<<52), refused(address, 0, noRange)},
+		{"virtual, wraps to a good page", virtual(va(1), 1<<52), refused(address, va(1), noRange)},
+		{"virtual, wraps by pages", virtual(va(1), -(va(0) >> 12)), refused(address, va(1), noRange)},
 		{"virtual, past the last page", virtual(^uint64(0), 2), refused(address, ^uint64(0), noRange)},
 		{"virtual, the last page", virtual(^uint64(0), 1), honoured(nil, Entry{NotPresent: 1})},
 		{"virtual, not canonical", virtual(0x8000_0000_0000, 1), refused(address, 0x8000_0000_0000, noRange)},
@@ -183,6 +185,23 @@ func TestPlanManyRequests(t *testing.T) {
 	}
 }
 
+// Frames that follow each other on both sides of a hole are no mapping of it.
+func TestPlanHoleBetweenNeighbours(t *testing.T) {
+	in := smallGuest()
+	in.Translator = &space{regions: []region{
+		{page: 0, pages: 2, pfn: 0x110, size: 1}, {page: 4, pages: 2, pfn: 0x112, size: 1},
+	}}
+	in.Requests = []Request{virtual(va(0), 3), virtual(va(4), 1)}
+	want := &Plan{
+		Exclude: phys.Runs{{Base: 0x110, Pages: 3}},
+		Entries: []Entry{{in.Requests[0], 2, 0, 1}, {in.Requests[1], 1, 0, 0}},
+	}
+	got, err := NewPlan(t.Context(), in)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("NewPlan failed with %v, or (-want +got):\n%s", err, diff)
+	}
+}
+
 func TestPlanKeepAdvertised(t *testing.T) {
 	in := smallGuest()
 	in.KeepAdvertised = true
@@ -267,6 +286,25 @@ func TestPlanCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	in := smallGuest()
+	in.Requests = []Request{virtual(va(1), 1)}
+	if got, err := NewPlan(ctx, in); got != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("NewPlan = %v, %v; want context.Canceled", got, err)
+	}
+}
+
+// cancelling is a Translator whose context ends while it walks.
+type cancelling struct{ cancel func() }
+
+func (c cancelling) Extent(ctx context.Context, _ phys.VirtAddr) (phys.Addr, uint64, bool, error) {
+	c.cancel()
+	return 0, 0, false, ctx.Err()
+}
+
+// That is not an unreadable page table.
+func TestPlanCancelledMeanwhile(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	in := smallGuest()
+	in.Translator = cancelling{cancel}
 	in.Requests = []Request{virtual(va(1), 1)}
 	if got, err := NewPlan(ctx, in); got != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("NewPlan = %v, %v; want context.Canceled", got, err)
