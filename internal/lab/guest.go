@@ -8,8 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"snap/guest/phys"
 	"snap/internal/ntlab"
@@ -24,7 +27,8 @@ type Guest struct {
 	Spec Spec
 
 	// Image is the guest's memory as it was loaded, and Boot what runs in it;
-	// nil and empty for guests that aren't lab images.
+	// nil and empty for guests that aren't lab images. With Spec.UserMode the
+	// image's registers are not those of vCPU 0.
 	Image *ntlab.Image
 	Boot  boot.Info
 
@@ -36,17 +40,7 @@ func Up(ctx context.Context, s Spec) (*Guest, error) {
 	if err := s.complete(); err != nil {
 		return nil, fmt.Errorf("lab guest: %w", err)
 	}
-	im, err := ntlab.Build(ntlab.Config{
-		Profile: s.Profile, Seed: s.Seed, Memory: s.MemoryMiB << 20, CPUs: s.CPUs, Machine: s.Machine,
-		PlainKDBG: s.PlainKDBG, KPTI: s.KPTI,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
-	}
-	p, err := boot.Prepare(im, boot.Options{
-		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
-		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed,
-	})
+	im, p, err := program(s)
 	if err != nil {
 		return nil, fmt.Errorf("lab guest %s: %w", s.Name, err)
 	}
@@ -61,6 +55,46 @@ func Up(ctx context.Context, s Spec) (*Guest, error) {
 	}
 	return g, nil
 }
+
+// program builds the guest's memory and what runs in it.
+func program(s Spec) (*ntlab.Image, *boot.Program, error) {
+	c := ntlab.Config{
+		Profile: s.Profile, Seed: s.Seed, Memory: s.MemoryMiB << 20, CPUs: s.CPUs, Machine: s.Machine,
+		PlainKDBG: s.PlainKDBG, KPTI: s.KPTI, UserMode: s.UserMode,
+	}
+	im, err := ntlab.Build(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := boot.Options{
+		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
+		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed,
+	}
+	if !s.UserMode {
+		p, err := boot.Prepare(im, o)
+		return im, p, err
+	}
+	// The guest must say that it is ready from the kernel: vCPU 0 is as it
+	// would be in the same guest without user mode.
+	c.UserMode = false
+	kernel, err := ntlab.Build(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	regs := slices.Clone(im.Registers())
+	regs[0] = kernel.Registers()[0]
+	o.Timekeeper = 0
+	p, err := boot.Prepare(mixed{im, regs}, o)
+	return im, p, err
+}
+
+// mixed is an image whose processors are elsewhere.
+type mixed struct {
+	*ntlab.Image
+	regs []phys.Registers
+}
+
+func (m mixed) Registers() []phys.Registers { return m.regs }
 
 func writeProgram(path string, p *boot.Program) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -124,11 +158,65 @@ func (g *Guest) start(ctx context.Context, f files, ready string) error {
 	if _, err := g.Virsh(ctx, "create", path); err != nil {
 		return err
 	}
-	if err := w.line(ctx, ready); err != nil {
-		state, _ := g.Virsh(context.WithoutCancel(ctx), "domstate", "--reason", g.Name)
-		return fmt.Errorf("wait for the guest, which is %q: %w", strings.TrimSpace(state), err)
+	alive, stop, err := g.whileAlive(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := w.line(alive, ready); err != nil {
+		return fmt.Errorf("wait for the guest: %w", err)
 	}
 	return nil
+}
+
+// PID returns the process id of the guest's QEMU.
+func (g *Guest) PID() (int, error) {
+	dir := "/run/libvirt/qemu"
+	if g.Kind == Session {
+		dir = filepath.Join(filepath.Dir(g.Socket), "qemu", "run")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, g.Name+".pid"))
+	if err != nil {
+		return 0, fmt.Errorf("QEMU of %s: %w", g.Name, err)
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// errEnded says that a guest powered off, reset itself or crashed.
+var errEnded = errors.New("the guest has ended")
+
+// whileAlive returns a context that ends, with errEnded as its cause, when
+// the guest's QEMU does.
+func (g *Guest) whileAlive(ctx context.Context) (context.Context, func(), error) {
+	pid, err := g.PID()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errEnded
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch QEMU of %s: %w", g.Name, errors.Join(errEnded, err))
+	}
+	process := os.NewFile(uintptr(fd), "pidfd")
+	conn, err := process.SyscallConn()
+	if err != nil {
+		return nil, nil, errors.Join(err, process.Close())
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		first := true // the descriptor turns readable when the process ends
+		err := conn.Read(func(uintptr) bool {
+			ended := !first
+			first = false
+			return ended
+		})
+		if err == nil {
+			cancel(errEnded)
+		}
+	}()
+	return ctx, func() { cancel(nil); _ = process.Close() }, nil
 }
 
 func (g *Guest) writeXML(f files) (string, error) {

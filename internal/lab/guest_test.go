@@ -49,7 +49,8 @@ func TestGuest(t *testing.T) {
 		{"Win10Memfd", Spec{Backing: Memfd, FillMiB: 16, Mix: boot.Mix{Random: 1}, Seed: 4}},
 		{"Win10Huge", Spec{Backing: HugeTLB, MemoryMiB: 128, CPUs: 1, Seed: 5}},
 		{"Win10KPTI", Spec{KPTI: true, PlainKDBG: true, MemoryMiB: 256, Seed: 6}},
-		{"Win10Above4GiB", Spec{MemoryMiB: 3072, CPUs: 2, FillMiB: 16, Seed: 7}},
+		{"Win10User", Spec{UserMode: true, KPTI: true, CPUs: 3, MemoryMiB: 128, Seed: 10}},
+		{"Server2003User", Spec{UserMode: true, Profile: "ws2003sp1-x64", CPUs: 2, MemoryMiB: 128, Seed: 11}},
 		{"Win10Session", Spec{Connect: Session, FillMiB: 16, Seed: 8}},
 		{"Server2003", Spec{Profile: "ws2003sp1-x64", Seed: 9}},
 	}
@@ -107,12 +108,16 @@ func checkProcessors(t *testing.T, g *Guest, c *core) {
 	seen := map[uint64]bool{}
 	for i, n := range c.notes {
 		r, v := &regs[i], g.Boot.VCPUs[i]
+		if g.Spec.UserMode && i == 0 {
+			continue // in the kernel, and not as the image says
+		}
 		if rip := phys.VirtAddr(n.rip); rip < v.Code || rip >= v.CodeEnd {
 			t.Errorf("vCPU %d: RIP = %#x; want it in [%#x, %#x)", i, n.rip, uint64(v.Code), uint64(v.CodeEnd))
 		}
 		kernel := g.Image.Truth.KernelBase
-		if rip := phys.VirtAddr(n.rip); rip < kernel || rip >= kernel+phys.VirtAddr(g.Image.Truth.KernelSize) {
-			t.Errorf("vCPU %d: RIP = %#x; want it in the kernel image", i, n.rip)
+		rip := phys.VirtAddr(n.rip)
+		if inKernel := rip >= kernel && rip < kernel+phys.VirtAddr(g.Image.Truth.KernelSize); inKernel == r.UserMode() || n.cs != uint32(r.CS.Selector) {
+			t.Errorf("vCPU %d: CS:RIP = %#x:%#x, in the kernel: %v; want CS %#x", i, n.cs, n.rip, inKernel, r.CS.Selector)
 		}
 		if n.rsp != r.RSP || seen[n.rsp] {
 			t.Errorf("vCPU %d: RSP = %#x; want %#x and no other's", i, n.rsp, r.RSP)
@@ -125,8 +130,12 @@ func checkProcessors(t *testing.T, g *Guest, c *core) {
 		}
 	}
 	for _, p := range g.Image.Truth.Processors {
-		if got := c.notes[p.VCPU].gsBase; got != uint64(p.KPCR) {
-			t.Errorf("vCPU %d: GS base = %#x; want the KPCR at %#x", p.VCPU, got, uint64(p.KPCR))
+		got := c.notes[p.VCPU].gsBase
+		if g.Spec.UserMode && p.VCPU != 0 {
+			got = c.notes[p.VCPU].kernelGSBase
+		}
+		if got != uint64(p.KPCR) {
+			t.Errorf("vCPU %d: GS base in the kernel = %#x; want the KPCR at %#x", p.VCPU, got, uint64(p.KPCR))
 		}
 	}
 }
@@ -197,7 +206,10 @@ func changingPages(t *testing.T, g *Guest) phys.Runs {
 	add(g.Boot.Ready)
 	for _, v := range g.Boot.VCPUs {
 		add(v.Heartbeat)
-		virtual(v.RSP - 8) // NMI frames
+		if phys.VirtAddr(v.RSP).Kernel() {
+			virtual(v.RSP - 8) // NMI frames, which may straddle two pages
+			virtual(v.RSP - 64)
+		}
 	}
 	for _, c := range g.Boot.Chains {
 		for _, at := range c.Pages {

@@ -53,6 +53,7 @@ type Spec struct {
 	Seed      uint64
 	PlainKDBG bool
 	KPTI      bool
+	UserMode  bool      // all processors but vCPU 0 are in user mode, in other processes than System
 	Mode      boot.Mode // what the processors do [boot.Paced]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
 	Mix       boot.Mix

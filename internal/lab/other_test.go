@@ -3,10 +3,12 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -56,6 +58,40 @@ func TestSmear(t *testing.T) {
 	}
 }
 
+// TestAbove4GiB holds a sample of the pages above 4 GiB against the image.
+func TestAbove4GiB(t *testing.T) {
+	ctx := within(t, time.Minute)
+	g := up(ctx, t, Spec{CPUs: 2, MemoryMiB: 2816, Seed: 12})
+	if _, err := g.Virsh(ctx, "suspend", g.Name); err != nil {
+		t.Fatal(err)
+	}
+	got, err := boot.CheckChains(ctx, monitor{g}, g.Boot.Chains[:1])
+	if err != nil || !got.OnePoint || slices.Min(got.Rounds) == 0 {
+		t.Errorf("CheckChains(the paused guest) = %+v, %v; want one point in time after the start", got, err)
+	}
+	changing := changingPages(t, g)
+	var high, checked int
+	for p, want := range g.Image.Pages() {
+		if p.Addr() < 1<<32 || changing.Has(p) {
+			continue
+		}
+		if high++; high%16 != 1 {
+			continue
+		}
+		checked++
+		b := make([]byte, phys.PageSize)
+		if err := (monitor{g}).ReadPhys(ctx, b, p.Addr()); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(b, want[:]) && !sameButAccessed(b, want[:]) {
+			t.Errorf("page %#x differs from byte %#x on", uint64(p.Addr()), mismatch(b, want[:]))
+		}
+	}
+	if checked < 5 {
+		t.Errorf("image has %d pages above 4 GiB; want enough for a sample", high)
+	}
+}
+
 // leastSmear is the least smear that reading a chain with one process per
 // page must show: a round for each of its pages.
 const leastSmear = boot.ChainPages
@@ -74,6 +110,37 @@ func TestIdle(t *testing.T) {
 	}
 	if a, b := read(), read(); !bytes.Equal(a, b) {
 		t.Errorf("an idle guest's memory changed at %#x", 1<<20+mismatch(a, b))
+	}
+}
+
+// TestEnded starts a guest that resets itself at once: Up must not wait on.
+func TestEnded(t *testing.T) {
+	ctx := within(t, time.Minute)
+	s := Spec{Name: "lab-ended", MemoryMiB: 64, CPUs: 1}
+	if err := s.complete(); err != nil {
+		t.Fatal(err)
+	}
+	_, p, err := program(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := prepare(ctx, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := filepath.Join(g.Dir(), "guest.elf")
+	var b bytes.Buffer
+	if err := p.WriteELF(&b); err != nil {
+		t.Fatal(err)
+	}
+	// Without page tables to go to, the first instruction after them faults.
+	broken := bytes.ReplaceAll(b.Bytes(), []byte{0x0F, 0x22, 0xD8}, []byte{0x0F, 0x0B, 0x90})
+	err = errors.Join(writeReadable(kernel, broken), g.start(ctx, files{kernel: kernel}, boot.ReadyLine))
+	if !errors.Is(err, errEnded) {
+		t.Errorf("start(a guest that resets) = %v; want errEnded", err)
+	}
+	if err := g.Down(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -31,8 +31,9 @@ type Image interface {
 
 	// RAM is the machine's memory, with its hole below 4 GiB.
 	RAM() phys.Runs
-	// Registers is what every processor shall have, by vCPU index. Each is in
-	// kernel mode, and its CR3 maps the kernel half.
+	// Registers is what every processor shall have, by vCPU index. vCPU 0 is
+	// in kernel mode. One in user mode has an RIP in a page of code that may
+	// be overwritten, and a stack that may be written to.
 	Registers() []phys.Registers
 	// Pages yields the pages that hold anything, in ascending order.
 	Pages() iter.Seq2[phys.PFN, *[phys.PageSize]byte]
@@ -63,8 +64,8 @@ type Options struct {
 	// Timekeeper is the vCPU that keeps KUSER_SHARED_DATA's time going.
 	Timekeeper int
 
-	// DirectoryTableBase is a page table that maps the whole kernel half; 0
-	// takes the CR3 of vCPU 0.
+	// DirectoryTableBase is a page table that maps the whole kernel half: the
+	// System process's. 0 takes the CR3 of vCPU 0.
 	DirectoryTableBase phys.Addr
 
 	// FillPages is how many of the image's unused pages the guest fills
@@ -80,7 +81,7 @@ type Options struct {
 type Info struct {
 	Ready  phys.Addr // of a qword that turns 1 when all processors run
 	VCPUs  []VCPU    // by vCPU index
-	Chains []Chain   // by vCPU index
+	Chains []Chain   // of the processors in kernel mode
 	Fills  []Fill    // by address
 	// Residue is what the boot code and the pages it copied leave in memory
 	// that the image says is unused.
@@ -89,7 +90,7 @@ type Info struct {
 
 // VCPU is a processor of a guest that runs.
 type VCPU struct {
-	Code      phys.VirtAddr // start of its code in the kernel's text
+	Code      phys.VirtAddr // start of its code in the kernel's text, or in its process
 	CodeEnd   phys.VirtAddr // first byte after
 	RSP       uint64
 	CR3       phys.Addr
@@ -119,22 +120,31 @@ func Prepare(im Image, o Options) (*Program, error) {
 	if len(regs) == 0 || len(regs) > MaxCPUs {
 		return nil, fmt.Errorf("boot %d processors: not between 1 and %d", len(regs), MaxCPUs)
 	}
-	if o.Timekeeper < 0 || o.Timekeeper >= len(regs) {
-		return nil, fmt.Errorf("keep time on vCPU %d: the guest has %d", o.Timekeeper, len(regs))
+	if regs[0].UserMode() {
+		return nil, errors.New("boot a guest whose vCPU 0 is in user mode: it could not say that it is ready")
+	}
+	if o.Timekeeper < 0 || o.Timekeeper >= len(regs) || regs[o.Timekeeper].UserMode() {
+		return nil, fmt.Errorf("keep time on vCPU %d of %d: it must be one in kernel mode", o.Timekeeper, len(regs))
 	}
 	if o.DirectoryTableBase == 0 {
 		o.DirectoryTableBase = tableBase(regs[0].CR3)
 	}
 	t := tables{im: im, root: o.DirectoryTableBase}
-	blocks, info, err := installRun(t, im, regs, o)
+	blocks, info, err := installRun(t, regs, o)
 	if err != nil {
 		return nil, fmt.Errorf("install the guest's code: %w", err)
 	}
-	records, err := buildRecords(t, regs, blocks)
+	records, err := buildRecords(t, regs, blocks, o.Mode)
 	if err != nil {
 		return nil, fmt.Errorf("build the processors' state: %w", err)
 	}
-	p, err := buildPlan(im, records, o)
+	var waits [][4]uint64
+	for i, v := range info.VCPUs {
+		if regs[i].UserMode() {
+			waits = append(waits, [4]uint64{uint64(v.Heartbeat)})
+		}
+	}
+	p, err := buildPlan(im, records, waits, o)
 	if err != nil {
 		return nil, fmt.Errorf("place the guest in memory: %w", err)
 	}

@@ -35,7 +35,7 @@ type plan struct {
 }
 
 // buildPlan places the boot code and its tables, and the image's pages.
-func buildPlan(im Image, records []byte, o Options) (*plan, error) {
+func buildPlan(im Image, records []byte, waits [][4]uint64, o Options) (*plan, error) {
 	p := &plan{ram: im.RAM(), owned: map[phys.PFN][]byte{}}
 	for _, r := range p.ram {
 		if r.Base < fourGiB {
@@ -56,7 +56,6 @@ func buildPlan(im Image, records []byte, o Options) (*plan, error) {
 	p.entry = code.Addr()
 	stub := p.owned[code]
 	le.PutUint32(stub[stubBase:], uint32(p.entry))
-	le.PutUint32(stub[stubPeriod:], map[Mode]uint32{Paced: period}[o.Mode])
 	le.PutUint32(stub[stubCPUs:], uint32(len(records)/recordSize))
 	at, err := p.place(records)
 	if err != nil {
@@ -67,6 +66,10 @@ func buildPlan(im Image, records []byte, o Options) (*plan, error) {
 		return nil, err
 	}
 	le.PutUint64(stub[stubPML4:], uint64(at.Addr()))
+	if at, err = p.placeTable(waits); err != nil {
+		return nil, err
+	}
+	le.PutUint64(stub[stubWaits:], uint64(at.Addr()))
 	copies, err := p.stage(used)
 	if err != nil {
 		return nil, err

@@ -53,61 +53,107 @@ const (
 
 // block is where a processor's code and data lie.
 type block struct {
-	code phys.VirtAddr
-	data phys.VirtAddr
+	entry phys.VirtAddr // where the stub leaves to
+	code  phys.VirtAddr // what the processor ends up in
+	data  phys.VirtAddr
+}
+
+// installer writes what the guest runs into an image.
+type installer struct {
+	tables
+	regs    []phys.Registers
+	options Options
+	spare   phys.VirtAddr // what is left of the kernel's text for code
+	end     phys.VirtAddr
+	control phys.VirtAddr
+	info    *Info
 }
 
 // installRun writes each processor's code, run block and chain into the
 // image, and the control page that they share.
-func installRun(t tables, im Image, regs []phys.Registers, o Options) ([]block, *Info, error) {
-	code, size := im.Spare()
-	stride := (uint64(len(runCode)) + 63) &^ 63
-	if need := stride * uint64(len(regs)); need > size {
-		return nil, nil, fmt.Errorf("code of %d processors takes %d bytes and the kernel has %d to spare", len(regs), need, size)
-	}
-	control, err := im.AllocPages(1)
-	if err != nil {
+func installRun(t tables, regs []phys.Registers, o Options) ([]block, *Info, error) {
+	spare, size := t.im.Spare()
+	in := &installer{tables: t, regs: regs, options: o, spare: spare, end: spare + phys.VirtAddr(size), info: &Info{}}
+	if err := in.installControl(); err != nil {
 		return nil, nil, err
+	}
+	blocks := make([]block, len(regs))
+	for i := range regs {
+		install := in.installKernel
+		if regs[i].UserMode() {
+			install = in.installUser
+		}
+		var err error
+		if blocks[i], err = install(i); err != nil {
+			return nil, nil, fmt.Errorf("vCPU %d: %w", i, err)
+		}
+	}
+	return blocks, in.info, nil
+}
+
+// installControl writes the control page.
+func (in *installer) installControl() error {
+	control, err := in.im.AllocPages(1)
+	if err != nil {
+		return err
 	}
 	var c [phys.PageSize]byte
 	copy(c[controlMagic:], "SNAPLAB1")
-	le.PutUint64(c[controlCPUs:], uint64(len(regs)))
-	if err := t.write(c[:], control); err != nil {
-		return nil, nil, err
+	var kernel uint64
+	for i := range in.regs {
+		if !in.regs[i].UserMode() {
+			kernel++
+		}
 	}
-	ready, _, err := t.translate(control + controlReady)
+	le.PutUint64(c[controlCPUs:], kernel)
+	in.control = control
+	if in.info.Ready, _, err = in.translate(control + controlReady); err != nil {
+		return err
+	}
+	return in.write(c[:], control)
+}
+
+// place writes code to the kernel's spare text.
+func (in *installer) place(code []byte) (phys.VirtAddr, error) {
+	at := in.spare
+	in.spare += phys.VirtAddr(len(code)+63) &^ 63
+	if in.spare > in.end {
+		return 0, fmt.Errorf("no room for %d bytes of code in the kernel", len(code))
+	}
+	return at, in.write(code, at)
+}
+
+// installKernel prepares a processor that runs run.asm in the kernel.
+func (in *installer) installKernel(i int) (block, error) {
+	code, err := in.place(runCode)
 	if err != nil {
-		return nil, nil, err
+		return block{}, err
 	}
-	info := &Info{Ready: ready}
-	blocks := make([]block, len(regs))
-	for i := range regs {
-		b := block{code: code + phys.VirtAddr(uint64(i)*stride)}
-		if err := t.write(runCode, b.code); err != nil {
-			return nil, nil, err
-		}
-		if err := setNMIHandler(t, &regs[i], b.code+codeNMI); err != nil {
-			return nil, nil, err
-		}
-		chain, table, err := buildChain(t, im, i, o.Seed)
-		if err != nil {
-			return nil, nil, err
-		}
-		if b.data, err = buildBlock(t, im, i, control, table, o); err != nil {
-			return nil, nil, err
-		}
-		heartbeat, _, err := t.translate(b.data + blockHeartbeat)
-		if err != nil {
-			return nil, nil, err
-		}
-		blocks[i] = b
-		info.Chains = append(info.Chains, chain)
-		info.VCPUs = append(info.VCPUs, VCPU{
-			Code: b.code, CodeEnd: b.code + phys.VirtAddr(len(runCode)),
-			RSP: regs[i].RSP, CR3: tableBase(regs[i].CR3), Heartbeat: heartbeat,
-		})
+	if err := setNMIHandler(in.tables, &in.regs[i], code+codeNMI); err != nil {
+		return block{}, err
 	}
-	return blocks, info, nil
+	chain, table, err := buildChain(in.tables, in.im, i, in.options.Seed)
+	if err != nil {
+		return block{}, err
+	}
+	data, err := buildBlock(in.tables, in.im, i, in.control, table, in.options)
+	if err != nil {
+		return block{}, err
+	}
+	heartbeat, _, err := in.translate(data + blockHeartbeat)
+	if err != nil {
+		return block{}, err
+	}
+	in.info.Chains = append(in.info.Chains, chain)
+	in.info.VCPUs = append(in.info.VCPUs, in.vcpu(i, code, len(runCode), heartbeat))
+	return block{entry: code, code: code, data: data}, nil
+}
+
+func (in *installer) vcpu(i int, code phys.VirtAddr, size int, heartbeat phys.Addr) VCPU {
+	return VCPU{
+		Code: code, CodeEnd: code + phys.VirtAddr(size),
+		RSP: in.regs[i].RSP, CR3: tableBase(in.regs[i].CR3), Heartbeat: heartbeat,
+	}
 }
 
 // buildBlock writes a processor's run block.

@@ -39,7 +39,8 @@
 %define R_FS            648
 %define R_GS            650
 %define R_TR            652
-%define R_GPR           656             ; rbx rbp rsi r8 r9 r10 r11 r12 r13 r14 r15
+%define R_GPR           656             ; rbx rbp rsi r8 r9 r10 r11 r12 r13 r14 r15 rcx rdx
+%define R_PERIOD        760             ; of the timer tick in ns, 32 bits, 0: none
 
 org 0
 bits 32
@@ -53,8 +54,9 @@ p_pml4:         dq 0                    ; page tables: memory at its own address
 p_records:      dq 0                    ; physical address of the processors' records
 p_copies:       dq 0                    ; first page of a table of {destination, pages, source, 0}, 0: none
 p_fills:        dq 0                    ; first page of a table of {destination, pages, kind, seed}
-p_period:       dd 0                    ; of the tick in ns, 0: none
+p_waits:        dq 0                    ; first page of a table of {address of a qword, 0, 0, 0}
 p_ncpu:         dd 0
+                dd 0
 ; Words that the processors share.
 count:          dd 0                    ; application processors that have arrived
 go:             dd 0
@@ -140,6 +142,7 @@ bsp64:
         call    start_others
         call    copy
         mov     dword [rbp + go], 1
+        call    await
         jmp     enter
 
 ap64:
@@ -203,7 +206,7 @@ enter:
         mov     rax, [r14 + R_LSTAR]
         call    set_msr
         fxrstor [r14 + R_FXSAVE]
-        mov     eax, [rbp + p_period]
+        mov     eax, [r14 + R_PERIOD]
         test    eax, eax
         jz      .leave
         mov     edx, LAPIC
@@ -230,6 +233,8 @@ enter:
         mov     r12, [r14 + R_GPR + 56]
         mov     r13, [r14 + R_GPR + 64]
         mov     r15, [r14 + R_GPR + 80]
+        mov     rcx, [r14 + R_GPR + 88]
+        mov     rdx, [r14 + R_GPR + 96]
         mov     r14, [r14 + R_GPR + 72]
         iretq
 
@@ -301,6 +306,27 @@ copy:
         mov     rsi, [rbx + 16]
         shl     rcx, 9
         rep movsq
+        add     rbx, 32
+        dec     rdx
+        jmp     .next
+.end:   mov     r8, [r8 + T_NEXT]
+        jmp     .table
+.done:  ret
+
+; await waits until every qword of its table is set: other processors' proof
+; that they have arrived where they can't tell run.asm.
+await:
+        mov     r8, [rbp + p_waits]
+.table: test    r8, r8
+        jz      .done
+        lea     rbx, [r8 + T_FIRST]
+        mov     rdx, [r8 + T_COUNT]
+.next:  test    rdx, rdx
+        jz      .end
+        mov     rsi, [rbx]
+.wait:  pause
+        cmp     qword [rsi], 0
+        je      .wait
         add     rbx, 32
         dec     rdx
         jmp     .next

@@ -19,8 +19,8 @@ const (
 	stubRecords = 24
 	stubCopies  = 32
 	stubFills   = 40
-	stubPeriod  = 48
-	stubCPUs    = 52
+	stubWaits   = 48
+	stubCPUs    = 56
 
 	tableNext  = 0
 	tableCount = 8
@@ -51,6 +51,13 @@ const (
 	recordGS     = 650
 	recordTR     = 652
 	recordGPR    = 656
+	recordPeriod = 760
+)
+
+// Selectors of Windows' kernel (KGDT64_R0_CODE and _DATA in public symbols).
+const (
+	kernelCS = 0x10
+	kernelSS = 0x18
 )
 
 // period is the time between two ticks of a paced guest in ns.
@@ -67,7 +74,7 @@ const (
 )
 
 // buildRecords returns the processors' records for the stub.
-func buildRecords(t tables, regs []phys.Registers, blocks []block) ([]byte, error) {
+func buildRecords(t tables, regs []phys.Registers, blocks []block, mode Mode) ([]byte, error) {
 	all := make([]byte, len(regs)*recordSize)
 	for i := range regs {
 		r := &regs[i]
@@ -88,7 +95,7 @@ func buildRecords(t tables, regs []phys.Registers, blocks []block) ([]byte, erro
 			{recordKGS, r.KernelGSBase},
 			{recordFSBase, r.FS.Base},
 			{recordLSTAR, r.LSTAR},
-			{recordRIP, uint64(blocks[i].code)},
+			{recordRIP, uint64(blocks[i].entry)},
 			{recordRSP, r.RSP},
 			{recordFlags, 2},
 			{recordBlock, uint64(blocks[i].data)},
@@ -99,13 +106,19 @@ func buildRecords(t tables, regs []phys.Registers, blocks []block) ([]byte, erro
 		le.PutUint64(b[recordGDTR+2:], r.GDT.Base)
 		le.PutUint16(b[recordIDTR:], uint16(r.IDT.Limit))
 		le.PutUint64(b[recordIDTR+2:], r.IDT.Base)
+		cs, ss, rcx, r11 := r.CS.Selector, r.SS.Selector, r.RCX, r.R11
+		if r.UserMode() { // the bridge leaves with SYSRET, which takes RIP and RFLAGS from these
+			cs, ss, rcx, r11 = kernelCS, kernelSS, uint64(blocks[i].code), flagsIF|2
+		} else if mode == Paced {
+			le.PutUint32(b[recordPeriod:], period)
+		}
 		for off, s := range map[int]uint16{
-			recordCS: r.CS.Selector, recordSS: r.SS.Selector, recordDS: r.DS.Selector, recordES: r.ES.Selector,
+			recordCS: cs, recordSS: ss, recordDS: r.DS.Selector, recordES: r.ES.Selector,
 			recordFS: r.FS.Selector, recordGS: r.GS.Selector, recordTR: r.TR.Selector,
 		} {
 			le.PutUint16(b[off:], s)
 		}
-		for j, v := range []uint64{r.RBX, r.RBP, r.RSI, r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15} {
+		for j, v := range []uint64{r.RBX, r.RBP, r.RSI, r.R8, r.R9, r.R10, r11, r.R12, r.R13, r.R14, r.R15, rcx, r.RDX} {
 			le.PutUint64(b[recordGPR+8*j:], v)
 		}
 	}
@@ -127,8 +140,9 @@ const (
 // would otherwise end in a triple fault, and marks the TSS as available, which
 // LTR demands.
 func checkSegments(t tables, r *phys.Registers) error {
+	code := r.CS.Selector
 	if r.UserMode() {
-		return fmt.Errorf("stopped in user mode (CS %#x)", r.CS.Selector)
+		code = kernelCS
 	}
 	descriptor := func(sel uint16) (uint32, phys.VirtAddr, error) {
 		at := uint32(sel &^ 7)
@@ -140,12 +154,12 @@ func checkSegments(t tables, r *phys.Registers) error {
 		err := t.read(d[:], high)
 		return le.Uint32(d[:]), high, err
 	}
-	cs, _, err := descriptor(r.CS.Selector)
+	cs, _, err := descriptor(code)
 	if err != nil {
 		return err
 	}
 	if cs&descPresent == 0 || cs&descDPL != 0 || cs&descCode != descCode || cs&descLong == 0 {
-		return fmt.Errorf("CS %#x: descriptor %#x is not 64-bit kernel code", r.CS.Selector, cs)
+		return fmt.Errorf("CS %#x: descriptor %#x is not 64-bit kernel code", code, cs)
 	}
 	tss, at, err := descriptor(r.TR.Selector)
 	if err != nil {

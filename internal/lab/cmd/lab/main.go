@@ -104,6 +104,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.Uint64Var(&s.FillMiB, "fill", 128, "MiB of free memory to fill with zeros, text, structures and random bytes")
 	f.BoolVar(&s.PlainKDBG, "plain", false, "leave the KDBG decoded, as booting with a debugger does")
 	f.BoolVar(&s.KPTI, "kpti", false, "give processes a user page table of their own")
+	f.BoolVar(&s.UserMode, "user", false, "processors but the first run in user mode")
 	f.StringVar(&mode, "mode", "paced", "processors write once per millisecond (paced), all the time (busy) or never (idle)")
 	f.BoolVar(&linux, "linux", false, "a Linux instead of Windows")
 	f.BoolVar(&off, "off", false, "define the domain, but don't start it")
