@@ -131,8 +131,12 @@ func (p *Pending) place() error {
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
-	// The file system has no such rename (NFS, for one). A link replaces
-	// nothing either.
+	return p.link() // the file system has no such rename; NFS is one
+}
+
+// link is a rename that replaces nothing, in two steps.
+func (p *Pending) link() error {
+	fd := int(p.dir.Fd())
 	if err := unix.Linkat(fd, p.temp, fd, p.name, 0); err != nil {
 		return err
 	}

@@ -163,6 +163,28 @@ func TestNameTakenMeanwhile(t *testing.T) {
 	}
 }
 
+// TestLink is the way for file systems that can't rename without replacing.
+func TestLink(t *testing.T) {
+	dir := t.TempDir()
+	p := create(t, filepath.Join(dir, "a.dmp"), false)
+	if err := p.link(); err != nil {
+		t.Fatalf("link failed: %v", err)
+	}
+	if got := names(t, dir); len(got) != 1 || content(t, filepath.Join(dir, "a.dmp")) != "new" {
+		t.Errorf("files = %q; want only the dump", got)
+	}
+	if err := p.Abort(); err != nil {
+		t.Errorf("Abort failed: %v", err)
+	}
+	p = create(t, filepath.Join(dir, "a.dmp"), true)
+	if err := p.link(); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("link over a file = %v; want ErrExist", err)
+	}
+	if err := p.Abort(); err != nil {
+		t.Errorf("Abort failed: %v", err)
+	}
+}
+
 func TestLongNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
 	if err := create(t, path, false).Commit(); err != nil {
