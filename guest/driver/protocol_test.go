@@ -196,3 +196,14 @@ func TestUpdatesAreWhole(t *testing.T) {
 		earlier, before = before, op.After
 	}
 }
+
+// A reader on another processor never gets a mixture of two updates, nor is it
+// kept from reading by a driver that does nothing but update.
+func TestRacingReader(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "race")
+	run(t, "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-DCAPACITY=31", "-o", bin, "testdata/race.c")
+	out, err := exec.CommandContext(t.Context(), bin, "3000").CombinedOutput()
+	if got, want := string(out), "torn 0 unstable 0\n"; err != nil || got != want {
+		t.Errorf("race: %q, %v; want %q", got, err, want)
+	}
+}
