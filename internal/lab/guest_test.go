@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +68,7 @@ func TestGuest(t *testing.T) {
 			c := dumpCore(ctx, t, g)
 			checkProcessors(t, g, c)
 			checkMemory(ctx, t, g, c)
+			checkTime(ctx, t, g, c)
 			got, err := boot.CheckChains(ctx, c, g.Boot.Chains)
 			if err != nil || !got.OnePoint || got.Smear != 0 {
 				t.Errorf("CheckChains(core of a paused guest) = %+v, %v; want one point in time", got, err)
@@ -137,6 +139,34 @@ func checkProcessors(t *testing.T, g *Guest, c *core) {
 		if got != uint64(p.KPCR) {
 			t.Errorf("vCPU %d: GS base in the kernel = %#x; want the KPCR at %#x", p.VCPU, got, uint64(p.KPCR))
 		}
+	}
+}
+
+// checkTime holds KUSER_SHARED_DATA's times together: they have moved, unless
+// the guest idles, and both by as much.
+func checkTime(ctx context.Context, t *testing.T, g *Guest, c *core) {
+	t.Helper()
+	at, ok := g.Image.Translate(0xFFFFF780_00000000)
+	if !ok {
+		t.Fatal("KUSER_SHARED_DATA is not mapped")
+	}
+	var k, before [0x20]byte
+	if err := errors.Join(c.ReadPhys(ctx, k[:], at), g.Image.ReadPhys(ctx, before[:], at)); err != nil {
+		t.Fatal(err)
+	}
+	const interruptTime, systemTime, high1, high2 = 0x08, 0x14, 4, 8
+	for _, field := range []int{interruptTime, systemTime} {
+		if a, b := le.Uint32(k[field+high1:]), le.Uint32(k[field+high2:]); a != b {
+			t.Errorf("time at %#x of KUSER_SHARED_DATA: High1Time, High2Time = %#x, %#x; want them to agree", field, a, b)
+		}
+	}
+	moved := le.Uint64(k[interruptTime:]) - le.Uint64(before[interruptTime:])
+	if (moved == 0) != (g.Spec.Mode == boot.Idle) {
+		t.Errorf("InterruptTime has moved by %d", moved)
+	}
+	const step = 10_000 // a guest may have been stopped between the two
+	if got := le.Uint64(k[systemTime:]) - le.Uint64(before[systemTime:]); got != moved && got+step != moved {
+		t.Errorf("SystemTime has moved by %d; want %d as InterruptTime", got, moved)
 	}
 }
 
