@@ -29,8 +29,8 @@
 #endif
 
 /*
- * KBUGCHECK_REMOVE_PAGES is in the wdm.h of the Windows Driver Kit from Windows
- * 8.1 on, but not in every other set of driver headers.
+ * The Windows Driver Kit's wdm.h has KBUGCHECK_REMOVE_PAGES, but not every other
+ * set of driver headers does. The flags are macros, so they tell.
  */
 #ifndef KB_REMOVE_PAGES_FLAG_VIRTUAL_ADDRESS
 #define KB_REMOVE_PAGES_FLAG_VIRTUAL_ADDRESS 0x00000001UL

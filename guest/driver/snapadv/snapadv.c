@@ -111,7 +111,7 @@ NTSTATUS NTAPI DriverEntry(PDRIVER_OBJECT DriverObject, PUNICODE_STRING Registry
 
     KeInitializeCallbackRecord(record);
     if (!KeRegisterBugCheckReasonCallback(record, SnapAdvRemovePages, KbCallbackRemovePages, SnapAdvComponent)) {
-        /* Windows before 8.1 knows no such reason; the host is still told. */
+        /* A Windows that knows no such reason; the host is told nevertheless. */
         DbgPrint("snapadv: no bug check callback\n");
     }
     return STATUS_SUCCESS;
