@@ -92,7 +92,7 @@ type Info struct {
 type VCPU struct {
 	Code      phys.VirtAddr // start of its code in the kernel's text, or in its process
 	CodeEnd   phys.VirtAddr // first byte after
-	RSP       uint64 // in the kernel less by up to 64 while it takes a tick
+	RSP       uint64        // in the kernel less by up to 64 while it takes a tick
 	CR3       phys.Addr
 	Heartbeat phys.Addr // of a qword that increases while it runs
 }
