@@ -19,10 +19,17 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 		return nil, err
 	}
 	d.witnesses++
+	half, err := kernelHalf(ctx, space)
+	if err != nil {
+		return nil, err
+	}
+	if from, ok := d.barren[half]; ok {
+		return nil, fmt.Errorf("the same kernel half as %s", from)
+	}
 	var sys *System
 	var reasons []error
 	hints := append(c.hints, registerHints(ctx, space, d.cpus)...)
-	err := d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
+	err = d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
 		var err error
 		if sys, err = d.enter(ctx, space, kernel); err != nil {
 			reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
@@ -32,10 +39,26 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 		return true
 	})
 	if err != nil {
+		if len(reasons) == 0 {
+			d.barren[half] = c.from
+		}
 		return nil, errors.Join(append(reasons, err)...)
 	}
 	sys.match(ctx, d.cpus)
 	return sys, nil
+}
+
+// kernelHalf returns what of the top-level table decides where kernels can be.
+// Processes share it, so that one search does for all of them.
+func kernelHalf(ctx context.Context, space *AddressSpace) (half [kernelSlots]uint64, err error) {
+	t, err := space.table(ctx, space.root)
+	if err != nil {
+		return half, err
+	}
+	for i := range half {
+		half[i] = t.entries[kernelRangeLow>>levelShift(topLevel)%tableEntries+phys.VirtAddr(i)] & (pteFrame | ptePresent)
+	}
+	return half, nil
 }
 
 // enter reads the guest by way of a kernel image.

@@ -38,7 +38,7 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	}
 	d := &discovery{
 		mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(),
-		seen: map[phys.Addr]bool{},
+		seen: map[phys.Addr]bool{}, barren: map[[kernelSlots]uint64]string{},
 	}
 	if err := d.run(ctx); err != nil {
 		return nil, err
@@ -69,7 +69,8 @@ type discovery struct {
 	cpus   []phys.Registers
 	search *kernelSearch
 
-	seen      map[phys.Addr]bool // top-level tables
+	seen      map[phys.Addr]bool             // top-level tables
+	barren    map[[kernelSlots]uint64]string // kernel halves without a kernel, and who had them
 	witnesses int
 	tried     []string
 	untold    int // attempts beyond maxTried

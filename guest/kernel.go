@@ -19,6 +19,7 @@ const (
 	// every x64 Windows, with and without address space randomisation.
 	kernelRangeLow  phys.VirtAddr = 0xFFFF_F800_0000_0000
 	kernelRangeHigh phys.VirtAddr = 0xFFFF_F900_0000_0000
+	kernelSlots                   = 2 // entries of the top-level table that the range takes
 )
 
 // Bounds on the search of the kernel's whole range, over one discovery.
