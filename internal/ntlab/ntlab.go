@@ -80,6 +80,10 @@ type Truth struct {
 	InterruptTime       uint64    // 100 ns units
 	LowStub             phys.Addr // of the processor start block, 0 if there is none
 	Mappings            []Mapping // pages that are mapped in another way than most
+
+	Adverts       []Advertised   // by Advertise, in that order
+	Registrations []Registration // by Register
+	Marks         []Marked       // by Mark
 }
 
 // Processor is one processor of the guest.
