@@ -5,7 +5,8 @@ set -euo pipefail
 
 packages=(
 	qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients # the lab's guests
-	nasm binutils gcc libc6-dev gcc-mingw-w64-x86-64                 # its code, race tests, the sample driver
+	make nasm binutils gcc g++ libc6-dev                             # its code, race tests
+	{gcc,g++}-mingw-w64-{x86-64,i686}                                # the sample driver
 	zstd age jq cron tmux python3 openssh-client      # what tests and the demo look at dumps with
 	ca-certificates git
 )
