@@ -57,7 +57,7 @@ func TestGuest(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			ctx := within(t, time.Minute)
+			ctx := within(t, 2*time.Minute)
 			g := up(ctx, t, tt.spec)
 			if g.Spec.Mode != boot.Idle {
 				checkRuns(ctx, t, g)

@@ -43,7 +43,7 @@ func (m monitor) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 
 // TestSmear reads the chains while the guest writes to them: that must show.
 func TestSmear(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	g := up(ctx, t, Spec{CPUs: 2, MemoryMiB: 128})
 	got, err := boot.CheckChains(ctx, monitor{g}, g.Boot.Chains[:1])
 	if err != nil || got.OnePoint || got.Smear < leastSmear {
@@ -60,7 +60,7 @@ func TestSmear(t *testing.T) {
 
 // TestAbove4GiB holds a sample of the pages above 4 GiB against the image.
 func TestAbove4GiB(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	g := up(ctx, t, Spec{CPUs: 2, MemoryMiB: 2816, Seed: 12})
 	if _, err := g.Virsh(ctx, "suspend", g.Name); err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ const leastSmear = boot.ChainPages
 
 // TestIdle holds two cores of a guest that runs, but does nothing, together.
 func TestIdle(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	g := up(ctx, t, Spec{Mode: boot.Idle, MemoryMiB: 64})
 	read := func() []byte {
 		c := dumpCore(ctx, t, g)
@@ -115,7 +115,7 @@ func TestIdle(t *testing.T) {
 
 // TestEnded starts a guest that resets itself at once: Up must not wait on.
 func TestEnded(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	s := Spec{Name: "lab-ended", MemoryMiB: 64, CPUs: 1}
 	if err := s.complete(); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestEnded(t *testing.T) {
 }
 
 func TestLinux(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	g, err := UpLinux(ctx, Spec{Name: "lab-linux", MemoryMiB: 128, CPUs: 1})
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestLinux(t *testing.T) {
 }
 
 func TestOff(t *testing.T) {
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	g, err := Off(ctx, Spec{Name: "lab-off"})
 	if err != nil {
 		t.Fatal(err)

@@ -275,7 +275,7 @@ start_others:
         mov     dword [rbx + 0xF0], 0x1FF
         mov     dword [rbx + 0x300], 0xC4500    ; INIT to all but self
         call    wait10ms
-        mov     esi, 1000
+        mov     esi, 6000               ; a minute, for hosts with too much to do
 .sipi:  mov     dword [rbx + 0x300], 0xC4600 + (TRAMPOLINE >> 12)
         call    wait10ms
         cmp     [rbp + count], ecx

@@ -1,0 +1,77 @@
+package lab
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestDaemons starts a session's daemons in a runtime folder of their own:
+// they stay as long as somebody uses them, and then go.
+func TestDaemons(t *testing.T) {
+	u, err := sessionUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := os.MkdirTemp("/run", "snap-lab-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(run); err != nil {
+			t.Error(err)
+		}
+	})
+	u.RuntimeDir = run
+	if err := u.own(run); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *Connection {
+		c := &Connection{
+			Kind: Session, URI: "qemu:///session", User: u,
+			Socket: filepath.Join(run, "libvirt", "libvirt-sock"), state: run,
+		}
+		if err := c.startDaemons(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	first := open()
+	second := open()
+	logd := filepath.Join(filepath.Dir(first.Socket), "virtlogd-sock")
+	for i, c := range []*Connection{first, second, second} {
+		if got, want := answers(c.Socket) && answers(logd), i < 2; got != want {
+			t.Errorf("before Close() number %d the daemons answer: %v; want %v", i+1, got, want)
+		}
+		if err := c.Close(); err != nil {
+			t.Errorf("Close() number %d = %v; want no error", i+1, err)
+		}
+	}
+	for _, d := range daemons {
+		if _, err := os.Stat(first.pidFile(d)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("pid file of %s is still there (%v)", d.name, err)
+		}
+	}
+}
+
+// TestStopDaemonSparesOthers leaves a process alone that has a daemon's
+// number, but isn't it.
+func TestStopDaemonSparesOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pid")
+	for _, text := range []string{"1\n", "999999999\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := stopDaemon("libvirtd", path); err != nil {
+			t.Errorf("stopDaemon(%q) = %v; want no error", text, err)
+		}
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := stopDaemon("libvirtd", path); err == nil {
+		t.Error("stopDaemon(no number) = nil; want an error")
+	}
+}
