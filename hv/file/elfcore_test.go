@@ -158,6 +158,13 @@ func TestELFCoreOldNote(t *testing.T) {
 	if err != nil || len(regs) != 1 || regs[0].HasKernelGSBase || regs[0].CR3 != 0x2000 {
 		t.Errorf("Registers() = %+v, %v; want CR3 0x2000 and no KernelGSBase", regs, err)
 	}
+	// What the note says of itself counts, not the room that it has.
+	b := make([]byte, 0x1b8)
+	binary.LittleEndian.PutUint32(b, 1)
+	binary.LittleEndian.PutUint32(b[4:], 0x1b0)
+	if r, err := parseCPU(b); err != nil || r.HasKernelGSBase {
+		t.Errorf("parseCPU of an old note with room after it = %v, %v; want no KernelGSBase", r.HasKernelGSBase, err)
+	}
 }
 
 func TestELFCoreRefuses(t *testing.T) {

@@ -182,9 +182,6 @@ func (h *hold) resume(ctx context.Context) error {
 		if done {
 			return err
 		}
-		if h.session != nil && h.session.lost() {
-			h.session = nil
-		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	rpc "github.com/digitalocean/go-libvirt"
 	"golang.org/x/sys/unix"
@@ -169,27 +170,29 @@ func TestPauseCut(t *testing.T) {
 			if strings.HasPrefix(tt.name, "context") && !errors.Is(err, context.Canceled) {
 				t.Errorf("Pause() = %v; want %v", err, context.Canceled)
 			}
+			// The one that the guest was looked up on, and the pause's own.
+			if n := p.connections(); tt.name == "context ends, answer comes" && n != 2 {
+				t.Errorf("there were %d connections; want 2: a suspend that is being answered isn't cut", n)
+			}
+			p.pausing.Wait()
 			mustRun(t, p)
 		})
 	}
 }
 
-// later makes a suspend take effect only after the domain was seen running with
-// a job, as when the guest's disks are flushed first.
+// later makes a suspend take effect only after a while, during which the domain
+// runs and has a job, as when the guest's disks are flushed first.
 func (p *peer) later() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.control = uint32(rpc.DomainControlJob)
-	seen := 0
-	p.script[procControlInfo] = func(int, []byte) *answer {
+	p.pausing.Go(func() {
+		time.Sleep(2 * quick.settleCalm)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if seen++; seen == 40 {
-			p.control = uint32(rpc.DomainControlOk)
-			p.state, p.reason = statePaused, pausedByUser
-		}
-		return nil
-	}
+		p.control = uint32(rpc.DomainControlOk)
+		p.state, p.reason = statePaused, pausedByUser
+	})
 }
 
 // TestReleaseInsists: whatever goes wrong once on the way is tried again.

@@ -62,6 +62,7 @@ type peer struct {
 
 	state, reason uint32 // of the domain
 	job, control  uint32
+	pausing       sync.WaitGroup // suspends that take their time
 	xml           string
 	monitor       map[string]string // replies by command
 	memory        []byte            // from guest-physical 0 on
@@ -134,6 +135,12 @@ func (p *peer) count(proc uint32) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.calls[proc]
+}
+
+func (p *peer) connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
 }
 
 func (p *peer) set(state, reason uint32) {

@@ -163,6 +163,9 @@ func TestRAMMapRefuses(t *testing.T) {
 		{"machine is smaller", func(m *machine) { m.sizes.Base -= phys.PageSize * 0x200 }},
 		{"machine is larger", func(m *machine) { m.sizes.Base += 2 * maxMissing }},
 		{"sizes overflow", func(m *machine) { m.sizes.Plugged = ^uint64(0) }},
+		{"RAM that is a device's", func(m *machine) {
+			m.mtree = strings.ReplaceAll(m.mtree, "00000001bfffffff (prio 0, ram)", "00000001bfffffff (prio 0, ramd)")
+		}},
 		{"not whole pages", func(m *machine) {
 			m.mtree = strings.ReplaceAll(m.mtree, "000000007fffffff (prio 0, ram)", "000000007ffff7ff (prio 0, ram)")
 		}},
