@@ -1,0 +1,88 @@
+package guest
+
+import (
+	"context"
+
+	"snap/guest/phys"
+)
+
+// firstKernelAddress is where the upper canonical half begins with 4-level
+// paging (AMD64 manual volume 2, 5.3.1).
+const firstKernelAddress phys.VirtAddr = 0xFFFF_8000_0000_0000
+
+// Extent says where the byte at va leads, and for how many bytes n from va on
+// that is all there is to say.
+//
+// If mapped, the n bytes from va on are the n bytes of guest-physical memory
+// from at on, which need not be RAM: what is left of the page that va lies in,
+// of whatever size, and the pages of the same size that follow it in both kinds
+// of address within one table. Pages in transition are mapped.
+//
+// If not, no byte of [va, va+n) is mapped: all that the entries of one table,
+// from va's on, leave empty, or what is left of the addresses that aren't
+// canonical. va+n may be 2^64.
+//
+// The error is that of ctx, or a *TranslateError about a table that could not
+// be read or is not in RAM, so that nothing is known of va. A call reads at
+// most 4 tables and looks at 512 entries of the last.
+func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, false, err
+	}
+	if !va.Canonical() {
+		return 0, uint64(firstKernelAddress - va), false, nil
+	}
+	next := s.root
+	for level := topLevel; ; level-- {
+		t, err := s.table(ctx, next)
+		if err != nil {
+			return 0, 0, false, &TranslateError{At: va, Level: level, Entry: uint64(next), Err: err}
+		}
+		size := uint64(1) << levelShift(level)
+		i := uint64(va) >> levelShift(level) % tableEntries
+		e, offset := t.entries[i], uint64(va)&(size-1)
+		leaf, err := s.step(&Mapping{}, level, e)
+		switch {
+		case err != nil: // the entry leads nowhere, for whatever reason
+			return 0, s.emptyEntries(t, level, i)*size - offset, false, nil
+		case leaf:
+			first := e & pteFrame &^ (size - 1)
+			return phys.Addr(first + offset), s.followingPages(t, level, i)*size - offset, true, nil
+		}
+		next = phys.Addr(e & pteFrame)
+	}
+}
+
+// emptyEntries returns how many entries of a table, from entry i on, lead
+// nowhere.
+func (s *AddressSpace) emptyEntries(t *table, level int, i uint64) uint64 {
+	end := uint64(tableEntries)
+	if level == topLevel && i < tableEntries/2 {
+		end = tableEntries / 2 // what follows is the other half
+	}
+	n := uint64(1)
+	for i+n < end {
+		if _, err := s.step(&Mapping{}, level, t.entries[i+n]); err == nil {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// followingPages returns how many entries of a table, from entry i on, map
+// pages that follow each other in guest-physical memory.
+func (s *AddressSpace) followingPages(t *table, level int, i uint64) uint64 {
+	size := uint64(1) << levelShift(level)
+	first := t.entries[i] & pteFrame &^ (size - 1)
+	n := uint64(1)
+	for i+n < tableEntries {
+		e := t.entries[i+n]
+		leaf, err := s.step(&Mapping{}, level, e)
+		if err != nil || !leaf || e&pteFrame&^(size-1) != first+n*size {
+			break
+		}
+		n++
+	}
+	return n
+}
