@@ -14,6 +14,10 @@
 // Both read only what the RAM map of QEMU's flat view calls the machine's own
 // memory. A peek outside of RAM would not fail: it would read device registers.
 //
+// RAM map, registers and host addresses come from QEMU's monitor through
+// virDomainQemuMonitorCommand, with queries only. libvirt marks the domain as
+// tainted by that (custom-monitor), which is a line in its log.
+//
 // No call here outlives its context. The RPC client has no timeouts, so a context
 // that ends cuts the connection; what must still happen then, like resuming a
 // guest, dials a new one.
