@@ -87,7 +87,7 @@ func (c *Connection) Close() error {
 	if c.release == nil {
 		return nil
 	}
-	unlock, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
+	unlock, err := c.lock("start.lock", unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (c *Connection) Close() error {
 	if err != nil || strings.TrimSpace(domains) != "" {
 		return err
 	}
-	last, err := lock(filepath.Join(c.state, "use.lock"), unix.LOCK_EX|unix.LOCK_NB)
+	last, err := c.lock("use.lock", unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
@@ -124,13 +124,19 @@ func output(cmd *exec.Cmd) (string, error) {
 	return out.String(), nil
 }
 
-// lock takes flock(2) on path, a file that it makes where need be.
-func lock(path string, how int) (unlock func(), err error) {
+// lock takes flock(2) on a file of the connection's state, which it makes
+// where need be, and which belongs to the connection's user.
+func (c *Connection) lock(name string, how int) (unlock func(), err error) {
+	path := filepath.Join(c.state, name)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	unlock = func() { _ = f.Close() }
+	if err := c.User.own(path); err != nil {
+		unlock()
+		return nil, err
+	}
 	for {
 		err = unix.Flock(int(f.Fd()), how)
 		if !errors.Is(err, unix.EINTR) {

@@ -24,7 +24,7 @@ var daemons = []daemon{{"virtlogd", "virtlogd-sock"}, {"libvirtd", "libvirt-sock
 // startDaemons makes sure that the daemons answer, and registers this
 // connection as one of their users.
 func (c *Connection) startDaemons(ctx context.Context) error {
-	unlock, err := lock(filepath.Join(c.state, "start.lock"), unix.LOCK_EX)
+	unlock, err := c.lock("start.lock", unix.LOCK_EX)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (c *Connection) startDaemons(ctx context.Context) error {
 			return err
 		}
 	}
-	c.release, err = lock(filepath.Join(c.state, "use.lock"), unix.LOCK_SH)
+	c.release, err = c.lock("use.lock", unix.LOCK_SH)
 	return err
 }
 

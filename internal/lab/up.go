@@ -135,6 +135,9 @@ func (g *Guest) start(ctx context.Context, f files, ready string) error {
 		return err
 	}
 	if _, err := g.Virsh(ctx, "create", path); err != nil {
+		if g.Spec.Backing == HugeTLB {
+			err = fmt.Errorf("%w (libvirtd looks for hugetlbfs once, when it starts: does it run for longer than that is mounted?)", err)
+		}
 		return err
 	}
 	alive, stop, err := g.whileAlive(ctx)
