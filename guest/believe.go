@@ -19,7 +19,7 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 		return nil, err
 	}
 	d.witnesses++
-	half, err := kernelHalf(ctx, space)
+	half, err := space.kernelHalf(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	hints := append(c.hints, registerHints(ctx, space, d.cpus)...)
 	err = d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
 		var err error
-		if sys, err = d.enter(ctx, space, kernel); err != nil {
+		if sys, err = d.enter(ctx, space, half, kernel); err != nil {
 			reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
 			return false
 		}
@@ -48,10 +48,24 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	return sys, nil
 }
 
-// kernelHalf returns what of the top-level table decides where kernels can be.
+// kernelHalf is what of a top-level table decides where kernels can be.
 // Processes share it, so that one search does for all of them.
-func kernelHalf(ctx context.Context, space *AddressSpace) (half [kernelSlots]uint64, err error) {
-	t, err := space.table(ctx, space.root)
+type kernelHalf [kernelSlots]uint64
+
+// kernelIn is a kernel image in a kernel half.
+type kernelIn struct {
+	half kernelHalf
+	base phys.VirtAddr
+}
+
+// foundBlocks is what FindKDBG returned.
+type foundBlocks struct {
+	blocks []KDBG
+	err    error
+}
+
+func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err error) {
+	t, err := s.table(ctx, s.root)
 	if err != nil {
 		return half, err
 	}
@@ -62,11 +76,17 @@ func kernelHalf(ctx context.Context, space *AddressSpace) (half [kernelSlots]uin
 }
 
 // enter reads the guest by way of a kernel image.
-func (d *discovery) enter(ctx context.Context, space *AddressSpace, kernel *Image) (*System, error) {
-	blocks, err := FindKDBG(ctx, kernel)
-	if err != nil {
-		return nil, err
+func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelHalf, kernel *Image) (*System, error) {
+	key := kernelIn{half, kernel.Base}
+	in, ok := d.blocks[key]
+	if !ok {
+		in.blocks, in.err = FindKDBG(ctx, kernel)
+		d.blocks[key] = in
 	}
+	if in.err != nil {
+		return nil, in.err
+	}
+	blocks := in.blocks
 	var reasons []error
 	for _, k := range blocks {
 		sys, err := d.believe(ctx, space, kernel, k)

@@ -13,7 +13,7 @@ import (
 // Guests whose memory was scribbled over, in the pages that matter most, give
 // an answer or an error, and nothing endless.
 func TestScribbledGuests(t *testing.T) {
-	const rounds = 40
+	const rounds = 14
 	rng := rand.New(rand.NewPCG(11, 12))
 	refused := 0
 	for round := range rounds {

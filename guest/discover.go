@@ -19,7 +19,7 @@ const (
 	maxSelfMapScan = 8 << 30
 	// maxWitnesses bounds how many page tables that do map a
 	// KUSER_SHARED_DATA are searched for a kernel.
-	maxWitnesses = 64
+	maxWitnesses = 16
 	// maxTried bounds the reasons that an error lists.
 	maxTried = 16
 )
@@ -38,7 +38,7 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	}
 	d := &discovery{
 		mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(),
-		seen: map[phys.Addr]bool{}, barren: map[[kernelSlots]uint64]string{},
+		seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
 	}
 	if err := d.run(ctx); err != nil {
 		return nil, err
@@ -69,8 +69,9 @@ type discovery struct {
 	cpus   []phys.Registers
 	search *kernelSearch
 
-	seen      map[phys.Addr]bool             // top-level tables
-	barren    map[[kernelSlots]uint64]string // kernel halves without a kernel, and who had them
+	seen      map[phys.Addr]bool    // top-level tables
+	barren    map[kernelHalf]string // those without a kernel, and who had them
+	blocks    map[kernelIn]foundBlocks
 	witnesses int
 	tried     []string
 	untold    int // attempts beyond maxTried

@@ -25,6 +25,7 @@ func readSparse(ctx context.Context, mem VirtReader, p []byte, at phys.VirtAddr)
 			if ctx.Err() != nil {
 				return pages, ctx.Err()
 			}
+			n = int(min(uint64(len(p)), missing(err, at)))
 			clear(p[:n])
 		} else {
 			pages++

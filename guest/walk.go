@@ -271,10 +271,10 @@ func selfEntry(e uint64, root phys.Addr) bool {
 }
 
 // missing returns how many bytes from at on are known to be unmapped after err,
-// a failed translation of at: the rest of what one entry would map.
+// a failed read or translation at at: the rest of what one entry would map.
 func missing(err error, at phys.VirtAddr) uint64 {
 	size := uint64(phys.PageSize)
-	if te, ok := errors.AsType[*TranslateError](err); ok && te.Level > 0 {
+	if te, ok := errors.AsType[*TranslateError](err); ok && te.Level > 0 && errors.Is(te.Err, ErrNotPresent) {
 		size = 1 << levelShift(te.Level)
 	}
 	return size - uint64(at)&(size-1)
