@@ -57,31 +57,22 @@ func buildPlan(im Image, records []byte, waits [][4]uint64, o Options) (*plan, e
 	stub := p.owned[code]
 	le.PutUint32(stub[stubBase:], uint32(p.entry))
 	le.PutUint32(stub[stubCPUs:], uint32(len(records)/recordSize))
-	at, err := p.place(records)
-	if err != nil {
-		return nil, err
+	for _, part := range []struct {
+		pointer int // in the stub
+		place   func() (phys.PFN, error)
+	}{
+		{stubRecords, func() (phys.PFN, error) { return p.place(records) }},
+		{stubPML4, func() (phys.PFN, error) { return p.placePageTables(im, o.DirectoryTableBase) }},
+		{stubWaits, func() (phys.PFN, error) { return p.placeTable(waits) }},
+		{stubCopies, func() (phys.PFN, error) { return p.stage(used) }},
+		{stubFills, func() (phys.PFN, error) { return p.placeFills(unused, o) }}, // takes what the others left
+	} {
+		at, err := part.place()
+		if err != nil {
+			return nil, err
+		}
+		le.PutUint64(stub[part.pointer:], uint64(at.Addr()))
 	}
-	le.PutUint64(stub[stubRecords:], uint64(at.Addr()))
-	if at, err = p.placePageTables(im, o.DirectoryTableBase); err != nil {
-		return nil, err
-	}
-	le.PutUint64(stub[stubPML4:], uint64(at.Addr()))
-	if at, err = p.placeTable(waits); err != nil {
-		return nil, err
-	}
-	le.PutUint64(stub[stubWaits:], uint64(at.Addr()))
-	copies, err := p.stage(used)
-	if err != nil {
-		return nil, err
-	}
-	if at, err = p.placeTable(copies); err != nil {
-		return nil, err
-	}
-	le.PutUint64(stub[stubCopies:], uint64(at.Addr()))
-	if at, err = p.placeFills(unused, o); err != nil {
-		return nil, err
-	}
-	le.PutUint64(stub[stubFills:], uint64(at.Addr()))
 	p.segments = p.load()
 	return p, nil
 }
@@ -152,8 +143,8 @@ func (p *plan) placePageTables(im Image, root phys.Addr) (phys.PFN, error) {
 }
 
 // stage moves the image's pages that the firmware would overwrite to unused
-// memory, and returns what brings them back.
-func (p *plan) stage(used []phys.PFN) ([][4]uint64, error) {
+// memory, and places the table that brings them back.
+func (p *plan) stage(used []phys.PFN) (phys.PFN, error) {
 	var copies [][4]uint64
 	firmware := p.firmware()
 	for _, pfn := range used {
@@ -162,12 +153,12 @@ func (p *plan) stage(used []phys.PFN) ([][4]uint64, error) {
 		}
 		at, err := p.place(p.owned[pfn])
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		delete(p.owned, pfn)
 		copies = append(copies, [4]uint64{uint64(pfn.Addr()), 1, uint64(at.Addr())})
 	}
-	return copies, nil
+	return p.placeTable(copies)
 }
 
 // placeTable places a table of the stub and returns its first page, 0 if it
