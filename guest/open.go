@@ -31,6 +31,9 @@ func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, k
 	if !isKernel(ctx, kernel) {
 		return nil, malformed("kernel image", kernel.Base, "neither export name nor PDB is an NT kernel's")
 	}
+	if err := k.check(kernel.Size); err != nil {
+		return nil, err
+	}
 	s := &System{
 		Space: space, Kernel: kernel, KDBG: k, DirectoryTableBase: space.Root(), SelfMapSlot: -1,
 		Witness: "given page table", Origins: map[string]string{"DirectoryTableBase": "given"},

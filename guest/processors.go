@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"snap/guest/phys"
 )
@@ -236,14 +235,7 @@ func (s *System) reportUnmatched(cpus []phys.Registers) {
 	}
 	for i := range cpus {
 		if !matched[i] {
-			s.warn("vCPU %d is none of the guest's processors%s", cpus[i].CPU, fiveLevelNote(&cpus[i]))
+			s.warn("vCPU %d is none of the guest's processors", cpus[i].CPU)
 		}
 	}
-}
-
-func fiveLevelNote(c *phys.Registers) string {
-	if c.CR4&phys.CR4LA57 != 0 {
-		return fmt.Sprintf(" (CR4 %#x: 5-level paging)", c.CR4)
-	}
-	return ""
 }
