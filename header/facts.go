@@ -32,9 +32,9 @@ type Facts struct {
 
 	NumberProcessors uint32 // active processors of all groups, 1 to MaxProcessors
 
-	// Runs is the memory that will follow the header, in file order:
-	// ascending, disjoint, at most MaxRuns (MaxRuns32 on MachineI386). It is
-	// copied.
+	// Runs is the memory that will follow the header of a full dump, in file
+	// order: ascending, disjoint, at most MaxRuns (MaxRuns32 on MachineI386).
+	// It is copied. InitializeBitmapDumpHeader does not use it.
 	Runs []phys.Run
 
 	// BugCheckCode and BugCheckParameter: KiBugcheckData of a guest that has
@@ -93,17 +93,27 @@ func (f *Facts) tableBase() phys.Addr {
 	return f.DirectoryTableBase &^ maskPage
 }
 
-// check says which fact no reader could work with, as a *FactError.
-func (f *Facts) check(w Width) error {
+// checkFull is check for a full dump of the runs.
+func (f *Facts) checkFull(w Width) error {
+	if err := f.checkRuns(w); err != nil {
+		return err
+	}
+	return f.check(w, f.Runs)
+}
+
+// check says which fact no reader of a dump of pages could work with, as a
+// *FactError.
+func (f *Facts) check(w Width, pages []phys.Run) error {
 	if major := f.NtBuildNumber >> 28; (major != 0xF && major != 0xC) || f.NtBuildNumber&0xFFFF == 0 {
 		return &FactError{"NtBuildNumber", uint64(f.NtBuildNumber), "not the build number of a free or checked kernel"}
 	}
 	if f.NumberProcessors < 1 || f.NumberProcessors > MaxProcessors {
 		return &FactError{"NumberProcessors", uint64(f.NumberProcessors), fmt.Sprintf("Windows runs 1 to %d", MaxProcessors)}
 	}
-	for _, check := range []func(Width) error{
-		f.checkRuns, f.checkTableBase, f.checkAddresses, f.checkBugCheck, f.checkComment, f.checkContext,
-	} {
+	if err := f.checkTableBase(w, pages); err != nil {
+		return err
+	}
+	for _, check := range []func(Width) error{f.checkAddresses, f.checkBugCheck, f.checkComment, f.checkContext} {
 		if err := check(w); err != nil {
 			return err
 		}
@@ -124,7 +134,7 @@ func (f *Facts) checkRuns(w Width) error {
 
 // checkTableBase also demands that the table is dumped: without its page no
 // reader can translate an address.
-func (f *Facts) checkTableBase(w Width) error {
+func (f *Facts) checkTableBase(w Width, pages []phys.Run) error {
 	base := f.tableBase()
 	refuse := func(reason string) error {
 		return &FactError{"DirectoryTableBase", uint64(f.DirectoryTableBase), reason}
@@ -136,8 +146,8 @@ func (f *Facts) checkTableBase(w Width) error {
 		return refuse("no page table lies at physical address 0")
 	case base >= phys.MaxAddr, w == Width32 && base > maxUint32:
 		return refuse("outside what CR3 can address")
-	case !slices.ContainsFunc(f.Runs, func(r phys.Run) bool { return r.Base <= base.PFN() && base.PFN() < r.End() }):
-		return refuse("the page is not in the runs")
+	case !slices.ContainsFunc(pages, func(r phys.Run) bool { return r.Base <= base.PFN() && base.PFN() < r.End() }):
+		return refuse("the page is not among those that are dumped")
 	}
 	return nil
 }

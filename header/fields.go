@@ -25,16 +25,20 @@ func (h *Header) Fields() []FieldValue {
 	img, _ := h.image() // each failure concerns one field, which is then as it was
 	var list []FieldValue
 	for _, f := range layout(h.Width) {
-		b := img[f.Offset:f.end()]
-		v := FieldValue{Field: f, Value: unset, Set: f.set(b)}
-		if f.Kind == KindReserved {
-			v.Value = ""
-		} else if v.Set {
-			v.Value = h.show(f, b)
-		}
-		list = append(list, v)
+		list = append(list, f.value(img[f.Offset:f.end()], h))
 	}
 	return list
+}
+
+// value shows b, the bytes of f. Only fields of a dump header need h.
+func (f Field) value(b []byte, h *Header) FieldValue {
+	v := FieldValue{Field: f, Value: unset, Set: f.set(b)}
+	if f.Kind == KindReserved {
+		v.Value = ""
+	} else if v.Set {
+		v.Value = h.show(f, b)
+	}
+	return v
 }
 
 // IsSet reports whether the field called name holds anything but the 'PAGE'

@@ -61,10 +61,12 @@ func InitializeCrashDumpHeader(dumpType, flags uint32, buffer []byte, facts *Fac
 	if len(buffer) < needed {
 		return needed, &StatusError{StatusBufferTooSmall, fmt.Errorf("buffer of %#x bytes: a header has %#x", len(buffer), needed)}
 	}
-	if err := facts.check(w); err != nil {
+	if err := facts.checkFull(w); err != nil {
 		return needed, &StatusError{StatusInvalidParameter, err}
 	}
-	img, err := facts.header(w).Encode()
+	h := facts.header(w)
+	facts.memory(h)
+	img, err := h.Encode()
 	if err != nil {
 		return needed, &StatusError{StatusInvalidParameter, err}
 	}
@@ -72,7 +74,8 @@ func InitializeCrashDumpHeader(dumpType, flags uint32, buffer []byte, facts *Fac
 	return needed, nil
 }
 
-// header makes the header from facts that check has accepted.
+// header makes the header from facts that check has accepted, all but the
+// physical memory.
 func (f *Facts) header(w Width) *Header {
 	h := blank(w)
 	h.MajorVersion = f.NtBuildNumber >> 28
@@ -88,9 +91,7 @@ func (f *Facts) header(w Width) *Header {
 	h.NumberProcessors = f.NumberProcessors
 	h.BugCheckCode = f.BugCheckCode
 	h.BugCheckParameter = f.BugCheckParameter
-	f.memory(h)
 	f.exception(h)
-	h.DumpType = DumpTypeFull
 	h.SystemTime = f.SystemTime
 	h.SystemUpTime = f.SystemUpTime
 	h.ProductType = f.ProductType
@@ -112,8 +113,9 @@ func (f *Facts) header(w Width) *Header {
 	return h
 }
 
-// memory sets what follows from the runs.
+// memory makes h that of a full dump of the runs.
 func (f *Facts) memory(h *Header) {
+	h.DumpType = DumpTypeFull
 	h.Runs = append([]phys.Run(nil), f.Runs...)
 	h.NumberOfPages = 0
 	for _, r := range f.Runs {

@@ -62,8 +62,8 @@ func fieldOf(w Width, name string) (Field, bool) {
 
 // The layouts are places only; what a field means does not depend on the width.
 var (
-	layout64 = lay(places64)
-	layout32 = lay(places32)
+	layout64 = lay(places64, meanings)
+	layout32 = lay(places32, meanings)
 )
 
 // place is where a field lies.
@@ -78,7 +78,7 @@ type meaning struct {
 	doc  string
 }
 
-func lay(places []place) []Field {
+func lay(places []place, meanings map[string]meaning) []Field {
 	fields := make([]Field, 0, len(places))
 	for _, p := range places {
 		m, ok := meanings[p.name]
