@@ -16,20 +16,24 @@ import (
 
 // checkResult is what snap check found.
 type checkResult struct {
-	Domain    string         `json:"domain"`
-	UUID      string         `json:"uuid,omitempty"`
-	State     hv.State       `json:"state"`
-	Source    string         `json:"source"`
-	Guest     report.Guest   `json:"guest"`
-	Header    report.Header  `json:"header"`
-	Matched   int            `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
-	Pages     uint64         `json:"pages"`
-	Populated uint64         `json:"pages_to_read"`
-	DumpBytes uint64         `json:"dump_bytes"`
-	Bytes     uint64         `json:"bytes_estimate"`
-	Modes     []modeEstimate `json:"modes"`
-	Warnings  []string       `json:"warnings"`
-	crFrom    string
+	Domain        string             `json:"domain"`
+	UUID          string             `json:"uuid,omitempty"`
+	State         hv.State           `json:"state"`
+	Source        string             `json:"source"`
+	Guest         report.Guest       `json:"guest"`
+	Header        report.Header      `json:"header"`
+	Matched       int                `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
+	Pages         uint64             `json:"pages"`
+	Populated     uint64             `json:"pages_to_read"`
+	DumpBytes     uint64             `json:"dump_bytes"`
+	Bytes         uint64             `json:"bytes_estimate"`
+	Modes         []modeEstimate     `json:"modes"`
+	ExcludedPages uint64             `json:"pages_excluded"`
+	Excluded      []report.Exclusion `json:"excluded"`
+	Refused       []report.Exclusion `json:"refused_exclusions"`
+	Warnings      []string           `json:"warnings"`
+	exclusions    *report.Summary
+	crFrom        string
 }
 
 type modeEstimate struct {
@@ -41,6 +45,7 @@ type modeEstimate struct {
 
 func newCheckCommand(a *app) *cobra.Command {
 	var source string
+	var look lookOptions
 	cmd := &cobra.Command{
 		Use:   "check [flags] DOMAIN",
 		Short: "Say whether a dump would work, how long and how big; change nothing",
@@ -52,7 +57,11 @@ sample of its pages is read and compressed for the estimate.`,
 			exitUnsupported),
 		Example: "  snap check web01",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.check(cmd.Context(), args[0], hv.Mechanism(source)); err != nil {
+			o, err := look.options()
+			if err != nil {
+				return err
+			}
+			if err := a.check(cmd.Context(), args[0], hv.Mechanism(source), o); err != nil {
 				return fmt.Errorf("check %s: %w", args[0], err)
 			}
 			return nil
@@ -60,11 +69,12 @@ sample of its pages is read and compressed for the estimate.`,
 	}
 	addConnectFlag(cmd, a)
 	cmd.Flags().StringVar(&source, "source", string(hv.MechanismAuto), "direct, peek or auto")
+	look.addTo(cmd)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, ref string, m hv.Mechanism) error {
+func (a *app) check(ctx context.Context, ref string, m hv.Mechanism, o capture.Options) error {
 	vm, closeVM, err := a.openDomain(ctx, ref)
 	if err != nil {
 		return err
@@ -88,7 +98,7 @@ func (a *app) check(ctx context.Context, ref string, m hv.Mechanism) error {
 	}
 	defer mem.Close()
 	r.Source = mem.Mechanism()
-	s, err := lookAt(ctx, vm, mem)
+	s, err := lookAt(ctx, vm, mem, o)
 	if err != nil {
 		return err
 	}
@@ -107,7 +117,8 @@ func (a *app) check(ctx context.Context, ref string, m hv.Mechanism) error {
 func (r *checkResult) addSurvey(s *capture.Survey) {
 	var sum report.Summary
 	describeGuest(&sum, s)
-	r.Guest, r.Header = sum.Guest, sum.Header
+	r.Guest, r.Header, r.exclusions = sum.Guest, sum.Header, &sum
+	r.ExcludedPages, r.Excluded, r.Refused = sum.Pages.Excluded, sum.Excluded, sum.Refused
 	r.crFrom = s.System.Origins["DirectoryTableBase"]
 	for _, p := range s.System.Processors {
 		if p.VCPU >= 0 && p.ContextAt != 0 {
@@ -156,6 +167,12 @@ func (a *app) printCheck(r *checkResult) error {
 	}
 	if err := t.Write(a.stdout, "  "); err != nil {
 		return err
+	}
+	if t := exclusionTable(r.exclusions); t.Len() > 0 {
+		fmt.Fprintf(a.stdout, "\nPages to leave out: %s\n", humanize.Comma(int64(r.ExcludedPages)))
+		if err := t.Write(a.stdout, "  "); err != nil {
+			return err
+		}
 	}
 	for _, w := range r.Warnings {
 		a.log.Warn().Msg(w)

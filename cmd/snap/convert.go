@@ -37,6 +37,7 @@ func (o *inputOptions) addTo(cmd *cobra.Command) {
 func newConvertCommand(a *app) *cobra.Command {
 	var o fileOptions
 	var in inputOptions
+	var look lookOptions
 	cmd := &cobra.Command{
 		Use:   "convert [flags] INPUT",
 		Short: "Make a dump from a file: an ELF core, a raw image, an existing dump",
@@ -50,19 +51,24 @@ func newConvertCommand(a *app) *cobra.Command {
 		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
 			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.convert(cmd.Context(), args[0], &in, &o); err != nil {
+			if err := a.convert(cmd.Context(), args[0], &in, &look, &o); err != nil {
 				return fmt.Errorf("convert %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
 	o.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{input}-{time}.dmp.zst)")
+	look.addTo(cmd)
 	in.addTo(cmd)
 	return cmd
 }
 
-func (a *app) convert(ctx context.Context, path string, in *inputOptions, o *fileOptions) (err error) {
+func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *lookOptions, o *fileOptions) (err error) {
 	write, err := o.dumpOptions()
+	if err != nil {
+		return err
+	}
+	look, err := l.options()
 	if err != nil {
 		return err
 	}
@@ -87,7 +93,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, o *fil
 		err = a.repack(ctx, old, out, write, sum)
 	} else {
 		defer src.Close()
-		err = a.convertSource(ctx, src, out, o.comment(), write, sum)
+		err = a.convertSource(ctx, src, out, look, write, sum)
 	}
 	out.stopProgress()
 	if err != nil {
@@ -96,8 +102,8 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, o *fil
 	return a.finish(ctx, out, sum)
 }
 
-func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, comment string, write *dump.Options, sum *report.Summary) error {
-	res, err := capture.Convert(ctx, src, out.writer(), comment, *write, func(r *capture.Result) {
+func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, look capture.Options, write *dump.Options, sum *report.Summary) error {
+	res, err := capture.Convert(ctx, src, out.writer(), look, *write, func(r *capture.Result) {
 		describeGuest(sum, r.Survey)
 		out.showProgress("converting")
 	})

@@ -18,6 +18,7 @@ import (
 // dumpOptions are the flags of snap dump.
 type dumpOptions struct {
 	fileOptions
+	lookOptions
 	mode    string
 	source  string
 	nice    int
@@ -45,11 +46,12 @@ snap paused is resumed on every way out.`,
 	}
 	addConnectFlag(cmd, a)
 	f := cmd.Flags()
-	o.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
+	o.fileOptions.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
 	f.StringVar(&o.mode, "mode", string(capture.ModePause),
 		"pause: the guest stands still while its pages are read, one point in time;\nlive: it runs, and pages are from different times")
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
 		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
+	o.lookOptions.addTo(cmd)
 	f.IntVar(&o.nice, "nice", 10, "scheduling priority of snap, 0 to 19")
 	f.DurationVar(&o.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
 	return cmd
@@ -122,7 +124,11 @@ func (o *dumpOptions) job(a *app) (*capture.Job, error) {
 	if o.nice < 0 || o.nice > 19 {
 		return nil, usageError("--nice is %d; it can be 0 to 19", o.nice)
 	}
-	return &capture.Job{Mode: mode, Mechanism: mechanism, Comment: o.comment(), Write: *write, Log: a.log}, nil
+	look, err := o.options()
+	if err != nil {
+		return nil, err
+	}
+	return &capture.Job{Mode: mode, Mechanism: mechanism, Look: look, Write: *write, Log: a.log}, nil
 }
 
 // fileOptions are the flags of every command that writes a dump.
@@ -178,7 +184,7 @@ func (o *fileOptions) dumpOptions() (*dump.Options, error) {
 }
 
 // comment is what the dump's header says about its making.
-func (o *fileOptions) comment() string {
+func comment() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"

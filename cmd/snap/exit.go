@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"syscall"
 
+	"snap/cmd/snap/internal/capture"
 	"snap/dump"
+	"snap/exclude"
 	"snap/guest"
 	"snap/hv"
 )
@@ -91,6 +93,8 @@ var exitClasses = []struct {
 	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
+	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},
+	{capture.ErrTooManyRuns, exitFailed, "--format bitmap has room for any number of holes"},
 	{guest.ErrFiveLevel, exitNotWindows, otherGuests},
 	{syscall.ENOSPC, exitNoSpace, "free some space, or choose another destination with -o"},
 	{syscall.EDQUOT, exitNoSpace, "free some of your quota, or choose another destination with -o"},

@@ -39,8 +39,9 @@ func (a *app) newSummary(id hv.Identity, mode string) *report.Summary {
 func describeGuest(sum *report.Summary, s *capture.Survey) {
 	sys := s.System
 	sum.Guest = guestOf(sys)
+	addExclusions(sum, s)
 	sum.Header = report.Header{
-		DumpType: int(s.Header.DumpType), Runs: len(s.Header.Runs), Fields: map[string]report.Field{},
+		DumpType: int(s.Header.DumpType), Runs: len(s.Plan.Runs), Fields: map[string]report.Field{},
 	}
 	for _, f := range s.Header.Fields() {
 		if from, ok := sys.Origins[f.Name]; ok && f.Set {
@@ -79,7 +80,8 @@ func addResult(sum *report.Summary, r *capture.Result) {
 // addStats adds what writing the pages counted.
 func addStats(sum *report.Summary, st *dump.Stats) {
 	sum.Pages = report.Pages{
-		Total: st.Pages, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
+		Excluded: sum.Pages.Excluded,
+		Total:    st.Pages + sum.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
 		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
 	}
 	sum.Bytes = report.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
@@ -214,8 +216,11 @@ func (a *app) tellPerson(sum *report.Summary) error {
 	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
 	p.Add("guest", "%s, %s, System CR3 %v, KDBG %v", sum.Guest.Windows,
 		plural(sum.Guest.CPUs, "processor"), sum.Guest.SystemCR3, sum.Guest.KDBG)
-	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Total)),
+	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
 		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
+	if sum.Pages.Excluded > 0 {
+		p.Add("left out", "%s more, as asked for; the manifest lists by whom", humanize.Comma(int64(sum.Pages.Excluded)))
+	}
 	p.Add("moment", "%s", moment(sum))
 	p.Add("time", "%s in all", duration(sum.DurationMS))
 	if v := sum.Verify; v != nil {

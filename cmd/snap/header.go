@@ -92,15 +92,15 @@ func (a *app) look(ctx context.Context, src hv.Source, m hv.Mechanism) (_ *captu
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, mem.Close()) }()
-	return lookAt(ctx, src, mem)
+	return lookAt(ctx, src, mem, capture.Options{Comment: comment()})
 }
 
-func lookAt(ctx context.Context, src hv.Source, mem hv.Memory) (*capture.Survey, error) {
+func lookAt(ctx context.Context, src hv.Source, mem hv.Memory, o capture.Options) (*capture.Survey, error) {
 	cpus, err := src.Registers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return capture.Look(ctx, mem, mem.RAM(), cpus, (&fileOptions{}).comment())
+	return capture.Look(ctx, mem, mem.RAM(), cpus, o)
 }
 
 // namesFile reports whether source is a file rather than a domain: something

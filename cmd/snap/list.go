@@ -10,6 +10,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/guest"
 	"snap/hv"
@@ -122,7 +123,7 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 	}
 	defer mem.Close()
 	e.Source = mem.Mechanism()
-	s, err := lookAt(ctx, vm, mem)
+	s, err := lookAt(ctx, vm, mem, capture.Options{})
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 // Convert writes a dump of the guest that a file holds. writing is called
 // once, when the pages are about to be read.
-func Convert(ctx context.Context, src hv.Source, w io.Writer, comment string, o dump.Options, writing func(*Result)) (res *Result, err error) {
+func Convert(ctx context.Context, src hv.Source, w io.Writer, look Options, o dump.Options, writing func(*Result)) (res *Result, err error) {
 	mem, err := src.OpenMemory(ctx, hv.MechanismAuto)
 	if err != nil {
 		return nil, err
@@ -22,7 +22,7 @@ func Convert(ctx context.Context, src hv.Source, w io.Writer, comment string, o 
 	if err != nil {
 		return nil, err
 	}
-	s, err := Look(ctx, mem, mem.RAM(), cpus, comment)
+	s, err := Look(ctx, mem, mem.RAM(), cpus, look)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"snap/dump"
+	"snap/exclude"
 	"snap/guest"
 	"snap/guest/phys"
 	"snap/header"
@@ -22,33 +23,59 @@ type Survey struct {
 	Header *header.Header
 	Plan   *dump.Plan // Populated is left to the caller
 
+	Adverts    *guest.Adverts // what drivers in the guest ask to leave out
+	Exclusions *exclude.Plan  // what stays out, and the account of every request
+	Excluded   uint64         // pages of the dump that stay out
+
 	// Warnings are for the operator: what is odd and could be worked around.
 	Warnings []string
 }
 
-// Look surveys the guest in mem. cpus may be empty where a source has none;
-// comment goes into the header.
-func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, comment string) (*Survey, error) {
+// Options say what a dump is to be. The zero value is the default.
+type Options struct {
+	Comment   string // for the header
+	Format    Format
+	Exclusion Exclusion
+
+	// Earlier is a look at the same guest some time before, or nil.
+	Earlier *Survey
+}
+
+// ErrTooManyRuns says that a dump of the wished format has no room for so many
+// separate runs of pages.
+var ErrTooManyRuns = errors.New("too many runs")
+
+// Look surveys the guest in mem. cpus may be empty where a source has none.
+func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o Options) (*Survey, error) {
 	sys, err := guest.Discover(ctx, mem, ram, cpus)
 	if err != nil {
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
 	s := &Survey{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
-	facts := s.facts(ram, comment)
-	buf := make([]byte, header.Size64)
-	n, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, buf, facts)
-	if err != nil {
+	facts := s.facts(ram, o.Comment)
+	var earlier *guest.Adverts
+	if o.Earlier != nil {
+		earlier = o.Earlier.Adverts
+	}
+	if err := s.planExclusion(ctx, ram, facts.BugCheckCode, o.Exclusion, earlier); err != nil {
+		return nil, err
+	}
+	whole := pagesOf(facts.Runs)
+	facts.Runs = s.withoutExcluded(facts.Runs)
+	s.Excluded = whole - pagesOf(facts.Runs)
+	if s.Plan, err = newPlan(facts, o.Format); err != nil {
 		return nil, fmt.Errorf("make the dump header: %w", err)
 	}
-	if s.Header, err = header.Decode(buf[:n]); err != nil {
+	if s.Header, err = header.Decode(s.Plan.Header); err != nil {
 		return nil, fmt.Errorf("read the dump header back: %w", err)
 	}
-	s.Plan = &dump.Plan{Header: buf[:n], Runs: facts.Runs}
 	if s.Plan.Overlays, err = s.overlays(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
+
+func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
 
 // facts collects what the header says.
 func (s *Survey) facts(ram phys.Runs, comment string) *header.Facts {

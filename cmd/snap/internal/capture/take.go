@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"snap/dump"
+	"snap/exclude"
 	"snap/guest"
 	"snap/guest/phys"
 	"snap/hv"
@@ -34,7 +35,7 @@ type Job struct {
 	VM        hv.VM
 	Mode      Mode
 	Mechanism hv.Mechanism
-	Comment   string // for the header
+	Look      Options
 	Write     dump.Options
 	Log       zerolog.Logger
 
@@ -99,8 +100,8 @@ func (j *Job) lookWhileRunning(ctx context.Context, mem hv.Memory) (*Survey, err
 		if err != nil {
 			return nil, err
 		}
-		s, err := Look(ctx, mem, mem.RAM(), cpus, j.Comment)
-		if err == nil || try == surveyTries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
+		s, err := Look(ctx, mem, mem.RAM(), cpus, j.Look)
+		if err == nil || errors.Is(err, exclude.ErrTooMany) || try == surveyTries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
 			return s, err
 		}
 		j.Log.Debug().Err(err).Int("try", try).Msg("look at the guest again")
@@ -119,7 +120,9 @@ func (j *Job) write(ctx context.Context, w io.Writer, mem hv.Memory, early *Surv
 		return err
 	}
 	defer closeMem()
-	s, err := Look(ctx, mem, mem.RAM(), cpus, j.Comment)
+	look := j.Look
+	look.Earlier = early
+	s, err := Look(ctx, mem, mem.RAM(), cpus, look)
 	switch {
 	case err == nil:
 	case j.Mode == ModeLive && ctx.Err() == nil:
@@ -128,7 +131,7 @@ func (j *Job) write(ctx context.Context, w io.Writer, mem hv.Memory, early *Surv
 	default:
 		return err
 	}
-	if !early.Header.Describes(s.Plan.Runs) {
+	if !slices.Equal(early.System.PhysicalMemory, s.System.PhysicalMemory) {
 		res.warn("the guest's memory changed while the dump began: the header was made again")
 	}
 	if err := writeSurvey(ctx, w, mem, s, res, j.Write, j.Writing); err != nil {

@@ -27,13 +27,20 @@ type Summary struct {
 	PauseMS    float64 `json:"pause_ms"`
 	DurationMS float64 `json:"duration_ms"`
 
-	Guest    Guest    `json:"guest"`
-	Header   Header   `json:"header"`
-	Pages    Pages    `json:"pages"`
-	Bytes    Bytes    `json:"bytes"`
-	SHA256   string   `json:"sha256,omitempty"` // of the file as written
-	Verify   *Verify  `json:"verify,omitempty"`
-	Gaps     []Gap    `json:"gaps,omitempty"`
+	Guest  Guest   `json:"guest"`
+	Header Header  `json:"header"`
+	Pages  Pages   `json:"pages"`
+	Bytes  Bytes   `json:"bytes"`
+	SHA256 string  `json:"sha256,omitempty"` // of the file as written
+	Verify *Verify `json:"verify,omitempty"`
+	Gaps   []Gap   `json:"gaps,omitempty"`
+
+	Excluded       []Exclusion `json:"excluded"`
+	Refused        []Exclusion `json:"refused_exclusions"`
+	RefusedOmitted int         `json:"refused_exclusions_omitted,omitempty"` // refused, but not listed
+	Ignored        []Exclusion `json:"ignored_exclusions,omitempty"`         // not for this dump, or --no-advertised
+	IgnoredOmitted int         `json:"ignored_exclusions_omitted,omitempty"`
+
 	Warnings []string `json:"warnings"`
 }
 
@@ -69,6 +76,7 @@ type Pages struct {
 	Written     uint64 `json:"written"`     // in the file, zero ones included
 	Zero        uint64 `json:"zero"`        // of these, all zero
 	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the host never populated them
+	Excluded    uint64 `json:"excluded"`    // not in the file, because they were asked to stay out
 	Unreadable  uint64 `json:"unreadable"`  // gaps: in the file as zeros
 }
 
@@ -91,6 +99,20 @@ type Check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
+}
+
+// Exclusion is a request to leave pages out.
+type Exclusion struct {
+	By         string `json:"by"`      // the driver, the flag or the file that asks
+	Kind       string `json:"kind"`    // what the address is: virtual or physical
+	Address    Hex    `json:"address"` // of the first page
+	Pages      uint64 `json:"pages"`   // left out for this request; of a refused one, asked for
+	Shared     uint64 `json:"shared,omitempty"`
+	NotPresent uint64 `json:"not_present,omitempty"` // not in RAM: nothing to leave out
+	Features   Hex    `json:"features,omitempty"`    // feature bits of its flags
+	Reason     string `json:"reason"`
+	Status     string `json:"status,omitempty"`   // NTSTATUS of a refused one
+	Requests   int    `json:"requests,omitempty"` // how many refused ones the line stands for
 }
 
 // Gap is a range of pages that could not be read.
@@ -125,6 +147,12 @@ func (s *Summary) Warn(format string, args ...any) {
 func (s *Summary) JSON() ([]byte, error) {
 	if s.Warnings == nil {
 		s.Warnings = []string{}
+	}
+	if s.Excluded == nil {
+		s.Excluded = []Exclusion{}
+	}
+	if s.Refused == nil {
+		s.Refused = []Exclusion{}
 	}
 	b, err := json.MarshalIndent(s, "", "  ")
 	return append(b, '\n'), err

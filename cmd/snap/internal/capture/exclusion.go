@@ -1,0 +1,177 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+
+	"snap/dump"
+	"snap/exclude"
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/header"
+)
+
+// Exclusion says what is to stay out of a dump.
+type Exclusion struct {
+	Requests     []exclude.Request // the operator's
+	NoAdvertised bool              // what drivers advertise is listed, not left out
+	Limit        Limit
+}
+
+// Limit caps the pages that may stay out: above it there is no dump rather
+// than one without most of the evidence. The zero value is exclude's default.
+type Limit struct {
+	Pages   uint64
+	Percent uint64 // of the guest's pages; counts if Pages is 0
+}
+
+// pages returns the limit for a guest with total pages, 0 for the default.
+func (l Limit) pages(total uint64) uint64 {
+	if l.Pages == 0 && l.Percent > 0 {
+		return max(1, total/100*l.Percent+total%100*l.Percent/100)
+	}
+	return l.Pages
+}
+
+// planExclusion decides which pages stay out of the dump. earlier is what the
+// guest advertised when it was looked at before: it stands in for a table that
+// a driver is just changing.
+func (s *Survey) planExclusion(ctx context.Context, ram phys.Runs, code uint32, x Exclusion, earlier *guest.Adverts) error {
+	var err error
+	if s.Adverts, err = s.System.Adverts(ctx); ctx.Err() != nil {
+		return err
+	} else if err != nil {
+		s.warn("what drivers advertise could be read in part only: %v", err)
+	}
+	protected, err := s.System.Protected(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case err != nil && len(x.Requests) > 0:
+		return fmt.Errorf("find the pages that a dump needs: %w", err)
+	case err != nil:
+		s.warn("nothing that the guest advertises is left out: the pages that a dump needs can't all be told: %v", err)
+		x.NoAdvertised = true
+	}
+	in := exclude.Input{
+		RAM: ram, Translator: s.System.Space, BugCheckCode: code,
+		KeepAdvertised: x.NoAdvertised, Limit: x.Limit.pages(ram.Pages()),
+	}
+	for _, p := range protected {
+		in.Protected = append(in.Protected, exclude.Protected{Reason: p.Reason, Pages: p.Pages})
+	}
+	in.Requests = append(in.Requests, x.Requests...)
+	for _, t := range s.stableTables(earlier) {
+		requests, err := exclude.DecodeTable(t.Module, t.Entries, exclude.Layout(t.EntrySize))
+		if err != nil {
+			s.warn("%s advertises a table at %#x that can't be read: %v", t.Module, uint64(t.At), err)
+			continue
+		}
+		in.Requests = append(in.Requests, requests...)
+	}
+	s.Exclusions, err = exclude.NewPlan(ctx, in)
+	if err != nil {
+		return fmt.Errorf("leave out what was asked for: %w", err)
+	}
+	s.warnOfExclusions()
+	return nil
+}
+
+// stableTables returns the tables that were read whole, and earlier ones of
+// modules whose table was being changed.
+func (s *Survey) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
+	tables := s.Adverts.Tables
+	for _, p := range s.Adverts.Problems {
+		found := false
+		if p.Unstable && earlier != nil {
+			for _, t := range earlier.Tables {
+				if t.Module == p.Module {
+					tables, found = append(tables[:len(tables):len(tables)], t), true
+				}
+			}
+		}
+		if found {
+			s.warn("%s was changing what it advertises: what it advertised a moment before counts", p.Module)
+		} else {
+			s.warn("what %s advertises at %#x is not left out: %s", p.Module, uint64(p.At), p.Reason)
+		}
+	}
+	return tables
+}
+
+// maxNamed bounds how many drivers warnings name one by one.
+const maxNamed = 32
+
+// warnOfExclusions says what an operator should know: who asked for what is
+// kept, and who might have asked but did not.
+func (s *Survey) warnOfExclusions() {
+	refused := map[string]int{}
+	var order []string
+	first := map[string]string{}
+	for _, r := range s.Exclusions.Refused {
+		by := r.Request.By
+		if refused[by] == 0 {
+			order = append(order, by)
+			first[by] = r.Reason
+		}
+		refused[by] += r.Requests
+	}
+	for i, by := range order {
+		if i == maxNamed {
+			s.warn("%d more ask for what must stay", len(order)-i)
+			break
+		}
+		s.warn("%s asks to leave out what stays in the dump (requests refused: %d): %s", by, refused[by], first[by])
+	}
+	for i, d := range s.Adverts.Silent {
+		if i == maxNamed {
+			s.warn("%d more drivers have pages to remove and don't advertise them", len(s.Adverts.Silent)-i)
+			break
+		}
+		s.warn("%s registered pages to remove (%s) but does not advertise them: they are in the dump", d.Module, d.Component)
+	}
+}
+
+// Format chooses the layout of the dump.
+type Format string
+
+// Formats.
+const (
+	FormatAuto   Format = "auto"   // full while the runs fit its header, else bitmap
+	FormatFull   Format = "full"   // DUMP_TYPE_FULL: runs
+	FormatBitmap Format = "bitmap" // type 5: a bitmap, any number of holes
+)
+
+// withoutExcluded returns the parts of the dump's runs that stay in it. Runs
+// are split, never merged.
+func (s *Survey) withoutExcluded(runs []phys.Run) []phys.Run {
+	if len(s.Exclusions.Exclude) == 0 {
+		return runs
+	}
+	var out []phys.Run
+	for _, r := range runs {
+		out = append(out, phys.Runs{r}.Minus(s.Exclusions.Exclude)...)
+	}
+	return out
+}
+
+// newPlan makes the dump plan of the chosen format for the given facts, whose
+// runs may be too many for a full dump.
+func newPlan(facts *header.Facts, format Format) (*dump.Plan, error) {
+	fits := len(facts.Runs) <= header.MaxRuns
+	switch {
+	case format == FormatFull && !fits:
+		return nil, fmt.Errorf("%d runs of pages, and a full dump's header holds %d: %w", len(facts.Runs), header.MaxRuns, ErrTooManyRuns)
+	case format == FormatBitmap || !fits:
+		pages, err := phys.NewRuns(facts.Runs...)
+		if err != nil {
+			return nil, err
+		}
+		facts.Runs = nil
+		buf, err := header.InitializeBitmapDumpHeader(facts, pages)
+		return &dump.Plan{Header: buf, Runs: pages}, err
+	}
+	buf := make([]byte, header.Size64)
+	n, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, buf, facts)
+	return &dump.Plan{Header: buf[:n], Runs: facts.Runs}, err
+}
