@@ -156,8 +156,16 @@ func run[T any](ctx context.Context, s *session, call func(*rpc.Libvirt) (T, err
 	}
 	done := make(chan result, 1)
 	go func() {
-		v, err := call(s.rpc)
-		done <- result{v, err}
+		var r result
+		defer func() {
+			// The client decodes what a peer sends by reflection. Its faults
+			// must not end the process while a guest is paused.
+			if p := recover(); p != nil {
+				r.err = fmt.Errorf("internal error in the RPC client: %v", p)
+			}
+			done <- r
+		}()
+		r.v, r.err = call(s.rpc)
 	}()
 	select {
 	case r := <-done:

@@ -141,6 +141,18 @@ func TestShortReply(t *testing.T) {
 	}
 }
 
+// TestClientPanics: a fault of the RPC client is an error of the call.
+func TestClientPanics(t *testing.T) {
+	s, err := newPeer(t).dial().target.open(t.Context())
+	if err != nil {
+		t.Fatalf("open failed: %v", err)
+	}
+	defer s.close()
+	if _, err := run(t.Context(), s, func(*rpc.Libvirt) (int, error) { panic("reflect") }); err == nil {
+		t.Error("run of a call that panics succeeded")
+	}
+}
+
 // TestCutOff: a connection that the daemon drops is replaced, and a daemon that
 // always drops it makes an error.
 func TestCutOff(t *testing.T) {

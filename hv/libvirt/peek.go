@@ -120,6 +120,7 @@ func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error
 	if !p.ram.Covers(at, uint64(len(b))) {
 		return &phys.AccessError{At: at, Len: len(b), Err: phys.ErrNotRAM}
 	}
+	start, size := at, len(b)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(peekFlight)
 	for len(b) > 0 {
@@ -129,10 +130,30 @@ func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error
 		b, at = b[n:], at+phys.Addr(n)
 	}
 	err := g.Wait()
-	if err != nil && ctx.Err() != nil {
-		return &phys.AccessError{At: at, Len: len(b), Err: ended(ctx)}
+	if ctx.Err() != nil && err != nil {
+		err = ended(ctx)
+	} else if err == nil && size > 0 {
+		err = p.sameRun(ctx)
 	}
-	return err
+	var access *phys.AccessError
+	if err == nil || errors.As(err, &access) {
+		return err
+	}
+	return &phys.AccessError{At: start, Len: size, Err: err}
+}
+
+// sameRun fails if the domain was started anew: the daemon finds it by its UUID
+// and would give another run's memory.
+func (p *PeekMemory) sameRun(ctx context.Context) error {
+	now, err := query(ctx, p.d.conn, fmt.Sprintf("look up domain %q again", p.d.dom.Name),
+		func(l *rpc.Libvirt) (rpc.Domain, error) { return l.DomainLookupByUUID(p.d.dom.UUID) })
+	if err != nil {
+		return err
+	}
+	if now.ID != p.d.dom.ID {
+		return fmt.Errorf("domain %q was stopped or started anew: %w", p.d.dom.Name, hv.ErrNotRunning)
+	}
+	return nil
 }
 
 // chunk reads b in pieces of the size that the daemon allows.

@@ -79,6 +79,19 @@ func TestPeekNeverOutside(t *testing.T) {
 	}
 }
 
+// TestPeekOfAnotherRun: the domain was stopped and started while it was read.
+func TestPeekOfAnotherRun(t *testing.T) {
+	p, m := peekGuest(t)
+	p.on(procLookupUUID, func(int, []byte) *answer {
+		again := peerDomain
+		again.ID++
+		return &answer{body: xdrAppend(nil, again)}
+	})
+	if err := m.ReadPhys(t.Context(), make([]byte, 8192), mib); !errors.Is(err, hv.ErrNotRunning) {
+		t.Errorf("ReadPhys of another run = %v; want %v", err, hv.ErrNotRunning)
+	}
+}
+
 // TestPeekHangs: a read ends with its context.
 func TestPeekHangs(t *testing.T) {
 	p, m := peekGuest(t)
