@@ -48,9 +48,12 @@ func Connect(ctx context.Context, uri string) (*Conn, error) {
 		return nil, err
 	}
 	c := newConn(t)
+	if _, err := c.session(ctx); err != nil {
+		return nil, err
+	}
 	kind, err := query(ctx, c, "ask for the hypervisor", (*rpc.Libvirt).ConnectGetType)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, c.Close())
 	}
 	if kind != "QEMU" {
 		err := fmt.Errorf("connect to %s: hypervisor is %q: %w: only QEMU guests can be read", uri, kind, hv.ErrUnsupported)
