@@ -2,7 +2,8 @@ package guest
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"time"
 
 	"snap/guest/phys"
 )
@@ -55,16 +56,95 @@ type SilentDriver struct {
 	Record    phys.VirtAddr // KBUGCHECK_REASON_CALLBACK_RECORD
 }
 
+// The protocol: the symbol that a driver exports, and the table behind it.
+// Next is the address of a further table of the same layout, or 0.
+const (
+	advertSymbol = "SnapRemovePages"
+	advertMagic  = "SNAPRMPG"
+
+	advertVersion   = 1
+	advertEntrySize = 0x20 // KBUGCHECK_REMOVE_PAGES of 64-bit kernels (wdm.h)
+
+	advertVersionAt  = 0x08 // 2 bytes
+	advertEntryAt    = 0x0A // 2 bytes
+	advertCapacityAt = 0x0C // 4 bytes
+	advertSequenceAt = 0x10 // 4 bytes, odd while the table changes
+	advertCountAt    = 0x14 // 4 bytes
+	advertNextAt     = 0x18 // 8 bytes
+	advertHeadSize   = 0x20 // the entries follow
+)
+
+// Bounds on what adverts may cost, whatever the guest says.
+const (
+	maxAdvertModules = 2048    // looked at; a Windows has some hundred
+	maxAdvertTables  = 256     // read
+	maxAdvertChain   = 64      // tables that one export leads to, with its own
+	maxTableEntries  = 1 << 16 // taken from one table
+	maxAdvertEntries = 1 << 17 // taken from all tables
+
+	// maxAdvertTries is how often a table is read until it is whole.
+	maxAdvertTries = 100
+	// maxAdvertRetried bounds the entries that are read again because a table
+	// changed. Beyond it, a table that isn't whole at once is unstable.
+	maxAdvertRetried = 1 << 20
+	// A driver that is interrupted while it changes its table needs a moment
+	// to finish. The first tries of a guest are advertPause apart, maxAdvertPauses
+	// of them: on a guest that stands still they are lost, some 20 ms in all.
+	advertPause     = 200 * time.Microsecond
+	maxAdvertPauses = 100
+)
+
 // Adverts looks through the modules of nt!PsLoadedModuleList for tables that
 // drivers export as SnapRemovePages, reads those and the ones that they lead
 // to, and looks through the modules' writable data for callbacks of drivers
 // without a table.
 //
 // Page tables are read anew. On a guest that runs, each table is whole for
-// itself: it was not changed while it was read.
+// itself: it was not changed while it was read. A table may lie anywhere in
+// the kernel's half of the address space, not only in its driver's image.
 //
 // What the guest did wrong is in Problems. The error is that ctx ended or that
 // memory could not be read; the result then holds what was found until then.
 func (s *System) Adverts(ctx context.Context) (*Adverts, error) {
-	return &Adverts{}, errors.Join(ctx.Err(), errors.New("adverts are not read yet"))
+	mem := &watchedReader{Reader: s.Space.mem}
+	a := &advertReader{
+		sys: s.through(mem), out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
+		entries: maxAdvertEntries, retried: maxAdvertRetried, pauses: maxAdvertPauses,
+	}
+	a.run(ctx)
+	return a.out, mem.failure(ctx, "look for adverts")
+}
+
+// through returns s as it reads the guest by mem, with page tables that are
+// read anew.
+func (s *System) through(mem phys.Reader) *System {
+	view := *s
+	view.Space = NewAddressSpace(mem, s.Space.ram, s.Space.root)
+	return &view
+}
+
+// failure returns why what was done with r did not see all of the guest's
+// memory, nil if it did.
+func (r *watchedReader) failure(ctx context.Context, what string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if r.err != nil {
+		return fmt.Errorf("%s: %d reads of memory failed, the first: %w", what, r.failed, r.err)
+	}
+	return nil
+}
+
+// advertReader is the state of one Adverts.
+type advertReader struct {
+	sys     *System
+	out     *Adverts
+	seen    map[phys.VirtAddr]bool   // bases of modules
+	modules []*advertModule          // in load order
+	tables  map[phys.VirtAddr]string // by address, the module that led there
+	full    bool                     // there are more than maxAdvertTables
+
+	entries int // that may still be taken
+	retried int // entries that may still be read again
+	pauses  int // that are left
 }

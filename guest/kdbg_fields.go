@@ -29,6 +29,7 @@ var (
 	kdbgSizePrcb                         = Field{"SizePrcb", 0x2B0, 2}
 	kdbgOffsetPrcbProcStateContext       = Field{"OffsetPrcbProcStateContext", 0x2BC, 2}
 	kdbgOffsetPrcbNumber                 = Field{"OffsetPrcbNumber", 0x2BE, 2}
+	kdbgSizePcr                          = Field{"SizePcr", 0x2E0, 2}
 	kdbgOffsetPcrSelfPcr                 = Field{"OffsetPcrSelfPcr", 0x2E2, 2}
 	kdbgOffsetPcrContainedPrcb           = Field{"OffsetPcrContainedPrcb", 0x2E6, 2}
 	kdbgOffsetPrcbContext                = Field{"OffsetPrcbContext", 0x338, 2}
@@ -150,7 +151,7 @@ var kdbgFields = []Field{
 	{"KdPrintCircularBufferPtr", 0x2C8, 8},
 	{"KdPrintBufferSize", 0x2D0, 8},
 	{"KeLoaderBlock", 0x2D8, 8},
-	{"SizePcr", 0x2E0, 2},
+	kdbgSizePcr,
 	kdbgOffsetPcrSelfPcr,
 	{"OffsetPcrCurrentPrcb", 0x2E4, 2},
 	kdbgOffsetPcrContainedPrcb,

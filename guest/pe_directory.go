@@ -139,10 +139,13 @@ func (im *Image) exportAddress(ctx context.Context, d *record, i, funcs uint32) 
 	case rva == 0 || rva >= im.Size:
 		return 0, malformed(what, fn.at, "address %#x outside the image", rva)
 	case im.exports.holds(rva):
-		return 0, fmt.Errorf("export is forwarded to another image: %w", ErrNotFound)
+		return 0, errForwarded
 	}
 	return im.Base + phys.VirtAddr(rva), nil
 }
+
+// errForwarded says that another image has what an export names.
+var errForwarded = fmt.Errorf("export is forwarded to another image: %w", ErrNotFound)
 
 // element returns the address of element i of a table, and false on overflow.
 func element(table, i, size uint32) (uint32, bool) {

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"errors"
 
 	"snap/guest/phys"
 )
@@ -35,5 +34,137 @@ type ProtectedPages struct {
 // read, or the guest has more page tables than its RAM makes plausible, which
 // is an error of class ErrMalformed.
 func (s *System) Protected(ctx context.Context) ([]ProtectedPages, error) {
-	return nil, errors.Join(ctx.Err(), errors.New("protected pages are not looked for yet"))
+	mem := &recordingReader{watchedReader: watchedReader{Reader: s.Space.mem}}
+	v := s.through(mem)
+	v.Processors, v.Warnings, v.Origins = nil, nil, map[string]string{}
+	v.PhysicalMemory, v.PhysicalMemoryOutside = nil, nil
+
+	var out []ProtectedPages
+	var all phys.Runs
+	keep := func(reason string, pages phys.Runs) {
+		if pages = pages.Minus(all); len(pages) > 0 {
+			out = append(out, ProtectedPages{Reason: reason, Pages: pages})
+			all = all.Union(pages)
+		}
+	}
+	tables, tablesErr := v.Space.kernelTables(ctx)
+	keep("page table", tables)
+	mem.take()
+	for _, p := range protections {
+		if ctx.Err() != nil {
+			break
+		}
+		p.read(ctx, s, v)
+		keep(p.what, mem.take())
+	}
+	if err := mem.failure(ctx, "look for pages to protect"); err != nil {
+		return out, err
+	}
+	return out, tablesErr
+}
+
+// recordingReader keeps which pages were read. It is for one goroutine.
+type recordingReader struct {
+	watchedReader
+	runs []phys.Run
+}
+
+func (r *recordingReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	run, ok := phys.RunOf(at, uint64(len(p)))
+	if n := len(r.runs); ok && (n == 0 || r.runs[n-1] != run) {
+		r.runs = append(r.runs, run)
+	}
+	return r.watchedReader.ReadPhys(ctx, p, at)
+}
+
+// take returns the pages that were read since the last call.
+func (r *recordingReader) take() phys.Runs {
+	pages, err := phys.NewRuns(r.runs...)
+	if err != nil {
+		panic("internal error: read outside of RAM: " + err.Error())
+	}
+	r.runs = nil
+	return pages
+}
+
+// protections are the kinds of pages other than page tables. What reading a
+// thing as a debugger does it touches, page tables on the way included, is what
+// must be there: v is the system, its memory watched. s is what was found when
+// the guest was discovered.
+//
+// A guest that is broken somewhere has nothing there to protect, so the
+// functions don't fail.
+var protections = []struct {
+	what string
+	read func(ctx context.Context, s, v *System)
+}{
+	{"KDBG", func(ctx context.Context, s, v *System) {
+		v.touch(ctx, s.KDBG.At, len(s.KDBG.Block))
+	}},
+	{"KUSER_SHARED_DATA", func(ctx context.Context, _, v *System) {
+		v.touch(ctx, KUSERAddress, phys.PageSize)
+	}},
+	{"kernel image headers", touchKernelImage},
+	{"KPCR and KPRCB", func(ctx context.Context, s, v *System) {
+		for _, p := range s.Processors {
+			v.touch(ctx, p.KPCR, s.KDBG.kpcrSize())
+		}
+	}},
+	{"processor context", func(ctx context.Context, s, v *System) {
+		for _, p := range s.Processors {
+			if p.ContextAt != 0 {
+				v.touch(ctx, p.ContextAt, contextAMD64Bytes)
+			}
+		}
+	}},
+	{"PsLoadedModuleList", func(ctx context.Context, _, v *System) {
+		_ = v.eachModule(ctx, func(loadedModule) error { return nil })
+	}},
+	{"PsActiveProcessHead", func(ctx context.Context, s, v *System) {
+		if s.PsInitialSystemProcess != 0 {
+			v.touch(ctx, s.PsInitialSystemProcess, s.KDBG.eprocessSize())
+		}
+		_, _ = v.Processes(ctx)
+	}},
+	{"kernel variable", func(ctx context.Context, _, v *System) {
+		_, _, _ = systemProcess(ctx, v.Space, v.Kernel, &v.KDBG)
+		_ = agreesWithExports(ctx, v.Kernel, &v.KDBG)
+		_ = v.fill(ctx)
+	}},
+}
+
+// maxTouched bounds a range that the guest gives the length of. The export
+// directory of a kernel is some 100 KiB.
+const maxTouched = 1 << 20
+
+// touch reads those of n bytes at at that are in memory.
+func (s *System) touch(ctx context.Context, at phys.VirtAddr, n int) {
+	if _, ok := at.Add(uint64(n)); !ok {
+		return
+	}
+	// The only error is that of ctx.
+	_, _ = readSparse(ctx, s.Space, make([]byte, min(n, maxTouched)), at)
+}
+
+// touchKernelImage reads what says that the image is the kernel and where it
+// has its variables. It leaves v with the image as it is now.
+func touchKernelImage(ctx context.Context, _, v *System) {
+	im, err := ReadImage(ctx, v.Space, v.Kernel.Base)
+	if err != nil {
+		return
+	}
+	v.Kernel = im
+	v.touch(ctx, im.Base, int(min(im.headerBytes, im.Size)))
+	for _, d := range []directory{im.exports, im.debug} {
+		v.touch(ctx, im.Base+phys.VirtAddr(d.rva), int(d.size))
+	}
+	_, _ = im.CodeView(ctx)
+	isKernel(ctx, im)
+}
+
+// kpcrSize returns how many bytes of a processor's KPCR and the KPRCB inside
+// the KDBG says there are: at most 128 KiB, by the width of its fields.
+func (k *KDBG) kpcrSize() int {
+	prcb := k.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb) + int(k.u64(kdbgSizePrcb))
+	return max(k.offset(kdbgSizePcr, 0), prcb)
 }

@@ -1,0 +1,141 @@
+package guest
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sort"
+	"strings"
+
+	"snap/guest/phys"
+)
+
+// KBUGCHECK_REASON_CALLBACK_RECORD of 64-bit kernels, what its Reason is for a
+// KbCallbackRemovePages routine, and its State (wdm.h).
+const (
+	callbackRoutine   = 0x10 // 8 bytes
+	callbackComponent = 0x18 // 8 bytes, address of an ASCII string
+	callbackChecksum  = 0x20 // 8 bytes
+	callbackReason    = 0x28 // 4 bytes
+	callbackState     = 0x2C // 1 byte
+	callbackSize      = 0x30
+
+	reasonRemovePages = 6
+
+	// A record that isn't registered is BufferEmpty, 0. Registration makes it
+	// BufferInserted; a bug check takes it on to BufferIncomplete.
+	stateInserted   = 1
+	stateIncomplete = 4
+)
+
+// Bounds on the search for records.
+const (
+	maxCallbackScan   = 64 << 20 // bytes, of all modules
+	maxCallbackModule = 8 << 20  // bytes of one module, whose data is a few pages
+	maxSilentDrivers  = 256
+	maxComponent      = 64 // bytes
+)
+
+// IMAGE_SCN_MEM_READ and IMAGE_SCN_MEM_WRITE (Microsoft PE format).
+const sectionReadWrite = 0x4000_0000 | 0x8000_0000
+
+// silentSearch looks for the records of drivers that advertise nothing in the
+// writable data of modules. Records that a driver keeps in pool are not found,
+// nor is the kernel looked through: Windows' own callbacks are no news.
+type silentSearch struct {
+	*advertReader
+	modules []*advertModule // by base
+	buf     []byte
+	left    int
+	found   map[phys.VirtAddr]bool // records
+}
+
+func (a *advertReader) findSilent(ctx context.Context) {
+	s := &silentSearch{
+		advertReader: a, modules: slices.Clone(a.modules), buf: make([]byte, scanChunk),
+		left: maxCallbackScan, found: map[phys.VirtAddr]bool{},
+	}
+	sort.SliceStable(s.modules, func(i, j int) bool { return s.modules[i].base < s.modules[j].base })
+	for _, m := range a.modules {
+		if m.image != nil && m.base != a.sys.Kernel.Base {
+			s.module(ctx, m)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// module looks through the sections of one module.
+func (s *silentSearch) module(ctx context.Context, m *advertModule) {
+	left := min(s.left, maxCallbackModule)
+	for _, sec := range m.image.Sections {
+		if sec.Characteristics&sectionReadWrite != sectionReadWrite {
+			continue
+		}
+		at := m.base + phys.VirtAddr(sec.VirtualAddress+7)&^7
+		end := m.base + phys.VirtAddr(sec.VirtualAddress) + phys.VirtAddr(sec.VirtualSize)
+		for at+callbackSize <= end && left > 0 {
+			n := min(int(end-at), len(s.buf), left)
+			left -= n
+			s.left -= n
+			if pages, err := readSparse(ctx, s.sys.Space, s.buf[:n], at); err != nil {
+				return
+			} else if pages > 0 {
+				s.records(ctx, s.buf[:n], at)
+			}
+			if n < len(s.buf) {
+				break
+			}
+			// A record may straddle two reads.
+			at += phys.VirtAddr(n) - callbackSize + 8
+		}
+	}
+}
+
+// records looks at each position of b, which is memory from at on.
+func (s *silentSearch) records(ctx context.Context, b []byte, at phys.VirtAddr) {
+	for ; len(b) >= callbackSize; b, at = b[8:], at+8 {
+		if binary.LittleEndian.Uint32(b[callbackReason:]) != reasonRemovePages {
+			continue
+		}
+		r := &record{what: "KBUGCHECK_REASON_CALLBACK_RECORD", at: at, b: b[:callbackSize]}
+		routine, component, state := r.va(callbackRoutine), r.va(callbackComponent), r.u8(callbackState)
+		sum := uint64(routine) + reasonRemovePages + uint64(component)
+		if r.u64(callbackChecksum) != sum || state < stateInserted || state > stateIncomplete {
+			continue
+		}
+		owner := s.holder(routine)
+		if owner == nil || s.holder(component) == nil || s.found[at] {
+			continue
+		}
+		s.found[at] = true
+		if owner.advertises || owner.base == s.sys.Kernel.Base || len(s.out.Silent) >= maxSilentDrivers {
+			continue
+		}
+		s.out.Silent = append(s.out.Silent, SilentDriver{Module: owner.name, Component: s.component(ctx, component), Record: at})
+	}
+}
+
+// holder returns the module that an address lies in, nil if there is none.
+func (s *silentSearch) holder(va phys.VirtAddr) *advertModule {
+	i := sort.Search(len(s.modules), func(i int) bool { return s.modules[i].base > va })
+	if i == 0 || va >= s.modules[i-1].end() {
+		return nil
+	}
+	return s.modules[i-1]
+}
+
+// component returns the text of a component's name.
+func (s *silentSearch) component(ctx context.Context, at phys.VirtAddr) string {
+	text := make([]byte, maxComponent)
+	if _, err := readSparse(ctx, s.sys.Space, text, at); err != nil {
+		return ""
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, cString(text))
+}

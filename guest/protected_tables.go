@@ -1,0 +1,99 @@
+package guest
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"snap/guest/phys"
+)
+
+// Bounds on the page tables of the kernel's half. A table maps 512 pages, so a
+// guest that maps all its RAM by 4 KiB pages needs tables for one page in 512;
+// maxTablesPerRAM allows for eight times that, and the least for tables that
+// are nearly empty.
+const (
+	leastMaxTables  = 4096
+	maxTablesPerRAM = 64      // pages of RAM for each table
+	mostTables      = 1 << 20 // 4 GiB of tables
+)
+
+// tableWalk collects the pages that hold page tables.
+type tableWalk struct {
+	mem  phys.Reader
+	ram  phys.Runs
+	root phys.Addr
+	max  int
+	// tables are those found, with a bit for each level at which they were: a
+	// page can be a table of several.
+	tables map[phys.PFN]uint8
+}
+
+// kernelTables returns the pages of all page tables that addresses of the
+// kernel's half are translated with, the top-level one included. Tables of the
+// lowest level are not read. A table that is not in RAM is passed over.
+func (s *AddressSpace) kernelTables(ctx context.Context) (phys.Runs, error) {
+	w := &tableWalk{
+		mem: s.mem, ram: s.ram, root: s.root, tables: map[phys.PFN]uint8{},
+		max: int(min(leastMaxTables+s.ram.Pages()/maxTablesPerRAM, mostTables)),
+	}
+	err := w.table(ctx, s.root, topLevel)
+	runs := make([]phys.Run, 0, len(w.tables))
+	for pfn := range w.tables {
+		runs = append(runs, phys.Run{Base: pfn, Pages: 1})
+	}
+	set, setErr := phys.NewRuns(runs...)
+	if setErr != nil {
+		panic("internal error: page of RAM: " + setErr.Error())
+	}
+	return set, err
+}
+
+// table takes the table of the given level at at and those below it.
+func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
+	pfn, bit := at.PFN(), uint8(1)<<level
+	levels := w.tables[pfn]
+	if levels&bit != 0 || !w.ram.Has(pfn) {
+		return nil
+	}
+	if levels == 0 && len(w.tables) >= w.max {
+		return fmt.Errorf("page tables of the kernel: %w: more than %d in %d MiB of RAM",
+			ErrMalformed, w.max, w.ram.Pages()>>(20-phys.PageShift))
+	}
+	w.tables[pfn] = levels | bit
+	if level == 1 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var page [phys.PageSize]byte
+	if err := w.mem.ReadPhys(ctx, page[:], at); err != nil {
+		return ctx.Err() // the reader keeps the error
+	}
+	first := 0
+	if level == topLevel {
+		first = tableEntries / 2
+	}
+	for i := first; i < tableEntries; i++ {
+		e := binary.LittleEndian.Uint64(page[8*i:])
+		if !leadsToTable(e, level) || level == topLevel && phys.Addr(e&pteFrame) == w.root {
+			continue // the self-map shows tables that are reached otherwise too
+		}
+		if err := w.table(ctx, phys.Addr(e&pteFrame), level-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leadsToTable reports whether an entry of a table of the given level, 2 or
+// more, leads to a table: one that is present, or that Windows has taken out of
+// use but not overwritten.
+func leadsToTable(e uint64, level int) bool {
+	if e&ptePresent == 0 {
+		return e&pteTransition != 0 && e&ptePrototype == 0 && level != topLevel
+	}
+	// Bit 7 means a large page, except in the top level, where it is reserved.
+	return e&pteLarge == 0 || level == topLevel
+}
