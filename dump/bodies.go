@@ -84,7 +84,7 @@ func (b *gzipBody) setSize(f *File) error {
 	if f.headerErr != nil {
 		return f.headerErr
 	}
-	if t := f.header.DumpType; t != header.DumpTypeFull {
+	if t := f.header.DumpType; t != header.DumpTypeFull && !t.HasBitmap() {
 		return formatError(-1, "gzip", "a %v dump can't be read from it; expand it with gunzip", t)
 	}
 	b.length = int64(f.pages.size())

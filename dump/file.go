@@ -33,8 +33,8 @@ type File struct {
 	raw       []byte // the header's bytes
 	header    *header.Header
 	headerErr error
-	pages     layout // of a full dump; else without runs
-	ram       phys.Runs
+	bitmap    *header.Bitmap
+	pages     layout // of a dump of pages; else without runs
 }
 
 // body is a container's way to the expanded bytes.
@@ -127,18 +127,37 @@ func (f *File) readHeader() error {
 		return formatError(-1, "header", "%d bytes, want %d", n, size)
 	}
 	f.raw = raw[:size]
-	f.pages.header = f.raw
+	f.pages.start = uint64(size)
 	f.header, err = header.Decode(f.raw)
-	if err == nil && f.header.DumpType == header.DumpTypeFull {
-		if err = f.pages.addRuns(f.header.Runs); err == nil {
-			f.ram, err = phys.NewRuns(f.header.Runs...)
-		}
+	if err == nil {
+		err = f.findPages()
+	}
+	if bad, ok := errors.AsType[*header.FormatError](err); ok {
+		f.headerErr = &FormatError{Off: -1, Field: "header", Err: bad}
+		err = nil
 	}
 	if err != nil {
-		f.headerErr = &FormatError{Off: -1, Field: "header", Err: err}
+		return err
 	}
 	if g, ok := f.body.(*gzipBody); ok {
 		return g.setSize(f)
+	}
+	return nil
+}
+
+// findPages takes the pages from the runs or the bitmap, in dumps that have
+// either.
+func (f *File) findPages() error {
+	switch h := f.header; {
+	case h.DumpType == header.DumpTypeFull:
+		return f.pages.addRuns(h.Runs)
+	case h.DumpType.HasBitmap():
+		b, err := header.DecodeBitmap(f.body, h.Width)
+		if err != nil {
+			return err
+		}
+		f.bitmap, f.pages.start = b, b.FirstPage
+		return f.pages.addRuns(b.Runs)
 	}
 	return nil
 }
@@ -164,9 +183,35 @@ func (f *File) Size() int64 { return f.body.size() }
 // that needs the header fails with it then.
 func (f *File) Header() (*header.Header, error) { return f.header, f.headerErr }
 
-// RawHeader returns the header's bytes, decodable or not. They must not be
-// changed.
+// RawHeader returns the header's bytes without a bitmap, decodable or not. They
+// must not be changed.
 func (f *File) RawHeader() []byte { return f.raw }
+
+// Bitmap returns the decoded bitmap of pages, nil in dumps that are neither of
+// type 5 nor 6. It must not be changed. One that no reader could use is an
+// error of Header.
+func (f *File) Bitmap() *header.Bitmap { return f.bitmap }
+
+// Plan returns the plan that writes f's header and pages again, with f as the
+// memory to read: the same bytes, but that the first page behind a bitmap is
+// aligned, which Windows doesn't do, and that what follows the last page is
+// left out. It fails for dumps that are of neither runs nor a bitmap.
+func (f *File) Plan() (*Plan, error) {
+	if f.headerErr != nil {
+		return nil, f.headerErr
+	}
+	switch {
+	case f.header.DumpType == header.DumpTypeFull:
+		return &Plan{Header: f.raw, Runs: f.header.Runs}, nil
+	case f.bitmap != nil:
+		head, err := f.header.EncodeBitmap(f.bitmap.Runs)
+		if err != nil {
+			return nil, &FormatError{Off: -1, Field: "header", Err: err}
+		}
+		return &Plan{Header: head, Runs: f.bitmap.Runs}, nil
+	}
+	return nil, formatError(-1, "dump type", "a %v dump is not made of pages", f.header.DumpType)
+}
 
 // Metadata returns the JSON document that the writer stored, nil if there is
 // none. It must not be changed, and it is as trustworthy as the file.
@@ -181,9 +226,10 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	return f.body.ReadAt(p, off)
 }
 
-// RAM returns the pages that the header says are in the dump. It is empty for
-// dumps that are not of type 1.
-func (f *File) RAM() phys.Runs { return f.ram }
+// RAM returns the pages that are in the dump: those of a type 1 dump's runs, or
+// of the bitmap of type 5 and 6. It is empty for other types, and must not be
+// changed.
+func (f *File) RAM() phys.Runs { return f.pages.runs }
 
 // Complete returns nil if the file is long enough for the pages that its
 // header lists.
@@ -192,7 +238,7 @@ func (f *File) Complete() error {
 		return f.headerErr
 	}
 	if have := uint64(f.Size()); have < f.pages.size() {
-		return formatError(-1, "dump", "%d bytes, but the header and its %d pages have %d: it is truncated",
+		return formatError(-1, "dump", "%d bytes, but with the header's %d pages it has %d: it is truncated",
 			have, f.pages.pages, f.pages.size())
 	}
 	return nil
@@ -214,7 +260,7 @@ func (f *File) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	if !ok {
 		return &phys.AccessError{At: at, Len: len(p), Err: phys.ErrNotRAM}
 	}
-	if err := readFull(f, p, int64(off)+int64(len(f.raw))); err != nil {
+	if err := readFull(f, p, int64(f.pages.start+off)); err != nil {
 		return &phys.AccessError{At: at, Len: len(p), Err: err}
 	}
 	return nil

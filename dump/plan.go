@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -10,20 +11,23 @@ import (
 	"snap/header"
 )
 
-// maxHeader bounds what comes before the pages. A bitmap header of 512 GiB of
-// address space is 16 MiB, the most that LeechCore reads (device_file.c).
-const maxHeader = 16<<20 + phys.PageSize
+// maxHeader bounds what comes before the pages: the longest bitmap, the header
+// ahead of it, and what aligns the first page.
+const maxHeader = header.Size64 + header.MaxBitmapBits/8 + phys.PageSize
 
 // Plan is everything that decides the bytes of a dump: the same plan over the
 // same memory is the same file, whatever the Options' Workers and Memory.
 type Plan struct {
-	// Header is the encoded header, the first bytes of the expanded file: a
-	// multiple of phys.PageSize, 0x2000 or 0x1000 for a type 1 dump.
+	// Header is everything ahead of the first page, a multiple of
+	// phys.PageSize: the encoded header of a type 1 dump, 0x2000 or 0x1000
+	// bytes, or that of a type 5 or 6 dump with its bitmap, as
+	// header.InitializeBitmapDumpHeader and Header.EncodeBitmap make it.
 	Header []byte
 
 	// Runs are the guest pages in file order, as the header lists them:
-	// ascending and disjoint. Runs may touch. That the header of a type 1 dump
-	// lists exactly these is checked.
+	// ascending and disjoint, at most header.MaxRuns in a type 1 dump and any
+	// number in one with a bitmap. Runs may touch. That the header has exactly
+	// these is checked. Pages outside of them are never read from the guest.
 	Runs []phys.Run
 
 	// Overlays are bytes that differ from the guest's, in any order.
@@ -43,8 +47,9 @@ type Overlay struct {
 
 // layout is a validated Plan: the mapping from the expanded file to pages.
 type layout struct {
-	header    []byte
-	runs      []phys.Run
+	header    []byte // of a Plan
+	start     uint64 // file offset of the first page
+	runs      phys.Runs
 	first     []uint64 // by run: the index in the file of its first page
 	pages     uint64
 	overlays  []placed // ascending by page offset
@@ -64,7 +69,7 @@ func (p *Plan) layout() (*layout, error) {
 	if n := len(p.Header); n == 0 || n > maxHeader || n%phys.PageSize != 0 {
 		return nil, fmt.Errorf("%w: header of %d bytes", ErrPlan, n)
 	}
-	l := &layout{header: p.Header, populated: p.Populated, partial: p.Populated != nil}
+	l := &layout{header: p.Header, start: uint64(len(p.Header)), populated: p.Populated, partial: p.Populated != nil}
 	if err := l.addRuns(p.Runs); err != nil {
 		return nil, err
 	}
@@ -78,28 +83,43 @@ func (p *Plan) layout() (*layout, error) {
 	slices.SortFunc(l.overlays, func(a, b placed) int { return cmp.Compare(a.off, b.off) })
 	for i := 1; i < len(l.overlays); i++ {
 		if l.overlays[i].off < l.overlays[i-1].end() {
-			return nil, fmt.Errorf("%w: two overlays at file offset %#x", ErrPlan, l.overlays[i].off+uint64(len(p.Header)))
+			return nil, fmt.Errorf("%w: two overlays at file offset %#x", ErrPlan, l.overlays[i].off+l.start)
 		}
 	}
-	return l, p.checkHeader()
+	return l, p.checkHeader(l.runs)
 }
 
 // checkHeader holds the header against the runs: readers have only the header
 // to find pages by, so one that was made before the guest's memory changed
 // would put every page behind the change in the wrong place.
-func (p *Plan) checkHeader() error {
+func (p *Plan) checkHeader(pages phys.Runs) error {
 	h, err := header.Decode(p.Header)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPlan, err)
 	}
-	if h.DumpType == header.DumpTypeFull && (len(p.Header) != h.Width.Size() || !slices.Equal(h.Runs, p.Runs)) {
+	same := false
+	switch {
+	case h.DumpType == header.DumpTypeFull:
+		same = len(p.Header) == h.Width.Size() && slices.Equal(h.Runs, p.Runs)
+	case h.DumpType.HasBitmap():
+		b, err := header.DecodeBitmap(bytes.NewReader(p.Header), h.Width)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrPlan, err)
+		}
+		same = b.FirstPage == uint64(len(p.Header)) && slices.Equal(b.Runs, pages)
+	default:
+		return fmt.Errorf("%w: a %v dump is not made of a guest's pages", ErrPlan, h.DumpType)
+	}
+	if !same {
 		return fmt.Errorf("%w: the header is not of these %d runs", ErrPlan, len(p.Runs))
 	}
 	return nil
 }
 
-// addRuns sets the runs of l.
+// addRuns sets the runs of l. Those that touch become one: so pages that lie
+// side by side are read together, wherever the file's header divides them.
 func (l *layout) addRuns(runs []phys.Run) error {
+	touching := 0
 	for i, r := range runs {
 		if !r.Valid() {
 			return fmt.Errorf("%w: run %d, %d pages from PFN %#x, is not in the address space", ErrPlan, i, r.Pages, uint64(r.Base))
@@ -107,15 +127,24 @@ func (l *layout) addRuns(runs []phys.Run) error {
 		if i > 0 && r.Base < runs[i-1].End() {
 			return fmt.Errorf("%w: run %d, %v, is not above run %d, %v", ErrPlan, i, r, i-1, runs[i-1])
 		}
-		l.first = append(l.first, l.pages)
-		l.pages += r.Pages // can't overflow: disjoint runs of valid pages
+		if i > 0 && r.Base == runs[i-1].End() {
+			touching++
+		}
 	}
 	l.runs = runs
+	if touching > 0 {
+		l.runs, _ = phys.NewRuns(runs...) // all are valid
+	}
+	l.first = make([]uint64, len(l.runs))
+	for i, r := range l.runs {
+		l.first[i] = l.pages
+		l.pages += r.Pages // can't overflow: disjoint runs of valid pages
+	}
 	return nil
 }
 
 // size returns the length of the expanded file.
-func (l *layout) size() uint64 { return uint64(len(l.header)) + l.pages*phys.PageSize }
+func (l *layout) size() uint64 { return l.start + l.pages*phys.PageSize }
 
 // at returns the index of the run that holds the file's page i, which must be
 // below l.pages.
@@ -124,22 +153,15 @@ func (l *layout) at(i uint64) int {
 }
 
 // offset returns where the n bytes at physical address at begin, in bytes
-// from the first page, and false unless all of them are in the runs. They are
-// consecutive in the file, because runs are ascending.
+// from the first page, and false unless all of them are in one run.
 func (l *layout) offset(at phys.Addr, n uint64) (uint64, bool) {
 	want, ok := phys.RunOf(at, n)
 	if !ok {
 		return 0, false
 	}
-	k := sort.Search(len(l.runs), func(k int) bool { return l.runs[k].End() > want.Base })
-	if k == len(l.runs) || l.runs[k].Base > want.Base {
+	k, ok := l.runs.Find(want.Base)
+	if !ok || want.End() > l.runs[k].End() {
 		return 0, false
 	}
-	off := (l.first[k]+uint64(want.Base-l.runs[k].Base))*phys.PageSize + at.Offset()
-	for end := l.runs[k].End(); end < want.End(); end = l.runs[k].End() {
-		if k++; k == len(l.runs) || l.runs[k].Base != end {
-			return 0, false
-		}
-	}
-	return off, true
+	return (l.first[k]+uint64(want.Base-l.runs[k].Base))*phys.PageSize + at.Offset(), true
 }
