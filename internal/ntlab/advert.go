@@ -2,6 +2,8 @@ package ntlab
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 
 	"snap/guest/phys"
 )
@@ -63,20 +65,176 @@ type Registration struct {
 	Component phys.VirtAddr // of a string, which is the module's name without .sys
 }
 
-var errNotYet = errors.ErrUnsupported
+// advertSymbol is what the host looks for in a driver's export directory.
+const advertSymbol = "SnapRemovePages"
+
+// Layout of a table: guest/driver/README.md.
+const (
+	tableMagic     = "SNAPRMPG"
+	tableVersion   = 0x08
+	tableEntrySize = 0x0A
+	tableCapacity  = 0x0C
+	tableSequence  = 0x10
+	tableCount     = 0x14
+	tableNext      = 0x18
+	tableHeader    = 0x20
+	tableEntry     = 0x20
+
+	maxAdvertCapacity = 1 << 20
+	maxAdvertChain    = 1 << 10
+)
 
 // Advertise makes the named driver advertise a. A driver that isn't loaded is
 // made: a small one whose export directory names SnapRemovePages. One that is
 // loaded and exports it gets a as what the exported table's Next leads to.
-// Truth.Adverts says what became of it.
+// Truth.Adverts gets what it returns.
 func (im *Image) Advertise(module string, a *Advert) (Advertised, error) {
-	return Advertised{}, errNotYet
+	out, err := im.advertise(module, a)
+	if err != nil {
+		return Advertised{}, fmt.Errorf("advertise pages of %s: %w", module, err)
+	}
+	im.Truth.Adverts = append(im.Truth.Adverts, out)
+	return out, nil
 }
 
-// Register makes the named driver, which is made if it isn't loaded, register
-// a KbCallbackRemovePages routine: it puts a record into the driver's data and
-// links it into KeBugCheckAddRemovePagesCallbackListHead.
-// Truth.Registrations says what became of it.
-func (im *Image) Register(module string) (Registration, error) {
-	return Registration{}, errNotYet
+func (im *Image) advertise(module string, first *Advert) (Advertised, error) {
+	chain, err := first.chain()
+	if err != nil {
+		return Advertised{}, err
+	}
+	head, loaded, err := im.exportedTable(module)
+	if err != nil {
+		return Advertised{}, err
+	}
+	out := Advertised{Module: module, Symbol: head}
+	at := map[*Advert]phys.VirtAddr{}
+	for i, a := range chain {
+		if i == 0 && !loaded && !a.InPool {
+			continue // with its driver
+		}
+		if at[a], err = im.AllocPages(a.pages()); err != nil {
+			return Advertised{}, err
+		}
+		at[a] += phys.VirtAddr(a.Offset)
+	}
+	switch {
+	case loaded:
+		err = im.relink(head, at[first])
+		out.Tables = append(out.Tables, Table{VA: head})
+	case first.InPool:
+		// An export can't lead out of the image: an empty table there leads
+		// to the pool.
+		out.Symbol, err = im.loadAdvertiser(module, &Advert{})
+		if err == nil {
+			err = im.WriteVirt(out.Symbol, (&Advert{}).table(at[first]))
+		}
+		out.Tables = append(out.Tables, Table{VA: out.Symbol})
+	default:
+		out.Symbol, err = im.loadAdvertiser(module, first)
+		at[first] = out.Symbol
+	}
+	if err != nil {
+		return Advertised{}, err
+	}
+	for _, a := range chain {
+		if err := im.WriteVirt(at[a], a.table(at[a.Next])); err != nil {
+			return Advertised{}, err
+		}
+		out.Tables = append(out.Tables, Table{VA: at[a], Entries: slices.Clone(a.Entries)})
+	}
+	return out, nil
+}
+
+// chain returns a and the tables that it leads to, each once.
+func (a *Advert) chain() ([]*Advert, error) {
+	var out []*Advert
+	seen := map[*Advert]bool{}
+	for ; a != nil && !seen[a]; a = a.Next {
+		switch {
+		case a.Capacity > maxAdvertCapacity || len(a.Entries) > maxAdvertCapacity:
+			return nil, fmt.Errorf("a table for %d entries", max(int(a.Capacity), len(a.Entries)))
+		case a.Capacity != 0 && len(a.Entries) > int(a.Capacity):
+			return nil, fmt.Errorf("%d entries in a table for %d", len(a.Entries), a.Capacity)
+		case a.Offset >= phys.PageSize:
+			return nil, fmt.Errorf("a table %#x into a page", a.Offset)
+		}
+		seen[a] = true
+		if out = append(out, a); len(out) > maxAdvertChain {
+			return nil, fmt.Errorf("a chain of more than %d tables", maxAdvertChain)
+		}
+	}
+	return out, nil
+}
+
+// capacity returns how many entries fit.
+func (a *Advert) capacity() uint32 {
+	if a.Capacity != 0 {
+		return a.Capacity
+	}
+	return uint32(len(a.Entries))
+}
+
+// pages returns how many pages the table touches.
+func (a *Advert) pages() int {
+	return int(pagesOf(a.Offset + tableHeader + a.capacity()*tableEntry))
+}
+
+// table returns the table's bytes.
+func (a *Advert) table(next phys.VirtAddr) []byte {
+	b := make([]byte, tableHeader+a.capacity()*tableEntry)
+	copy(b, tableMagic)
+	le.PutUint16(b[tableVersion:], 1)
+	le.PutUint16(b[tableEntrySize:], tableEntry)
+	le.PutUint32(b[tableCapacity:], a.capacity())
+	le.PutUint32(b[tableSequence:], a.Sequence)
+	le.PutUint32(b[tableCount:], uint32(len(a.Entries)))
+	le.PutUint64(b[tableNext:], uint64(next))
+	for i, e := range a.Entries {
+		e.put(b[tableHeader+i*tableEntry:])
+	}
+	if a.Edit != nil {
+		a.Edit(b)
+	}
+	return b
+}
+
+// put writes the structure to b (WDK wdm.h, x64).
+func (r RemovePages) put(b []byte) {
+	le.PutUint64(b, r.Context)
+	le.PutUint32(b[0x08:], r.Flags)
+	le.PutUint32(b[0x0C:], r.BugCheckCode)
+	le.PutUint64(b[0x10:], r.Address)
+	le.PutUint64(b[0x18:], r.Count)
+}
+
+// exportedTable returns the address of what a loaded driver exports, and
+// whether the driver is loaded.
+func (im *Image) exportedTable(module string) (phys.VirtAddr, bool, error) {
+	m, ok := im.module(module)
+	if !ok {
+		return 0, false, nil
+	}
+	d, err := im.loaded(m)
+	if err != nil {
+		return 0, true, err
+	}
+	rva, err := d.export(advertSymbol)
+	if err != nil {
+		return 0, true, err
+	}
+	if table, err := d.at(rva, tableHeader); rva == 0 || err != nil || string(table[:8]) != tableMagic {
+		return 0, true, errors.New("it is loaded, and exports no " + advertSymbol)
+	}
+	return m.Base + phys.VirtAddr(rva), true, nil
+}
+
+// relink makes the table at head lead to next, and its driver say so.
+func (im *Image) relink(head, next phys.VirtAddr) error {
+	var b [tableHeader]byte
+	if err := im.ReadVirt(head, b[:]); err != nil {
+		return err
+	}
+	le.PutUint32(b[tableSequence:], le.Uint32(b[tableSequence:])+2)
+	le.PutUint64(b[tableNext:], uint64(next))
+	return im.WriteVirt(head, b[:])
 }
