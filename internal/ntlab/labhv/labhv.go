@@ -28,21 +28,26 @@ type Guest struct {
 	About  string // what is special about it
 
 	config ntlab.Config
-	other  bool // it runs something that isn't Windows
+	dress  func(*ntlab.Image) error // loads drivers, nil for none
+	other  bool                     // it runs something that isn't Windows
 }
 
 // variants are what may follow a profile's name, where the profile knows it.
 var variants = []struct {
 	suffix, about string
 	set           func(*ntlab.Config)
+	dress         func(*ntlab.Image) error
 }{
-	{"", "as it boots by default", func(*ntlab.Config) {}},
-	{"-plain", "a debugger was enabled at boot: the KDBG is not encoded", func(c *ntlab.Config) { c.PlainKDBG = true }},
-	{"-user", "stopped in user mode, in processes other than System", func(c *ntlab.Config) { c.UserMode = true }},
-	{"-kpti", "stopped in user mode under KVA shadow", func(c *ntlab.Config) { c.UserMode, c.KPTI = true, true }},
+	{"", "as it boots by default", func(*ntlab.Config) {}, nil},
+	{"-plain", "a debugger was enabled at boot: the KDBG is not encoded", func(c *ntlab.Config) { c.PlainKDBG = true }, nil},
+	{"-user", "stopped in user mode, in processes other than System", func(c *ntlab.Config) { c.UserMode = true }, nil},
+	{"-kpti", "stopped in user mode under KVA shadow", func(c *ntlab.Config) { c.UserMode, c.KPTI = true, true }, nil},
 	{"-bugcheck", "showing a blue screen", func(c *ntlab.Config) {
 		c.BugCheck = [5]uint64{0xE2, 0, 0, 0, 0} // MANUALLY_INITIATED_CRASH
-	}},
+	}, nil},
+	{"-advert", "a driver asks to leave pages out, one of which it can't have; another only has a callback", func(*ntlab.Config) {}, advertise},
+	{"-hostile", "drivers ask to leave out what a dump needs, and worse", func(*ntlab.Config) {}, hostile},
+	{"-greedy", "a driver asks to leave out more than half of memory", func(*ntlab.Config) {}, greedy},
 }
 
 // guests is every guest there is.
@@ -57,6 +62,7 @@ var guests = sync.OnceValue(func() []Guest {
 			}
 			out = append(out, Guest{
 				Name: profile + v.suffix, Memory: ntlab.DefaultMemory, CPUs: ntlab.DefaultCPUs, About: v.about, config: c,
+				dress: v.dress,
 			})
 		}
 	}
@@ -106,7 +112,13 @@ func Open(name string) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lab guest %q: %w", name, err)
 	}
-	if err := im.Fill(fillBytes, fillMix); err != nil {
+	if all[i].dress != nil {
+		if err := all[i].dress(im); err != nil {
+			return nil, fmt.Errorf("open lab guest %q: %w", name, err)
+		}
+	}
+	room := im.Free().Pages() << phys.PageShift
+	if err := im.Fill(min(fillBytes, room/2), fillMix); err != nil {
 		return nil, fmt.Errorf("open lab guest %q: %w", name, err)
 	}
 	return &VM{guest: all[i], image: im}, nil
