@@ -107,10 +107,7 @@ const (
 // memory could not be read; the result then holds what was found until then.
 func (s *System) Adverts(ctx context.Context) (*Adverts, error) {
 	mem := &watchedReader{Reader: s.Space.mem}
-	a := &advertReader{
-		sys: s.through(mem), out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
-		entries: maxAdvertEntries, retried: maxAdvertRetried, pauses: maxAdvertPauses,
-	}
+	a := newAdvertReader(s.through(mem))
 	a.run(ctx)
 	return a.out, mem.failure(ctx, "look for adverts")
 }
@@ -147,4 +144,11 @@ type advertReader struct {
 	entries int // that may still be taken
 	retried int // entries that may still be read again
 	pauses  int // that are left
+}
+
+func newAdvertReader(s *System) *advertReader {
+	return &advertReader{
+		sys: s, out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
+		entries: maxAdvertEntries, retried: maxAdvertRetried, pauses: maxAdvertPauses,
+	}
 }
