@@ -124,7 +124,8 @@ func zstdZeros(n int) []byte {
 // zstdZerosLen returns the length of zstdZeros(n).
 func zstdZerosLen(n int) int { return 13 + 4*((n+zstdBlock-1)/zstdBlock) }
 
-// gzipEncoder makes each frame a member of its own (RFC 1952 2.2).
+// gzipEncoder makes each frame a member of its own (RFC 1952 2.2), which says
+// how long it is.
 type gzipEncoder struct {
 	z   *gzip.Writer
 	out bytes.Buffer
@@ -133,13 +134,16 @@ type gzipEncoder struct {
 func (e *gzipEncoder) encode(dst, src []byte) ([]byte, error) {
 	e.out = *bytes.NewBuffer(dst[:0])
 	e.z.Reset(&e.out)
+	e.z.Extra = memberField()
 	if _, err := e.z.Write(src); err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
 	if err := e.z.Close(); err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}
-	return e.out.Bytes(), nil
+	member := e.out.Bytes()
+	sealMember(member)
+	return member, nil
 }
 
 type plainEncoder struct{}

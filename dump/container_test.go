@@ -70,7 +70,7 @@ func TestToolsSeeCorruption(t *testing.T) {
 	p, m := sparsePlan(t)
 	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16})
 	f := opened(t, stored)
-	for i, ref := range f.body.(*seekableBody).table.frames {
+	for i, ref := range f.body.(*framedBody).table.frames {
 		bad := bytes.Clone(stored)
 		bad[ref.at+int64(ref.stored)-1] ^= 1
 		cmd := exec.Command("zstd", "-t")
@@ -161,7 +161,7 @@ func TestContainerAndMetadata(t *testing.T) {
 	doc := func(s *Stats) ([]byte, error) { return json.Marshal(map[string]uint64{"pages": s.Pages}) }
 	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16, Metadata: doc})
 	f := opened(t, stored)
-	want := Container{CompressionZstd, int64(len(stored)), 45, 1 << 16, true} // 8 KiB of header, 689 pages in 44 frames
+	want := Container{CompressionZstd, int64(len(stored)), true, 45, 1 << 16, true} // 8 KiB of header, 689 pages in 44 frames
 	if f.Container() != want {
 		t.Errorf("Container() = %+v; want %+v", f.Container(), want)
 	}
@@ -211,7 +211,7 @@ func TestConcurrentReads(t *testing.T) {
 	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
 	want := expected(p, m)
 	f := opened(t, stored)
-	f.body.(*seekableBody).cache.limit = 3
+	f.body.(*framedBody).cache.limit = 3
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -226,7 +226,7 @@ func TestConcurrentReads(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if c := f.body.(*seekableBody).cache; c.order.Len() > 3 || len(c.byID) > 3 {
+	if c := f.body.(*framedBody).cache; c.order.Len() > 3 || len(c.byID) > 3 {
 		t.Errorf("%d frames in the cache, %d in its index; want at most 3", c.order.Len(), len(c.byID))
 	}
 }

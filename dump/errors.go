@@ -10,8 +10,8 @@ import (
 var (
 	// ErrFormat: a file is not a dump, or is damaged. Every FormatError is one.
 	ErrFormat = errors.New("damaged or not a dump")
-	// ErrSequential: the file's container can only be read from its start
-	// (gzip). Expand it first.
+	// ErrSequential: the file's container can only be read from its start, as
+	// gzip that other programs write. Expand it first.
 	ErrSequential = errors.New("container has no random access; expand the dump first")
 	// ErrSource: the guest's memory as a whole could not be read, as opposed
 	// to single pages of it.

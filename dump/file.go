@@ -17,9 +17,16 @@ import (
 type Container struct {
 	Compression Compression
 	FileSize    int64 // bytes of the file as it is stored
-	Frames      int   // zstd: independent frames that hold data
-	FrameSize   int   // zstd: expanded bytes of the largest frame
-	Checksums   bool  // zstd: the seek table has a checksum for each frame
+
+	// RandomAccess: ReadAt and ReadPhys work. It is false for gzip that snap
+	// did not write.
+	RandomAccess bool
+
+	// Of zstd, and of gzip with random access:
+
+	Frames    int  // independent frames that hold data
+	FrameSize int  // expanded bytes of the largest frame
+	Checksums bool // each frame has a checksum
 }
 
 // File is a dump that can be read as if it were the plain file. It trusts
@@ -88,13 +95,12 @@ func NewFile(r io.ReaderAt, size int64) (*File, error) {
 	var err error
 	switch {
 	case binary.LittleEndian.Uint32(magic[:]) == header.Signature:
-		f.container.Compression = CompressionNone
+		f.container.Compression, f.container.RandomAccess = CompressionNone, true
 		f.body = plainBody{r, size}
 	case binary.LittleEndian.Uint32(magic[:]) == zstdMagic:
 		err = f.openSeekable(r, size)
 	case bytes.HasPrefix(magic[:], gzipMagic):
-		f.container.Compression = CompressionGzip
-		f.body = &gzipBody{r: r, stored: size}
+		err = f.openGzip(r, size)
 	default:
 		err = formatError(0, "signature", "% x is neither a dump nor one in zstd or gzip", magic[:])
 	}
@@ -110,12 +116,12 @@ func NewFile(r io.ReaderAt, size int64) (*File, error) {
 // readHeader decodes the header. Only that it begins one is needed to open a
 // file, so that a bad one can be looked into.
 func (f *File) readHeader() error {
-	head := f.body.ReadAt
+	var head io.ReaderAt = f.body
 	if g, ok := f.body.(*gzipBody); ok {
-		head = g.readStart
+		head = &gzipHead{gzipBody: g}
 	}
 	raw := make([]byte, header.Size64)
-	n, err := head(raw, 0)
+	n, err := head.ReadAt(raw, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read header: %w", err)
 	}
@@ -130,7 +136,7 @@ func (f *File) readHeader() error {
 	f.pages.start = uint64(size)
 	f.header, err = header.Decode(f.raw)
 	if err == nil {
-		err = f.findPages()
+		err = f.findPages(head)
 	}
 	if bad, ok := errors.AsType[*header.FormatError](err); ok {
 		f.headerErr = &FormatError{Off: -1, Field: "header", Err: bad}
@@ -147,12 +153,12 @@ func (f *File) readHeader() error {
 
 // findPages takes the pages from the runs or the bitmap, in dumps that have
 // either.
-func (f *File) findPages() error {
+func (f *File) findPages(head io.ReaderAt) error {
 	switch h := f.header; {
 	case h.DumpType == header.DumpTypeFull:
 		return f.pages.addRuns(h.Runs)
 	case h.DumpType.HasBitmap():
-		b, err := header.DecodeBitmap(f.body, h.Width)
+		b, err := header.DecodeBitmap(head, h.Width)
 		if err != nil {
 			return err
 		}
@@ -217,8 +223,8 @@ func (f *File) Plan() (*Plan, error) {
 // none. It must not be changed, and it is as trustworthy as the file.
 func (f *File) Metadata() []byte { return f.metadata }
 
-// ReadAt implements io.ReaderAt over the expanded dump. In a gzip container it
-// fails with ErrSequential.
+// ReadAt implements io.ReaderAt over the expanded dump. Without
+// Container.RandomAccess it fails with ErrSequential.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read dump at %d: negative offset", off)

@@ -2,25 +2,20 @@ package dump
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"runtime"
-	"sort"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 )
 
-// seekableBody is the dump in the zstd seekable format.
-type seekableBody struct {
-	r      io.ReaderAt
-	table  *seekTable
-	dec    *zstd.Decoder
-	cache  *frameCache
-	stored sync.Pool // *[]byte, for the stored bytes of a frame
+// seekableExpander expands the frames of the zstd seekable format.
+type seekableExpander struct {
+	dec       *zstd.Decoder
+	checksums bool // frames have one in the table
 
 	// Frames that the writer makes of zeros alone need no decoding. They have
 	// the length of most frames, and are made when the first is met.
@@ -29,6 +24,7 @@ type seekableBody struct {
 	zero       func() zeroFrame
 }
 
+// zeroFrame is a frame of nothing but zeros, in both forms.
 type zeroFrame struct{ stored, expanded []byte }
 
 // openSeekable sets f's body.
@@ -46,15 +42,14 @@ func (f *File) openSeekable(r io.ReaderAt, size int64) error {
 		return fmt.Errorf("set up zstd: %w", err)
 	}
 	n := table.largest
-	b := &seekableBody{r: r, table: table, dec: dec, zeroLen: n, zeroStored: zstdZerosLen(n)}
-	b.stored.New = func() any { return new([]byte) }
-	b.zero = sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} })
-	b.cache = newFrameCache(table.largest, b.decode)
-	f.body = b
-	f.container.Compression = CompressionZstd
-	f.container.Frames = len(table.frames)
-	f.container.FrameSize = table.largest
-	f.container.Checksums = table.checksums
+	f.body = newFramedBody(r, &table.frameTable, &seekableExpander{
+		dec: dec, checksums: table.checksums, zeroLen: n, zeroStored: zstdZerosLen(n),
+		zero: sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} }),
+	})
+	f.container = Container{
+		Compression: CompressionZstd, FileSize: size, RandomAccess: true,
+		Frames: len(table.frames), FrameSize: table.largest, Checksums: table.checksums,
+	}
 	f.closers = append(f.closers, closeFunc(dec.Close))
 	f.metadata, err = table.readMetadata(r)
 	return err
@@ -64,97 +59,33 @@ type closeFunc func()
 
 func (c closeFunc) Close() error { c(); return nil }
 
-func (b *seekableBody) size() int64 { return b.table.size }
-
-// decode returns the expanded bytes of frame i, in dst if it has the room. The
-// result may be shared and must not be written to.
-func (b *seekableBody) decode(dst []byte, i int) ([]byte, error) {
-	f := b.table.frames[i]
-	stored := b.stored.Get().(*[]byte)
-	defer b.stored.Put(stored)
-	if n := int(f.stored); cap(*stored) < n {
-		*stored = make([]byte, n)
-	}
-	src := (*stored)[:f.stored]
-	if err := readFull(b.r, src, f.at); err != nil {
-		return nil, fmt.Errorf("read frame %d at file offset %#x: %w", i, f.at, err)
-	}
-	if int(f.expanded) == b.zeroLen && int(f.stored) == b.zeroStored {
-		if z := b.zero(); bytes.Equal(src, z.stored) && (!b.table.checksums || f.sum == zstdChecksum(src)) {
+func (e *seekableExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
+	if int(f.expanded) == e.zeroLen && int(f.stored) == e.zeroStored {
+		if z := e.zero(); bytes.Equal(src, z.stored) && (!e.checksums || f.sum == zstdChecksum(src)) {
 			return z.expanded, nil
 		}
 	}
 	if cap(dst) < int(f.expanded) {
 		dst = make([]byte, 0, f.expanded)
 	}
-	p, err := b.dec.DecodeAll(src, dst[:0:f.expanded])
+	p, err := e.dec.DecodeAll(src, dst[:0:f.expanded])
 	if err != nil {
-		return nil, &FormatError{Off: f.at, Field: fmt.Sprintf("frame %d", i), Err: err}
+		return nil, err
 	}
 	if len(p) != int(f.expanded) {
-		return nil, formatError(f.at, fmt.Sprintf("frame %d", i), "expands to %d bytes; the seek table says %d", len(p), f.expanded)
+		return nil, fmt.Errorf("expands to %d bytes; the seek table says %d", len(p), f.expanded)
 	}
-	if sum := uint32(xxhash.Sum64(p)); b.table.checksums && sum != f.sum {
-		return nil, formatError(f.at, fmt.Sprintf("frame %d", i), "checksum %#08x; the seek table says %#08x", sum, f.sum)
+	if sum := uint32(xxhash.Sum64(p)); e.checksums && sum != f.sum {
+		return nil, fmt.Errorf("checksum %#08x; the seek table says %#08x", sum, f.sum)
 	}
 	return p, nil
 }
 
-// ReadAt implements io.ReaderAt over the expanded bytes.
-func (b *seekableBody) ReadAt(p []byte, off int64) (int, error) {
-	n := 0
-	for n < len(p) {
-		at := off + int64(n)
-		if at < 0 || at >= b.table.size {
-			return n, io.EOF
-		}
-		i := b.table.find(at)
-		frame, err := b.cache.get(i)
-		if err != nil {
-			return n, err
-		}
-		n += copy(p[n:], frame[at-b.table.frames[i].expandedAt:])
-	}
-	return n, nil
-}
-
-func (b *seekableBody) each(ctx context.Context, use func(p []byte, off int64) error) error {
-	return inParallel(ctx, len(b.table.frames), b.table.largest, func(buf []byte) func(int) error {
-		return func(i int) error {
-			p, err := b.decode(buf, i)
-			if err != nil {
-				return err
-			}
-			return use(p, b.table.frames[i].expandedAt)
-		}
-	})
-}
-
-// Bounds on what a seek table may say.
-const (
-	maxFrames        = 1 << 25
-	maxExpandedFrame = MaxFrameSize
-	maxExpanded      = 1 << 53 // twice the guest-physical address space
-)
-
 // seekTable is a seek table that has been checked against the file's length.
 type seekTable struct {
-	frames    []frameRef // those that hold data
-	size      int64      // expanded
-	largest   int        // expanded bytes of the largest frame
+	frameTable
 	checksums bool
 	end       frameRef // the last frame before the table if it holds no data
-}
-
-type frameRef struct {
-	at         int64 // file offset
-	expandedAt int64
-	entry
-}
-
-// find returns the frame that holds expanded offset off, which must be below size.
-func (t *seekTable) find(off int64) int {
-	return sort.Search(len(t.frames), func(i int) bool { return t.frames[i].expandedAt > off }) - 1
 }
 
 // readSeekTable reads the table at the end of a file of size bytes.
@@ -211,7 +142,7 @@ func (t *seekTable) readEntries(r *io.SectionReader, n, entrySize, end int64) er
 			return fmt.Errorf("read seek table: %w", err)
 		}
 		for ; len(part) > 0; part = part[entrySize:] {
-			f := frameRef{at: at, expandedAt: t.size}
+			f := frameRef{at: at}
 			f.stored = binary.LittleEndian.Uint32(part)
 			f.expanded = binary.LittleEndian.Uint32(part[4:])
 			if t.checksums {
@@ -233,25 +164,17 @@ func (t *seekTable) readEntries(r *io.SectionReader, n, entrySize, end int64) er
 	return nil
 }
 
+// add appends f, which lies ahead of file offset end. A frame without data is
+// passed over, but for the last.
 func (t *seekTable) add(f frameRef, end int64) error {
-	what := fmt.Sprintf("frame %d", len(t.frames))
-	switch {
-	case f.stored == 0 || int64(f.stored) > end-f.at:
-		return formatError(f.at, what, "%d bytes of the file; the frames end at %#x", f.stored, end)
-	case f.expanded == 0:
-		t.end = f
-		return nil
-	case f.expanded > maxExpandedFrame:
-		return formatError(f.at, what, "%d bytes expanded; the most is %d", f.expanded, maxExpandedFrame)
-	case int(f.stored) > storedBound(int(f.expanded)):
-		return formatError(f.at, what, "%d bytes for %d expanded ones", f.stored, f.expanded)
-	case t.size+int64(f.expanded) > maxExpanded:
-		return formatError(f.at, what, "expanded size beyond any guest's memory")
+	if f.expanded != 0 {
+		t.end = frameRef{}
+		return t.frameTable.add(f, end)
 	}
-	t.end = frameRef{}
-	t.frames = append(t.frames, f)
-	t.size += int64(f.expanded)
-	t.largest = max(t.largest, int(f.expanded))
+	if f.stored == 0 || int64(f.stored) > end-f.at {
+		return formatError(f.at, "skippable frame", "%d bytes of the file; the frames end at %#x", f.stored, end)
+	}
+	t.end = f
 	return nil
 }
 

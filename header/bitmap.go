@@ -15,7 +15,7 @@ import (
 //
 // Like Header it keeps the bytes it came from. It is not changed once decoded.
 type Bitmap struct {
-	Width Width // of the dump header, which is as long as the bitmap's header is deep in the file
+	Width Width // of the dump header ahead of it
 
 	Signature   uint32 // BitmapSignatureFull or BitmapSignatureKernel
 	ValidDump   uint32 // BitmapValidDump

@@ -26,14 +26,36 @@ func DecodeBitmap(r io.ReaderAt, w Width) (*Bitmap, error) {
 		return nil, &FormatError{"Width", -1, uint64(w), "no such width"}
 	}
 	img := make([]byte, bitmapHeaderSize)
-	if err := readAt(r, img, int64(w.Size())); err != nil {
+	if err := readAt(r, w, img, int64(w.Size())); err != nil {
 		return nil, err
 	}
 	b := loadBitmap(w, img)
 	if err := b.check(); err != nil {
 		return nil, err
 	}
-	var pages, runs uint64
+	runs, err := b.countRuns(r)
+	if err != nil {
+		return nil, err
+	}
+	b.Runs = make(phys.Runs, 0, runs)
+	err = b.scan(r, func(run phys.Run) bool {
+		b.Runs = append(b.Runs, run)
+		return len(b.Runs) <= runs
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(b.Runs) != runs || b.Runs.Pages() != b.Pages {
+		return nil, bitmapError(w, namePages, b.Pages, "the bitmap changes while it is read")
+	}
+	return b, nil
+}
+
+// countRuns returns the number of runs of pages. The pages in them must be as
+// many as the header says.
+func (b *Bitmap) countRuns(r io.ReaderAt) (int, error) {
+	var pages uint64
+	runs := 0
 	err := b.scan(r, func(run phys.Run) bool {
 		pages += run.Pages
 		runs++
@@ -41,21 +63,13 @@ func DecodeBitmap(r io.ReaderAt, w Width) (*Bitmap, error) {
 	})
 	switch {
 	case err != nil:
-		return nil, err
+		return 0, err
 	case runs > MaxBitmapRuns:
-		return nil, bitmapError(w, nameBitmap, runs, "more than %d runs of pages", MaxBitmapRuns)
+		return 0, bitmapError(b.Width, nameBitmap, uint64(runs), "more than %d runs of pages", MaxBitmapRuns)
 	case pages != b.Pages:
-		return nil, bitmapError(w, namePages, b.Pages, "the bitmap has %#x pages", pages)
+		return 0, bitmapError(b.Width, namePages, b.Pages, "the bitmap has %#x pages", pages)
 	}
-	b.Runs = make(phys.Runs, 0, runs)
-	err = b.scan(r, func(run phys.Run) bool {
-		b.Runs = append(b.Runs, run)
-		return uint64(len(b.Runs)) <= runs // a file that changes meanwhile costs no more
-	})
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
+	return runs, nil
 }
 
 // loadBitmap reads all fields.
@@ -107,7 +121,7 @@ func (b *Bitmap) scan(r io.ReaderAt, use func(phys.Run) bool) error {
 	length := (b.BitmapSize + 7) / 8
 	for at := uint64(0); at < length; at += uint64(len(buf)) {
 		p := buf[:min(uint64(len(buf)), length-at)]
-		if err := readAt(r, p, start+int64(at)); err != nil {
+		if err := readAt(r, b.Width, p, start+int64(at)); err != nil {
 			return err
 		}
 		clear(buf[len(p):]) // so that the last word is whole
@@ -164,13 +178,13 @@ func (s *bitScanner) end() {
 }
 
 // readAt fills p. That the file ends there is a fault of the dump.
-func readAt(r io.ReaderAt, p []byte, off int64) error {
+func readAt(r io.ReaderAt, w Width, p []byte, off int64) error {
 	n, err := r.ReadAt(p, off)
 	switch {
 	case n == len(p):
 		return nil
 	case err == nil || errors.Is(err, io.EOF):
-		return &FormatError{"length", -1, uint64(off) + uint64(n), "the file ends in the header of its bitmap, or in the bitmap"}
+		return bitmapError(w, nameBitmap, uint64(off)+uint64(n), "the file ends there, in the bitmap or ahead of it")
 	}
 	return fmt.Errorf("read the bitmap at offset %#x: %w", off, err)
 }

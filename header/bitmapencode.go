@@ -1,6 +1,7 @@
 package header
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,12 +18,12 @@ import (
 // the physical memory, whose area is zero; facts.Runs is not used. pages must
 // hold the System process's top-level page table. Runs of pages may touch.
 //
-// Failures are about a fact, or about pages, and then errors.As finds the
-// *FactError or *FormatError.
+// For a failure that is about a fact errors.As finds the *FactError, for one
+// about pages the *FormatError.
 func InitializeBitmapDumpHeader(facts *Facts, pages phys.Runs) ([]byte, error) {
 	const doing = "initialize bitmap dump header: %w"
 	if facts == nil {
-		return nil, fmt.Errorf(doing, &FactError{"Machine", 0, "no facts about the guest"})
+		return nil, fmt.Errorf(doing, errors.New("no facts about the guest"))
 	}
 	w, err := facts.width()
 	if err != nil {

@@ -1,6 +1,7 @@
 // Package header makes and reads the header of a Windows kernel crash dump:
-// the 8 KiB DUMP_HEADER64, the 4 KiB DUMP_HEADER32, and the CONTEXT of a
-// processor that goes into it and into the dumped processor blocks.
+// the 8 KiB DUMP_HEADER64, the 4 KiB DUMP_HEADER32, the bitmap of pages that
+// follows it in dumps of types 5 and 6, and the CONTEXT of a processor that goes
+// into it and into the dumped processor blocks.
 //
 //	DUMP_HEADER64                              DUMP_HEADER32
 //	0000 'PAGE' 'DU64', versions               000 'PAGE' 'DUMP', versions
@@ -13,6 +14,13 @@
 //	1038 product, status, attributes           F88 DumpType, product, times
 //	2000 end                                   1000 end
 //
+//	Bitmap, behind either
+//	00 'FDMP' 'DUMP'
+//	20 file offset of the first page
+//	28 pages
+//	30 bits
+//	38 one bit for each page frame number, lowest bit first
+//
 // Windows fills a header with the word 'PAGE' before it sets fields, so a
 // field that still holds that pattern is not set. All integers are
 // little-endian. Layouts: QEMU include/qemu/win_dump_defs.h, kdmp-parser
@@ -20,7 +28,8 @@
 // crash64.json, held against the real headers in testdata.
 //
 // [InitializeCrashDumpHeader] does for a guest seen from outside what
-// KeInitializeCrashDumpHeader does for a driver inside. [Decode] and
+// KeInitializeCrashDumpHeader does for a driver inside; where its runs don't
+// suffice, [InitializeBitmapDumpHeader] makes a header with a bitmap. [Decode] and
 // [Header.Encode] are driven by one field table, as is [Header.Fields].
 //
 // The package is pure: bytes and facts in, bytes out. It reads no guest and no

@@ -4,27 +4,29 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"snap/guest/phys"
 	"snap/header"
 )
 
-// runFields are the header's fields that make the list of runs.
-var runFields = []string{"NumberOfRuns", "NumberOfPages", "Run"}
+// pageFields are the fields that say where the pages are. They have checks of
+// their own.
+var pageFields = []string{
+	"NumberOfRuns", "NumberOfPages", "Run",
+	"BitmapSignature", "BitmapValidDump", "FirstPage", "Pages", "BitmapSize", "Bitmap",
+}
 
-// runError returns the reason why the header could not be decoded, if that is
-// the list of runs.
-func runError(err error) *header.FormatError {
+// ofPages reports whether the header could not be decoded because of where it
+// says the pages are.
+func ofPages(err error) bool {
 	bad, ok := errors.AsType[*header.FormatError](err)
 	if !ok {
-		return nil
+		return false
 	}
-	for _, name := range runFields {
-		if bad.Field == name || (len(bad.Field) > len(name) && bad.Field[:len(name)+1] == name+"[") {
-			return bad
-		}
-	}
-	return nil
+	name, _, _ := strings.Cut(bad.Field, "[") // of an entry of an array
+	return slices.Contains(pageFields, name)
 }
 
 func (v *verifier) checkHeader() (string, error) {
@@ -32,7 +34,7 @@ func (v *verifier) checkHeader() (string, error) {
 	v.header = h
 	raw := v.f.RawHeader()
 	found := fmt.Sprintf("%q, %#x bytes", raw[:8], len(raw))
-	if err != nil && runError(err) == nil {
+	if err != nil && !ofPages(err) {
 		return "", err
 	}
 	return found, nil
@@ -59,10 +61,39 @@ func (v *verifier) checkRuns() (string, error) {
 	return detail, nil
 }
 
+// checkBitmap also demands what only some readers do: memflow-coredump takes a
+// type 5 dump with 'FDMP' only, LeechCore an aligned first page only and drops
+// the bits behind the last 64, kdmp-parser those behind the last 8.
+func (v *verifier) checkBitmap() (string, error) {
+	if _, err := v.f.Header(); err != nil {
+		return "", err // of the bitmap, or checkHeader had failed
+	}
+	b := v.f.Bitmap()
+	want := header.BitmapSignatureFull
+	if v.header.DumpType == header.DumpTypeBitmapKernel {
+		want = header.BitmapSignatureKernel
+	}
+	const word = 64
+	switch {
+	case b.Signature != want:
+		return "", fmt.Errorf("signature %#x; a %v dump has %#x", b.Signature, v.header.DumpType, want)
+	case b.BitmapSize%word != 0:
+		return "", fmt.Errorf("%d bits, no multiple of %d: readers drop the rest", b.BitmapSize, word)
+	case b.FirstPage%phys.PageSize != 0:
+		return "", fmt.Errorf("the first page is at %#x, not aligned as LeechCore demands", b.FirstPage)
+	}
+	detail := fmt.Sprintf("%d pages in %d runs, %d bits, first page at %#x", b.Pages, len(b.Runs), b.BitmapSize, b.FirstPage)
+	if b.FirstPage > header.PortableFirstPage {
+		detail += fmt.Sprintf("; readers that stop at %#x (LeechCore) will refuse it", header.PortableFirstPage)
+	}
+	return detail, nil
+}
+
 func (v *verifier) checkKind() (string, error) {
 	h := v.header
 	kind := fmt.Sprintf("%v dump of %v", h.DumpType, h.MachineImageType)
-	if h.DumpType != header.DumpTypeFull || h.MachineImageType != header.MachineAMD64 {
+	full := h.DumpType == header.DumpTypeFull || h.DumpType == header.DumpTypeBitmapFull
+	if !full || h.MachineImageType != header.MachineAMD64 {
 		return "", fmt.Errorf("%s: only full dumps of %v can be checked", kind, header.MachineAMD64)
 	}
 	return kind, nil
@@ -70,6 +101,9 @@ func (v *verifier) checkKind() (string, error) {
 
 // expectedSize is the length of header and pages.
 func (v *verifier) expectedSize() uint64 {
+	if b := v.f.Bitmap(); b != nil {
+		return b.FirstPage + b.Pages*phys.PageSize
+	}
 	return uint64(v.header.Width.Size()) + v.header.NumberOfPages*phys.PageSize
 }
 
