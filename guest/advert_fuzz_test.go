@@ -99,10 +99,20 @@ func TestAdvertSeed(t *testing.T) {
 	}
 }
 
+// The fuzzer's bytes are changes to a sound guest: 2 bytes say where, the 8 that
+// follow what to write there.
 func FuzzAdvert(f *testing.F) {
-	f.Add(advertSeed())
-	f.Add(silentSeed())
-	f.Fuzz(func(t *testing.T, b []byte) {
+	f.Add([]byte{}, false)
+	f.Add([]byte{}, true)
+	f.Fuzz(func(t *testing.T, edits []byte, silent bool) {
+		b := advertSeed()
+		if silent {
+			b = silentSeed()
+		}
+		b = append(b, make([]byte, advertPages<<phys.PageShift-len(b))...)
+		for ; len(edits) >= 10; edits = edits[10:] {
+			copy(b[binary.LittleEndian.Uint16(edits):], edits[2:10])
+		}
 		s, m := advertGuest(b)
 		a := newAdvertReader(s)
 		a.pauses = 0
