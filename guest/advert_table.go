@@ -125,7 +125,7 @@ func (t *advertTry) read(ctx context.Context, a *advertReader) {
 // again prepares another try, and reports false if there may be none. A driver
 // may have turned to another table since.
 func (t *advertTry) again(ctx context.Context, a *advertReader) bool {
-	if a.retried -= 1 + int(min(t.head.count(), maxTableEntries)); a.retried < 0 {
+	if a.retried -= 1 + len(t.entries)/advertEntrySize; a.retried < 0 {
 		return false
 	}
 	if a.pauses > 0 {

@@ -13,6 +13,7 @@ import (
 // KBUGCHECK_REASON_CALLBACK_RECORD of 64-bit kernels, what its Reason is for a
 // KbCallbackRemovePages routine, and its State (wdm.h).
 const (
+	// Entry, a LIST_ENTRY, is first.
 	callbackRoutine   = 0x10 // 8 bytes
 	callbackComponent = 0x18 // 8 bytes, address of an ASCII string
 	callbackChecksum  = 0x20 // 8 bytes
@@ -32,6 +33,7 @@ const (
 const (
 	maxCallbackScan   = 64 << 20 // bytes, of all modules
 	maxCallbackModule = 8 << 20  // bytes of one module, whose data is a few pages
+	maxCallbackList   = 4096     // entries of the list that records are linked in
 	maxSilentDrivers  = 256
 	maxComponent      = 64 // bytes
 )
@@ -40,20 +42,22 @@ const (
 const sectionReadWrite = 0x4000_0000 | 0x8000_0000
 
 // silentSearch looks for the records of drivers that advertise nothing in the
-// writable data of modules. Records that a driver keeps in pool are not found,
-// nor is the kernel looked through: Windows' own callbacks are no news.
+// writable data of modules, and by the list that links them. Without a record
+// in some module's data those in pool are not found. The kernel is not looked
+// through: Windows' own callbacks are no news.
 type silentSearch struct {
 	*advertReader
 	modules []*advertModule // by base
 	buf     []byte
 	left    int
 	found   map[phys.VirtAddr]bool // records
+	linked  map[phys.VirtAddr]bool // list entries that were followed
 }
 
 func (a *advertReader) findSilent(ctx context.Context) {
 	s := &silentSearch{
 		advertReader: a, modules: slices.Clone(a.modules), buf: make([]byte, scanChunk),
-		left: maxCallbackScan, found: map[phys.VirtAddr]bool{},
+		left: maxCallbackScan, found: map[phys.VirtAddr]bool{}, linked: map[phys.VirtAddr]bool{},
 	}
 	sort.SliceStable(s.modules, func(i, j int) bool { return s.modules[i].base < s.modules[j].base })
 	for _, m := range a.modules {
@@ -96,25 +100,47 @@ func (s *silentSearch) module(ctx context.Context, m *advertModule) {
 // records looks at each position of b, which is memory from at on.
 func (s *silentSearch) records(ctx context.Context, b []byte, at phys.VirtAddr) {
 	for ; len(b) >= callbackSize; b, at = b[8:], at+8 {
-		if binary.LittleEndian.Uint32(b[callbackReason:]) != reasonRemovePages {
-			continue
+		if s.take(ctx, b[:callbackSize], at) {
+			s.follow(ctx, phys.VirtAddr(binary.LittleEndian.Uint64(b)))
 		}
-		r := &record{what: "KBUGCHECK_REASON_CALLBACK_RECORD", at: at, b: b[:callbackSize]}
-		routine, component, state := r.va(callbackRoutine), r.va(callbackComponent), r.u8(callbackState)
-		sum := uint64(routine) + reasonRemovePages + uint64(component)
-		if r.u64(callbackChecksum) != sum || state < stateInserted || state > stateIncomplete {
-			continue
+	}
+}
+
+// follow goes on from a record to those that it is linked with, whose drivers
+// may keep them in pool. The list's head is in the way, and is no record.
+func (s *silentSearch) follow(ctx context.Context, at phys.VirtAddr) {
+	for len(s.linked) < maxCallbackList && !s.linked[at] && kernelPointer("list entry", at, 8) == nil {
+		s.linked[at] = true
+		r, err := readRecord(ctx, s.sys.Space, "list entry", at, callbackSize)
+		if err != nil {
+			return
 		}
-		owner := s.holder(routine)
-		if owner == nil || s.holder(component) == nil || s.found[at] {
-			continue
-		}
-		s.found[at] = true
-		if owner.advertises || owner.base == s.sys.Kernel.Base || len(s.out.Silent) >= maxSilentDrivers {
-			continue
-		}
+		s.take(ctx, r.b, at)
+		at = r.va(0)
+	}
+}
+
+// take reports whether b, the memory at at, is a record, and notes a driver
+// that is silent.
+func (s *silentSearch) take(ctx context.Context, b []byte, at phys.VirtAddr) bool {
+	if binary.LittleEndian.Uint32(b[callbackReason:]) != reasonRemovePages {
+		return false
+	}
+	r := &record{what: "KBUGCHECK_REASON_CALLBACK_RECORD", at: at, b: b}
+	routine, component, state := r.va(callbackRoutine), r.va(callbackComponent), r.u8(callbackState)
+	sum := uint64(routine) + reasonRemovePages + uint64(component)
+	if r.u64(callbackChecksum) != sum || state < stateInserted || state > stateIncomplete {
+		return false
+	}
+	owner := s.holder(routine)
+	if owner == nil || s.holder(component) == nil || s.found[at] {
+		return false
+	}
+	s.found[at] = true
+	if !owner.advertises && owner.base != s.sys.Kernel.Base && len(s.out.Silent) < maxSilentDrivers {
 		s.out.Silent = append(s.out.Silent, SilentDriver{Module: owner.name, Component: s.component(ctx, component), Record: at})
 	}
+	return true
 }
 
 // holder returns the module that an address lies in, nil if there is none.

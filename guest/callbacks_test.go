@@ -142,6 +142,58 @@ func TestComponents(t *testing.T) {
 	}
 }
 
+// The list that a record is in leads to others, wherever they are, and has an
+// end.
+func TestLinkedCallbacks(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 115})
+	d := drivers(im)
+	data, pool := sectionOf(t, im, d[0], ".data"), pages(t, im, 2)
+	component := d[0].Base + 0x1B00
+	writeBytes(t, im, component, []byte("L\x00"))
+	head := symbol(t, im, "PsInitialSystemProcess") - 0x400 // somewhere in the kernel's data
+	linked := func(at, next phys.VirtAddr, b []byte) {
+		binary.LittleEndian.PutUint64(b, uint64(next))
+		writeBytes(t, im, at, b)
+	}
+	added := callback(d[1].Base+0x1040, component)
+	added[0x28], added[0x20] = 4, added[0x20]-2 // for KbCallbackAddPages, in the same list
+	linked(data, pool+0x40, callback(d[0].Base+0x1040, component))
+	linked(pool+0x40, pool+0xFE8, added)
+	linked(pool+0xFE8, head, callback(d[2].Base+0x1040, component))
+	write(t, im, head, uint64(pool)+0x100)
+	linked(pool+0x100, data, callback(d[3].Base+0x1040, component))
+	want := []guest.SilentDriver{
+		{Module: d[0].Name, Component: "L", Record: data},
+		{Module: d[2].Name, Component: "L", Record: pool + 0xFE8},
+		{Module: d[3].Name, Component: "L", Record: pool + 0x100},
+	}
+	if diff := cmp.Diff(want, adverts(t, im, nil).Silent); diff != "" {
+		t.Errorf("silent drivers (-want +got):\n%s", diff)
+	}
+
+	// A list that leads out of memory, or 100,000 entries far.
+	write(t, im, pool+0xFE8, 0x7FFE_0000)
+	if got := adverts(t, im, nil).Silent; len(got) != 2 {
+		t.Errorf("Silent = %+v; want the first two", got)
+	}
+	far := pages(t, im, 100_000*8/phys.PageSize+2)
+	var b []byte
+	for i := range phys.VirtAddr(100_000) {
+		b = binary.LittleEndian.AppendUint64(b, uint64(far+8*i+8))
+	}
+	writeBytes(t, im, far, b)
+	write(t, im, pool+0xFE8, uint64(far))
+	follows := 0
+	adverts(t, im, &watched{im, func(p []byte, _ phys.Addr) {
+		if len(p) == 0x30 {
+			follows++
+		}
+	}})
+	if follows < 3000 || follows > 4096 { // some straddle pages
+		t.Errorf("%d entries were followed; want nearly 4096", follows)
+	}
+}
+
 // A driver with many records and many drivers with one are listed up to a
 // limit.
 func TestSilentDriversAreBounded(t *testing.T) {
