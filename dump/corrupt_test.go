@@ -75,22 +75,6 @@ func TestTruncatedFiles(t *testing.T) {
 	}
 }
 
-func TestGzipOfMoreThanTheDump(t *testing.T) {
-	p, m := smallPlan(t)
-	stored, _ := written(t, p, m, Options{Compression: CompressionGzip})
-	enc, err := newEncoder(Options{Compression: CompressionGzip})
-	if err != nil {
-		t.Fatal(err)
-	}
-	more, err := enc.encode(nil, []byte("more"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := exercise(append(stored, more...)); !errors.Is(err, ErrFormat) {
-		t.Errorf("a gzip file with more behind the dump = %v; want ErrFormat", err)
-	}
-}
-
 // resealed gives a file another seek table.
 func resealed(stored []byte, change func(entries []entry) []entry) []byte {
 	le := binary.LittleEndian

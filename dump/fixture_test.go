@@ -85,6 +85,33 @@ func testHeader(runs []phys.Run) []byte {
 	return b
 }
 
+// bitmapHeader makes the bytes ahead of the first page of a 64-bit type 5 dump
+// by hand.
+func bitmapHeader(runs []phys.Run) []byte {
+	le := binary.LittleEndian
+	b := testHeader(nil)
+	clear(b[0x88:0x344])
+	le.PutUint32(b[0xf98:], 5)
+	var end, pages uint64
+	for _, r := range runs {
+		end, pages = uint64(r.End()), pages+r.Pages
+	}
+	bits := (end + 63) / 64 * 64
+	first := (0x2038 + bits/8 + 0xfff) / 0x1000 * 0x1000
+	le.PutUint64(b[0xfa0:], first+pages*phys.PageSize)
+	b = append(b, make([]byte, first-0x2000)...)
+	copy(b[0x2000:], "FDMPDUMP")
+	le.PutUint64(b[0x2020:], first)
+	le.PutUint64(b[0x2028:], pages)
+	le.PutUint64(b[0x2030:], bits)
+	for _, r := range runs {
+		for p := r.Base; p < r.End(); p++ {
+			b[0x2038+p/8] |= 1 << (p % 8)
+		}
+	}
+	return b
+}
+
 // expected is the dump that p must give, made page by page without regard to
 // cost.
 func expected(p *Plan, m *fakeMemory) []byte {

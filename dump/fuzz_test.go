@@ -25,6 +25,12 @@ func FuzzSeekable(f *testing.F) {
 		stored, _ := written(f, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize, Metadata: someMetadata})
 		f.Add(stored)
 	}
+	p.Header = bitmapHeader(p.Runs)
+	for _, c := range []Compression{CompressionGzip, CompressionNone} {
+		stored, _ := written(f, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize})
+		f.Add(stored)
+	}
+	f.Add(plainGzip(f, expected(p, m)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := NewFile(bytes.NewReader(b), int64(len(b)))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -25,9 +26,13 @@ func drawPlan(t *rapid.T) (*Plan, *fakeMemory) {
 	m := &fakeMemory{bad: map[phys.PFN]error{}}
 	var runs []phys.Run
 	next := phys.PFN(0)
-	for range rapid.IntRange(1, 6).Draw(t, "runs") {
+	header, most, pages := testHeader, 6, uint64(40)
+	if rapid.Bool().Draw(t, "bitmap") {
+		header, most, pages = bitmapHeader, 60, 9
+	}
+	for range rapid.IntRange(1, most).Draw(t, "runs") {
 		next += phys.PFN(rapid.IntRange(0, 5).Draw(t, "hole"))
-		r := phys.Run{Base: next, Pages: rapid.Uint64Range(1, 40).Draw(t, "pages")}
+		r := phys.Run{Base: next, Pages: rapid.Uint64Range(1, pages).Draw(t, "pages")}
 		runs = append(runs, r)
 		next = r.End()
 	}
@@ -35,7 +40,7 @@ func drawPlan(t *rapid.T) (*Plan, *fakeMemory) {
 	if m.ram, err = phys.NewRuns(runs...); err != nil {
 		t.Fatal(err)
 	}
-	p := &Plan{Header: testHeader(runs), Runs: runs}
+	p := &Plan{Header: header(runs), Runs: runs}
 	drawSet := func(label string) (set phys.Runs) {
 		for _, r := range rapid.SliceOfN(rapid.Custom(func(t *rapid.T) phys.Run {
 			return phys.Run{Base: phys.PFN(rapid.Uint64Range(0, uint64(next)).Draw(t, "base")), Pages: rapid.Uint64Range(1, 30).Draw(t, "n")}
@@ -159,6 +164,11 @@ func checkReads(t *rapid.T, stored, want []byte, p *Plan) {
 	got := make([]byte, rapid.IntRange(1, len(want)-off).Draw(t, "read length"))
 	if _, err := f.ReadAt(got, int64(off)); err != nil || !bytes.Equal(got, want[off:off+len(got)]) {
 		t.Fatalf("ReadAt(%d bytes at %#x) is wrong: %v", len(got), off, err)
+	}
+	ram, _ := phys.NewRuns(p.Runs...)
+	again, err := f.Plan()
+	if err != nil || !slices.Equal(f.RAM(), ram) || !bytes.Equal(again.Header, p.Header) {
+		t.Fatalf("RAM() = %v; want %v; Plan() = %v with another header", f.RAM(), ram, err)
 	}
 	at := len(p.Header)
 	for _, r := range p.Runs {
