@@ -45,7 +45,7 @@ func TestGuest(t *testing.T) {
 		spec Spec
 	}{
 		{"Win10", Spec{FillMiB: 128, Seed: 1}},
-		{"Win10Busy", Spec{Mode: boot.Busy, CPUs: 2, Seed: 2}},
+		{"Win10Busy", Spec{Mode: boot.Busy, CPUs: 2, Seed: 2, Advert: 64}},
 		{"Win10Idle", Spec{Mode: boot.Idle, Machine: "i440fx", Seed: 3}},
 		{"Win10Memfd", Spec{Backing: Memfd, FillMiB: 16, Mix: boot.Mix{Random: 1}, Seed: 4}},
 		{"Win10Huge", Spec{Backing: HugeTLB, MemoryMiB: 128, CPUs: 1, Seed: 5}},
@@ -245,6 +245,11 @@ func changingPages(t *testing.T, g *Guest) phys.Runs {
 	for _, c := range g.Boot.Chains {
 		for _, at := range c.Pages {
 			add(at)
+		}
+	}
+	if a := g.Boot.Advert; a != nil {
+		for at := 0; at < 0x20+a.Size(0); at += 8 {
+			virtual(uint64(a.Table) + uint64(at))
 		}
 	}
 	for _, r := range g.Image.Registers() {

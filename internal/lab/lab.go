@@ -57,6 +57,7 @@ type Spec struct {
 	Mode      boot.Mode // what the processors do [boot.Paced]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
 	Mix       boot.Mix
+	Advert    int // entries, an even number, of a table of pages to leave out that a driver keeps changing [0: no such driver]
 }
 
 var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)

@@ -49,6 +49,11 @@ func program(s Spec) (*ntlab.Image, *boot.Program, error) {
 		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
 		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed,
 	}
+	if s.Advert != 0 {
+		if o.Advert, err = advertise(im, s, o.Timekeeper); err != nil {
+			return nil, nil, err
+		}
+	}
 	if !s.UserMode {
 		p, err := boot.Prepare(im, o)
 		return im, p, err

@@ -13,7 +13,8 @@
 // In the kernel image's text each processor writes an increasing number to
 // the pages of its chain, in the chain's order, so that memory of one moment
 // has numbers along each chain that go down by one at most once; CheckChains
-// measures that.
+// measures that. One of them can also keep changing a table of pages to leave
+// out of dumps (Advert).
 package boot
 
 import (
@@ -68,6 +69,10 @@ type Options struct {
 	// System process's. 0 takes the CR3 of vCPU 0.
 	DirectoryTableBase phys.Addr
 
+	// Advert, if any, is a table of pages to leave out of dumps that one of
+	// the processors keeps changing, if it does anything.
+	Advert *Advert
+
 	// FillPages is how many of the image's unused pages the guest fills
 	// before it is ready, with Mix, deterministically from Seed; all of them
 	// where there are fewer.
@@ -83,6 +88,7 @@ type Info struct {
 	VCPUs  []VCPU    // by vCPU index
 	Chains []Chain   // of the processors in kernel mode
 	Fills  []Fill    // by address
+	Advert *Advert   // Options.Advert
 	// Residue is what the boot code and the pages it copied leave in memory
 	// that the image says is unused.
 	Residue phys.Runs
@@ -130,6 +136,11 @@ func Prepare(im Image, o Options) (*Program, error) {
 		o.DirectoryTableBase = tableBase(regs[0].CR3)
 	}
 	t := tables{im: im, root: o.DirectoryTableBase}
+	if o.Advert != nil {
+		if err := o.Advert.check(t, regs); err != nil {
+			return nil, err
+		}
+	}
 	blocks, info, err := installRun(t, regs, o)
 	if err != nil {
 		return nil, fmt.Errorf("install the guest's code: %w", err)
@@ -149,6 +160,7 @@ func Prepare(im Image, o Options) (*Program, error) {
 		return nil, fmt.Errorf("place the guest in memory: %w", err)
 	}
 	info.Fills = p.fills
+	info.Advert = o.Advert
 	info.Residue = p.residue
 	return &Program{Info: *info, entry: p.entry, segments: p.segments}, nil
 }

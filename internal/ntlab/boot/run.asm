@@ -21,6 +21,11 @@
 %define B_DELTA         72              ; SystemTime - InterruptTime
 %define B_STEP          80              ; 100 ns units per round
 %define B_SINCE         88              ; 100 ns units since the last tick
+%define B_ADVERT        96              ; virtual address of the advertised table to change, 0: none
+%define B_ENTRIES       104             ; of an even generation
+%define B_APAGES        112             ; virtual address of the pages that its entries ask for
+%define B_GENERATION    120
+%define B_LINGER        128             ; pauses after each entry
 
 %define MODE_PACED      0               ; a round per timer tick
 %define MODE_BUSY       1               ; round after round
@@ -29,6 +34,17 @@
 %define C_STARTED       8
 %define C_CPUS          16
 %define C_READY         24
+
+; The table of guest/driver/README.md, and KBUGCHECK_REMOVE_PAGES (WDK wdm.h).
+%define A_SEQUENCE      0x10
+%define A_COUNT         0x14
+%define A_ENTRIES       0x20
+%define E_CONTEXT       0x00
+%define E_FLAGS         0x08            ; and BugCheckCode behind it
+%define E_ADDRESS       0x10
+%define E_COUNT         0x18
+%define ENTRY           0x20
+%define VIRTUAL         1
 
 ; KUSER_SHARED_DATA (WDK ntddk.h) and the length of a tick in 100 ns units.
 %define K_INTERRUPT     0x08
@@ -106,7 +122,45 @@ chain:  mov     rax, [rdi + B_NUMBER]
         dec     ecx
         jnz     .page
         mov     [rdi + B_NUMBER], rax
-        cmp     r12, MODE_BUSY
+
+        mov     r8, [rdi + B_ADVERT]
+        test    r8, r8
+        jz      pace
+        ; The next generation of entries for the table. Odd ones have half of
+        ; the entries, which ask for other pages.
+        mov     rax, [rdi + B_GENERATION]
+        inc     rax
+        mov     [rdi + B_GENERATION], rax
+        mov     ecx, [rdi + B_ENTRIES]
+        mov     rdx, [rdi + B_APAGES]
+        test    al, 1
+        jz      .even
+        mov     r9, rcx
+        shl     r9, 12
+        add     rdx, r9
+        shr     ecx, 1
+.even:  mov     r10d, ecx
+        inc     dword [r8 + A_SEQUENCE]
+        mfence
+        lea     r9, [r8 + A_ENTRIES]
+.entry: mov     [r9 + E_CONTEXT], rax
+        mov     qword [r9 + E_FLAGS], VIRTUAL
+        mov     [r9 + E_ADDRESS], rdx
+        mov     qword [r9 + E_COUNT], 1
+        mov     r11, [rdi + B_LINGER]
+.linger:
+        pause
+        dec     r11
+        jnz     .linger
+        add     r9, ENTRY
+        add     rdx, 4096
+        dec     ecx
+        jnz     .entry
+        mov     [r8 + A_COUNT], r10d
+        mfence
+        inc     dword [r8 + A_SEQUENCE]
+
+pace:   cmp     r12, MODE_BUSY
         je      .busy
         hlt
         jmp     round

@@ -15,18 +15,22 @@ var runCode []byte
 
 // Offsets in a run block and in the control page, as in run.asm.
 const (
-	blockControl   = 0
-	blockCPU       = 8
-	blockMode      = 16
-	blockTable     = 24
-	blockLength    = 32
-	blockNumber    = 40
-	blockHeartbeat = 48
-	blockKUSER     = 56
-	blockTime      = 64
-	blockDelta     = 72
-	blockStep      = 80
-	blockPages     = 256 // the chain's page addresses
+	blockControl     = 0
+	blockCPU         = 8
+	blockMode        = 16
+	blockTable       = 24
+	blockLength      = 32
+	blockNumber      = 40
+	blockHeartbeat   = 48
+	blockKUSER       = 56
+	blockTime        = 64
+	blockDelta       = 72
+	blockStep        = 80
+	blockAdvert      = 96
+	blockEntries     = 104
+	blockAdvertPages = 112
+	blockLinger      = 128
+	blockPages       = 256 // the chain's page addresses
 
 	controlMagic = 0
 	controlCPUs  = 16
@@ -182,6 +186,9 @@ func buildBlock(t tables, im Image, cpu int, control phys.VirtAddr, table []byte
 		le.PutUint64(b[blockKUSER:], uint64(kuserVA))
 		le.PutUint64(b[blockTime:], interrupt)
 		le.PutUint64(b[blockDelta:], le.Uint64(k[kuserSystemTime:])-interrupt)
+	}
+	if o.Advert != nil && cpu == o.Advert.CPU {
+		o.Advert.putBlock(b[:])
 	}
 	if err := t.mustWrite(at, phys.PageSize); err != nil {
 		return 0, err

@@ -105,6 +105,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.BoolVar(&s.PlainKDBG, "plain", false, "leave the KDBG decoded, as booting with a debugger does")
 	f.BoolVar(&s.KPTI, "kpti", false, "give processes a user page table of their own")
 	f.BoolVar(&s.UserMode, "user", false, "processors but the first run in user mode")
+	f.IntVar(&s.Advert, "advert", 0, "entries of a table of pages to leave out that a driver keeps changing, an even number")
 	f.StringVar(&mode, "mode", "paced", "processors write once per millisecond (paced), all the time (busy) or never (idle)")
 	f.BoolVar(&linux, "linux", false, "a Linux instead of Windows")
 	f.BoolVar(&off, "off", false, "define the domain, but don't start it")
