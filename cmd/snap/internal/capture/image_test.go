@@ -1,0 +1,77 @@
+package capture
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"snap/guest/phys"
+	"snap/hv"
+	"snap/internal/ntlab"
+)
+
+// imageVM is a lab image as a domain that is running until it is paused.
+type imageVM struct {
+	im     *ntlab.Image
+	paused bool
+	holds  int // pauses so far
+}
+
+// newGuest builds a small Windows guest that the test may change.
+func newGuest(t testing.TB, c ntlab.Config) *imageVM {
+	t.Helper()
+	if c.Memory == 0 {
+		c.Memory = 96 << 20
+	}
+	im, err := ntlab.Build(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &imageVM{im: im}
+}
+
+func (v *imageVM) Identity() hv.Identity { return hv.Identity{Name: "image"} }
+
+func (v *imageVM) Registers(context.Context) ([]phys.Registers, error) { return v.im.Registers(), nil }
+
+func (v *imageVM) OpenMemory(context.Context, hv.Mechanism) (hv.Memory, error) {
+	return imageMemory{v.im}, nil
+}
+
+func (v *imageVM) State(context.Context) (hv.State, error) {
+	if v.paused {
+		return hv.StatePaused, nil
+	}
+	return hv.StateRunning, nil
+}
+
+func (v *imageVM) Pause(context.Context) (hv.Hold, error) {
+	if v.paused {
+		return &imageHold{}, nil
+	}
+	v.paused = true
+	v.holds++
+	return &imageHold{v}, nil
+}
+
+func (v *imageVM) Close() error { return nil }
+
+type imageHold struct{ vm *imageVM }
+
+func (h *imageHold) Release() (time.Duration, error) {
+	if h.vm == nil {
+		return 0, nil
+	}
+	h.vm.paused = false
+	return time.Millisecond, nil
+}
+
+type imageMemory struct{ *ntlab.Image }
+
+func (imageMemory) Mechanism() string { return "image" }
+
+func (m imageMemory) Populated(context.Context) (phys.Runs, bool, error) {
+	return m.Image.Populated(), true, nil
+}
+
+func (imageMemory) Close() error { return nil }
