@@ -45,7 +45,7 @@ func (s *System) readModule(ctx context.Context, entry phys.VirtAddr) loadedModu
 	}
 	m.base, m.size = r.va(ldrDllBase), r.u32(ldrSizeOfImage)
 	if end, ok := m.base.Add(uint64(m.size)); !ok || !m.base.Kernel() || !end.Kernel() ||
-		m.base.Offset() != 0 || m.size == 0 || m.size > maxImageSize {
+		m.size == 0 || m.size > maxImageSize {
 		m.err = malformed(r.what, entry, "image of %#x bytes at %#x", m.size, uint64(m.base))
 	}
 	// A name that can't be had is one that isn't there.

@@ -44,6 +44,8 @@ func TestSilentDrivers(t *testing.T) {
 		writeBytes(t, im, other+0x100, callback(d[2].Base+0x1040, name))
 		writeBytes(t, im, other+0x140, callback(im.Truth.KernelBase+0x1000, name))
 		writeBytes(t, im, d[3].Base+0x1A00, callback(d[3].Base+0x1040, name))
+		// In the kernel, where it is no driver's.
+		writeBytes(t, im, sectionOf(t, im, im.Truth.Modules[0], ".data")+0x10, callback(d[5].Base+0x1040, name))
 		a := adverts(t, im, nil)
 		want := []guest.SilentDriver{
 			{Module: d[0].Name, Component: "KeyVault", Record: data + 0xFD0},
@@ -91,6 +93,7 @@ func TestCallbackRecords(t *testing.T) {
 		{"not 8-aligned", func([]byte) {}, 4, false},
 		{"checksum", edit(0x20, 0), 0, false},
 		{"reason 4 and its checksum", func(b []byte) { b[0x28] = 4; resum(b) }, 0, false},
+		{"reason 5 and the checksum of 6", edit(0x28, 5), 0, false},
 		{"reason 6 with high bits", func(b []byte) { b[0x2B] = 1; resum(b) }, 0, false},
 		{"state empty", edit(0x2C, 0), 0, false},
 		{"state started", edit(0x2C, 2), 0, true},
@@ -271,8 +274,9 @@ func TestCallbackScan(t *testing.T) {
 		}
 	}
 	// Reads are of 1 MiB, each from 0x28 before the last one's end on. These are
-	// the last and the first position of a read, and one that reaches over an end.
-	for _, off := range []phys.VirtAddr{1<<20 - 0x30, 2<<20 - 0x50, 3<<20 - 0x80, 4<<20 - 0x90} {
+	// the first position of a read, the last one, one that reaches over the end of
+	// a read, and one that reaches over a multiple of 1 MiB.
+	for _, off := range []phys.VirtAddr{1<<20 - 0x28, 2<<20 - 0x58, 4<<20 - 0x90, 5<<20 - 0x18} {
 		record(off, true)
 	}
 	record(8<<20-0x400, true)   // near the end of what a module may have

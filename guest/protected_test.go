@@ -49,6 +49,12 @@ func checkDisjoint(t *testing.T, im *ntlab.Image, set []guest.ProtectedPages) {
 	}
 }
 
+// reasons are why pages are protected, in the order that Protected keeps.
+var reasons = []string{
+	"page table", "KDBG", "KUSER_SHARED_DATA", "kernel image headers", "KPCR and KPRCB", "processor context",
+	"PsLoadedModuleList", "PsActiveProcessHead", "kernel variable",
+}
+
 // labTables returns the page tables of the kernel's half, by level.
 func labTables(t *testing.T, im *ntlab.Image) [5]map[phys.PFN]bool {
 	t.Helper()
@@ -114,28 +120,33 @@ func TestProtected(t *testing.T) {
 					tables.Minus(got), got.Minus(tables))
 			}
 			all := union(set)
-			has := func(what string, va phys.VirtAddr, n int) {
+			// A page is protected for the first reason there is.
+			has := func(reason string, va phys.VirtAddr, n int) {
 				t.Helper()
+				var have phys.Runs
+				for _, r := range reasons[:slices.Index(reasons, reason)+1] {
+					have = have.Union(of(set, r))
+				}
 				for at := va.Page(); at < va+phys.VirtAddr(n); at += phys.PageSize {
-					if pa, ok := im.Translate(at); !ok || !all.Has(pa.PFN()) {
-						t.Errorf("%s: page at %#x is not protected", what, uint64(at))
+					if pa, ok := im.Translate(at); !ok || !have.Has(pa.PFN()) {
+						t.Errorf("page at %#x is not protected as %s", uint64(at), reason)
 					}
 				}
 			}
-			has("kernel headers", im.Truth.KernelBase, 0x800)
+			has("kernel image headers", im.Truth.KernelBase, 0x800)
 			has("KDBG", im.Truth.KDBG, len(im.Truth.KDBGPlain))
 			has("KUSER_SHARED_DATA", 0xFFFF_F780_0000_0000, 0x1000)
 			for _, p := range im.Truth.Processors {
-				has("KPCR", p.KPCR, 0x180)
-				has("KPRCB", p.KPRCB, int(binary.LittleEndian.Uint16(im.Truth.KDBGPlain[0x2B0:])))
-				has("CONTEXT", p.Context, 0x4D0)
+				has("KPCR and KPRCB", p.KPCR, 0x180)
+				has("KPCR and KPRCB", p.KPRCB, int(binary.LittleEndian.Uint16(im.Truth.KDBGPlain[0x2B0:])))
+				has("processor context", p.Context, 0x4D0)
 			}
 			has("PsLoadedModuleList", im.Truth.PsLoadedModuleList, 16)
 			has("PsActiveProcessHead", im.Truth.PsActiveProcessHead, 16)
-			has("System", im.Truth.SystemProcess, 0x300)
-			has("KiProcessorBlock", symbol(t, im, "KiProcessorBlock"), 8*len(im.Truth.Processors)+8)
-			has("KiBugCheckData", phys.VirtAddr(binary.LittleEndian.Uint64(im.Truth.KDBGPlain[0x88:])), 40)
-			has("PsInitialSystemProcess", symbol(t, im, "PsInitialSystemProcess"), 8)
+			has("PsActiveProcessHead", im.Truth.SystemProcess, 0x300)
+			has("kernel variable", symbol(t, im, "KiProcessorBlock"), 8*len(im.Truth.Processors)+8)
+			has("kernel variable", phys.VirtAddr(binary.LittleEndian.Uint64(im.Truth.KDBGPlain[0x88:])), 40)
+			has("kernel variable", symbol(t, im, "PsInitialSystemProcess"), 8)
 			// The rest of the guest may go: a few dozen pages are little.
 			if others := all.Minus(tables).Pages(); others > 600 {
 				t.Errorf("%d pages beside the page tables", others)
