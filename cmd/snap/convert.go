@@ -86,7 +86,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *loo
 	sum := a.newSummary(hv.Identity{Name: name}, "convert")
 	write.Metadata = func(st *dump.Stats) ([]byte, error) {
 		addStats(sum, st)
-		return sum.JSON()
+		return sum.Compact()
 	}
 	if old != nil {
 		defer old.Close()

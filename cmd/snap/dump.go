@@ -94,7 +94,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	}
 	job.Write.Metadata = func(st *dump.Stats) ([]byte, error) {
 		addStats(sum, st)
-		return sum.JSON()
+		return sum.Compact()
 	}
 	res, err := job.Take(ctx, out.writer())
 	out.stopProgress()

@@ -83,8 +83,13 @@ const maxRefusals = 1000
 func addExclusions(sum *report.Summary, s *capture.Survey) {
 	sum.Pages.Excluded = s.Excluded
 	plan := s.Exclusions
-	sum.Excluded, sum.Refused, sum.Ignored = []report.Exclusion{}, nil, nil
+	sum.Excluded, sum.Repeated, sum.Refused, sum.Ignored = []report.Exclusion{}, 0, nil, nil
 	for _, e := range plan.Entries {
+		if e.Excluded == 0 && e.Shared > 0 {
+			// Nothing but pages that others asked for before.
+			sum.Repeated++
+			continue
+		}
 		line := exclusionOf(e.Request)
 		line.Pages, line.Shared, line.NotPresent = e.Excluded, e.Shared, e.NotPresent
 		sum.Excluded = append(sum.Excluded, line)
@@ -142,7 +147,7 @@ func exclusionTable(sum *report.Summary) *report.Table {
 			t.Add(verdict, fmt.Sprintf("… %d more", more))
 		}
 	}
-	add("left out", sum.Excluded, 0)
+	add("left out", sum.Excluded, sum.Repeated)
 	add("refused", sum.Refused, sum.RefusedOmitted)
 	add("kept", sum.Ignored, sum.IgnoredOmitted)
 	return t

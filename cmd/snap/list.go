@@ -123,7 +123,7 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 	}
 	defer mem.Close()
 	e.Source = mem.Mechanism()
-	s, err := lookAt(ctx, vm, mem, capture.Options{})
+	s, err := lookAt(ctx, vm, mem, capture.Options{Exclusion: capture.Exclusion{NoAdvertised: true}})
 	if err != nil {
 		return err
 	}

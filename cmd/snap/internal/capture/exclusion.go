@@ -81,7 +81,11 @@ func (s *Survey) planExclusion(ctx context.Context, ram phys.Runs, code uint32, 
 // modules whose table was being changed.
 func (s *Survey) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
 	tables := s.Adverts.Tables
-	for _, p := range s.Adverts.Problems {
+	for i, p := range s.Adverts.Problems {
+		if i == maxNamed {
+			s.warn("%d more tables that drivers advertise are not left out: they can't be read", len(s.Adverts.Problems)-i)
+			break
+		}
 		found := false
 		if p.Unstable && earlier != nil {
 			for _, t := range earlier.Tables {

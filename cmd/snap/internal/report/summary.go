@@ -36,6 +36,7 @@ type Summary struct {
 	Gaps   []Gap   `json:"gaps,omitempty"`
 
 	Excluded       []Exclusion `json:"excluded"`
+	Repeated       int         `json:"excluded_repeated,omitempty"` // requests that add no page to these
 	Refused        []Exclusion `json:"refused_exclusions"`
 	RefusedOmitted int         `json:"refused_exclusions_omitted,omitempty"` // refused, but not listed
 	Ignored        []Exclusion `json:"ignored_exclusions,omitempty"`         // not for this dump, or --no-advertised
@@ -143,8 +144,22 @@ func (s *Summary) Warn(format string, args ...any) {
 	s.Warnings = append(s.Warnings, w)
 }
 
+// Compact returns the summary as JSON without white space, which is how the
+// file itself carries it.
+func (s *Summary) Compact() ([]byte, error) {
+	s.complete()
+	return json.Marshal(s)
+}
+
 // JSON returns the summary as indented JSON with a final newline.
 func (s *Summary) JSON() ([]byte, error) {
+	s.complete()
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), err
+}
+
+// complete makes lists that must not be null in JSON empty.
+func (s *Summary) complete() {
 	if s.Warnings == nil {
 		s.Warnings = []string{}
 	}
@@ -154,6 +169,4 @@ func (s *Summary) JSON() ([]byte, error) {
 	if s.Refused == nil {
 		s.Refused = []Exclusion{}
 	}
-	b, err := json.MarshalIndent(s, "", "  ")
-	return append(b, '\n'), err
 }
