@@ -14,11 +14,11 @@ import (
 	"snap/header"
 )
 
-// scattered is 64 MiB of which every 5th page is left out, and the pages left
+// scattered is 16 MiB of which every 5th page is left out, and the pages left
 // out.
 func scattered(t testing.TB) (p *Plan, m *fakeMemory, removed phys.Runs) {
 	t.Helper()
-	all := phys.Runs{{Base: 1, Pages: 0x4000}}
+	all := phys.Runs{{Base: 1, Pages: 0x1000}}
 	for pfn := phys.PFN(3); pfn < all.End(); pfn += 5 {
 		removed = append(removed, phys.Run{Base: pfn, Pages: 1})
 	}
@@ -31,7 +31,7 @@ func scattered(t testing.TB) (p *Plan, m *fakeMemory, removed phys.Runs) {
 // at once but for where frames divide it.
 func TestRemovedPagesAreNotRead(t *testing.T) {
 	p, m, removed := scattered(t)
-	m.bad = map[phys.PFN]error{0x101: errBadPage, 0x1000: errBadPage}
+	m.bad = map[phys.PFN]error{0x101: errBadPage, 0x801: errBadPage}
 	var mu sync.Mutex
 	reads := 0
 	m.reads = func(r phys.Run) {
@@ -48,8 +48,8 @@ func TestRemovedPagesAreNotRead(t *testing.T) {
 	if most := len(p.Runs) + frames + 2*4; reads > most { // a run of 4 pages is halved twice
 		t.Errorf("%d reads of %d runs in %d frames; want at most %d", reads, len(p.Runs), frames, most)
 	}
-	if s.Unreadable != 2 || s.Pages != 0x4000-removed.Pages() {
-		t.Errorf("%d pages, %d unreadable; want %d, 2", s.Pages, s.Unreadable, 0x4000-removed.Pages())
+	if s.Unreadable != 2 || s.Pages != 0x1000-removed.Pages() {
+		t.Errorf("%d pages, %d unreadable; want %d, 2", s.Pages, s.Unreadable, 0x1000-removed.Pages())
 	}
 }
 
@@ -92,9 +92,9 @@ func TestReadBitmapDump(t *testing.T) {
 		sameBytes(t, string(c), expandedBytes(t, f), want)
 		page := make([]byte, phys.PageSize)
 		at := len(p.Header)
-		for pfn := phys.PFN(0); pfn <= 0x4001; pfn++ {
+		for pfn := phys.PFN(0); pfn <= 0x1001; pfn++ {
 			err := f.ReadPhys(context.Background(), page, pfn.Addr())
-			if inside := pfn > 0 && pfn < 0x4001 && !removed.Has(pfn); !inside {
+			if inside := pfn > 0 && pfn < 0x1001 && !removed.Has(pfn); !inside {
 				if !errors.Is(err, phys.ErrNotRAM) {
 					t.Fatalf("%s: page %#x that is not there = %v; want ErrNotRAM", c, uint64(pfn), err)
 				}

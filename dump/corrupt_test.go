@@ -35,12 +35,12 @@ func exercise(b []byte) error {
 // file is refused as damaged or gives the same bytes.
 func TestEveryCorruptByteIsSeen(t *testing.T) {
 	p, m := smallPlan(t)
-	p.Runs = p.Runs[:1]
+	p.Runs = []phys.Run{{Base: 1, Pages: 20}}
 	p.Header = testHeader(p.Runs)
 	p.Overlays = nil
 	for _, c := range []Compression{CompressionZstd, CompressionGzip} {
-		stored, _ := written(t, p, m, Options{Compression: c, FrameSize: 1 << 16, Metadata: someMetadata})
-		step := max(1, len(stored)/1500)
+		stored, _ := written(t, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize, Metadata: someMetadata})
+		step := max(1, len(stored)/600)
 		for i := 0; i < len(stored); i++ {
 			if i > 64 && i < len(stored)-200 && i%step != 0 {
 				continue

@@ -44,8 +44,30 @@ func newLab(t testing.TB, c ntlab.Config) *lab {
 	for _, p := range im.Truth.Processors {
 		l.overlay(t, "CONTEXT", p.Context, header.ContextAMD64(&regs[p.VCPU]))
 	}
-	l.plan.Header = l.header(t)
+	l.plan.Header = l.header(t, l.plan.Runs)
 	return l
+}
+
+// remove leaves pages out of the dump: of type 1 while the runs fit, else of
+// type 5.
+func (l *lab) remove(t testing.TB, pages phys.Runs) {
+	t.Helper()
+	l.plan.Runs = phys.Runs(l.plan.Runs).Minus(pages)
+	if len(l.plan.Runs) <= header.MaxRuns {
+		l.plan.Header = l.header(t, l.plan.Runs)
+		return
+	}
+	l.bitmap(t)
+}
+
+// bitmap makes the dump one of type 5.
+func (l *lab) bitmap(t testing.TB) {
+	t.Helper()
+	b, err := header.InitializeBitmapDumpHeader(l.facts(), l.plan.Runs)
+	if err != nil {
+		t.Fatalf("make the header: %v", err)
+	}
+	l.plan.Header = b
 }
 
 // overlay places bytes at a virtual address, page by page.
@@ -62,12 +84,22 @@ func (l *lab) overlay(t testing.TB, what string, at phys.VirtAddr, b []byte) {
 	}
 }
 
-func (l *lab) header(t testing.TB) []byte {
+func (l *lab) header(t testing.TB, runs []phys.Run) []byte {
 	t.Helper()
+	facts := l.facts()
+	facts.Runs = runs
+	b := make([]byte, header.Size64)
+	if _, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, b, facts); err != nil {
+		t.Fatalf("make the header: %v", err)
+	}
+	return b
+}
+
+// facts is what the header says, but for the runs.
+func (l *lab) facts() *header.Facts {
 	truth := &l.Truth
 	regs := l.Registers()
-	b := make([]byte, header.Size64)
-	_, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, b, &header.Facts{
+	return &header.Facts{
 		Machine:             header.MachineAMD64,
 		NtBuildNumber:       0xF0000000 | truth.Build,
 		DirectoryTableBase:  truth.DirectoryTableBase,
@@ -76,7 +108,6 @@ func (l *lab) header(t testing.TB) []byte {
 		PsActiveProcessHead: truth.PsActiveProcessHead,
 		KdDebuggerDataBlock: truth.KDBG,
 		NumberProcessors:    uint32(len(truth.Processors)),
-		Runs:                truth.Runs,
 		BugCheckCode:        header.BugCheckLiveSystemDump,
 		SystemTime:          truth.SystemTime,
 		SystemUpTime:        truth.InterruptTime,
@@ -85,11 +116,7 @@ func (l *lab) header(t testing.TB) []byte {
 		BootID:              truth.BootID,
 		Comment:             "a test",
 		Context:             header.ContextAMD64(&regs[truth.Processors[0].VCPU]),
-	})
-	if err != nil {
-		t.Fatalf("make the header: %v", err)
 	}
-	return b
 }
 
 // write makes the dump.
@@ -105,7 +132,7 @@ func (l *lab) write(t testing.TB, o dump.Options) []byte {
 // fileOffset is where the expanded dump has a physical address.
 func (l *lab) fileOffset(t testing.TB, at phys.Addr) int {
 	t.Helper()
-	off := header.Size64
+	off := len(l.plan.Header)
 	for _, r := range l.plan.Runs {
 		if at >= r.Base.Addr() && at < r.End().Addr() {
 			return off + int(at-r.Base.Addr())

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -232,30 +233,59 @@ var corruptions = []corruption{
 	{"bytes behind the header's context", CheckHeaderContext, set(0x348+0x4D0, 1, 1)},
 }
 
+// bitmapCorruptions are of a type 5 dump.
+var bitmapCorruptions = []corruption{
+	{"signature of a kernel dump", CheckBitmap, set(0x2000, 4, 0x504D4453)},
+	{"signature of nothing", CheckBitmap, set(0x2000, 4, 0x45474150)},
+	{"bitmap never finished", CheckBitmap, set(0x2004, 4, 0)},
+	{"first page not aligned", CheckBitmap, add(0x2020)},
+	{"first page in the bitmap", CheckBitmap, set(0x2020, 8, 0x2038)},
+	{"first page beyond reason", CheckBitmap, set(0x2020, 8, 1<<62)},
+	{"one page more than bits", CheckBitmap, add(0x2028)},
+	{"one bit more than pages", CheckBitmap, func(_ *testing.T, _ *lab, b []byte) []byte { b[0x2038] ^= 1; return b }},
+	{"one bit fewer than pages", CheckBitmap, func(_ *testing.T, _ *lab, b []byte) []byte { b[0x2038] ^= 2; return b }},
+	{"no pages", CheckBitmap, set(0x2028, 8, 0)},
+	{"bits no multiple of 64", CheckBitmap, add(0x2030)},
+	{"no bits", CheckBitmap, set(0x2030, 8, 0)},
+	{"bits beyond reason", CheckBitmap, set(0x2030, 8, 1<<63)},
+	{"cut in the bitmap", CheckBitmap, func(_ *testing.T, _ *lab, b []byte) []byte { return b[:0x2100] }},
+}
+
 func TestEachCorruptionFailsOneCheck(t *testing.T) {
-	l := newLab(t, ntlab.Config{})
-	good := l.write(t, dump.Options{Compression: dump.CompressionNone, SkipHash: true})
-	bad := make([]byte, len(good))
-	seen := map[string]bool{}
-	for _, c := range corruptions {
-		copy(bad, good)
-		r := verified(t, c.make(t, l, bad), Options{SkipFrames: true})
-		var failed []string
-		for _, f := range r.Failed() {
-			failed = append(failed, f.Name+": "+f.Detail)
-			if f.Name != c.want || f.Detail == "" {
-				t.Errorf("%s: %q failed: %s; want only %q", c.name, f.Name, f.Detail, c.want)
+	for name, bitmap := range map[string]bool{"runs": false, "bitmap": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, ntlab.Config{})
+			list, other := corruptions, CheckBitmap
+			if bitmap {
+				l.bitmap(t)
+				list, other = slices.Concat(corruptions, bitmapCorruptions), CheckRuns
 			}
-		}
-		if r.OK || len(failed) != 1 {
-			t.Errorf("%s: OK = %v, failed %q, skipped %q; want %q to fail", c.name, r.OK, failed, r.Skipped, c.want)
-		}
-		seen[c.want] = true
+			good := l.write(t, dump.Options{Compression: dump.CompressionNone, SkipHash: true})
+			bad := make([]byte, len(good))
+			seen := map[string]bool{CheckFrames: true, other: true}
+			for _, c := range list {
+				if c.want == other {
+					continue
+				}
+				copy(bad, good)
+				failsOnly(t, c.name, c.want, verified(t, c.make(t, l, bad), Options{SkipFrames: true}))
+				seen[c.want] = true
+			}
+			for _, c := range checks {
+				if !seen[c.name] {
+					t.Errorf("no corruption makes %q fail", c.name)
+				}
+			}
+		})
 	}
-	for _, c := range checks {
-		if !seen[c.name] && c.name != CheckFrames {
-			t.Errorf("no corruption makes %q fail", c.name)
-		}
+}
+
+// failsOnly holds a report to the one check that must fail.
+func failsOnly(t *testing.T, what, want string, r *Report) {
+	t.Helper()
+	failed := r.Failed()
+	if r.OK || len(failed) != 1 || failed[0].Name != want || failed[0].Detail == "" {
+		t.Errorf("%s: OK = %v, failed %+v, skipped %q; want only %q to fail", what, r.OK, failed, r.Skipped, want)
 	}
 }
 
@@ -286,9 +316,18 @@ func TestSkippedChecksAreNamed(t *testing.T) {
 	}
 }
 
-func TestGzipCannotBeVerified(t *testing.T) {
-	b := newLab(t, ntlab.Config{}).write(t, dump.Options{Compression: dump.CompressionGzip})
-	f, err := dump.NewFile(bytes.NewReader(b), int64(len(b)))
+// TestSequentialGzipCannotBeVerified: gzip without random access is an error,
+// not a verdict.
+func TestSequentialGzipCannotBeVerified(t *testing.T) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write(newLab(t, ntlab.Config{}).write(t, dump.Options{Compression: dump.CompressionNone})); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := dump.NewFile(bytes.NewReader(b.Bytes()), int64(b.Len()))
 	if err != nil {
 		t.Fatal(err)
 	}
