@@ -243,6 +243,68 @@ func TestDumpOfRunningGuest(t *testing.T) {
 	}
 }
 
+// TestDumpOfChangingAdverts takes dumps of a guest whose driver rewrites its
+// advert all the time. Each leaves out what one whole table names: the driver
+// goes by turns through tables of 16 pages and of 8 others. A driver that is
+// caught in the middle each time has nothing left out, and that is said.
+func TestDumpOfChangingAdverts(t *testing.T) {
+	const entries = 16
+	g := upGuest(t, lab.Spec{Name: "adverts", MemoryMiB: 256, CPUs: 2, Seed: 10, Advert: entries})
+	left := 0
+	for i := range 10 {
+		out := filepath.Join(g.Dir(), fmt.Sprintf("%d.dmp.zst", i))
+		r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "--json", "-o", out).want(t, exitOK)
+		var sum struct {
+			Pages    struct{ Excluded uint64 }
+			Excluded []struct{ Address string }
+			Warnings []string
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
+			t.Fatal(err)
+		}
+		first, n := g.Boot.Advert.Pages, entries
+		if len(sum.Excluded) == entries/2 {
+			first, n = first+entries*phys.PageSize, entries/2
+		}
+		switch {
+		case len(sum.Excluded) == 0 && len(sum.Warnings) == 0:
+			t.Error("nothing was left out, and nothing said")
+		case len(sum.Excluded) == 0:
+			continue
+		case len(sum.Excluded) != n || sum.Pages.Excluded != uint64(n):
+			t.Errorf("%d requests leave out %d pages; want those of one table", len(sum.Excluded), sum.Pages.Excluded)
+		}
+		left++
+		for i, e := range sum.Excluded {
+			if want := fmt.Sprintf("%#x", uint64(first)+uint64(i)*phys.PageSize); e.Address != want {
+				t.Errorf("request %d is for %s; want %s", i, e.Address, want)
+			}
+		}
+		f, err := dump.Open(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := f.RAM().Pages(), windowsRuns(t, g).Pages()-uint64(n); got != want {
+			t.Errorf("the dump has %d pages; want %d", got, want)
+		}
+		f.Close()
+	}
+	if left == 0 {
+		t.Error("the driver was caught in the middle 10 times of 10")
+	}
+	mustRun(t, g)
+}
+
+// windowsRuns is what Windows lists as its memory, from the image's builder.
+func windowsRuns(t *testing.T, g *lab.Guest) phys.Runs {
+	t.Helper()
+	runs, err := phys.NewRuns(g.Image.Truth.Runs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return runs
+}
+
 // mustRun fails the test unless the guest runs: its processors count on.
 func mustRun(t *testing.T, g *lab.Guest) {
 	t.Helper()
