@@ -12,7 +12,7 @@ import (
 	"snap/internal/ntlab"
 )
 
-const labMemory = 128 << 20
+const labMemory = 64 << 20
 
 // lab is a lab guest and what a dump of it must say, from what the builder
 // knows and not from what package guest finds.

@@ -155,19 +155,20 @@ func (l *lab) holdsAllBut(t *testing.T, plain []byte, removed phys.Runs) {
 func TestRemovedPages(t *testing.T) {
 	tests := []struct {
 		name           string
+		memory         uint64
 		pages, step    int
 		dumpType       byte
 		runs           int // at least
 		detail, notice string
 	}{
-		{"30 pages", 60, 2, 1, 25, CheckRuns, ""},
-		{"38 pages", 76, 2, 1, header.PortableRuns + 1, CheckRuns, "memflow"},
-		{"60 pages", 120, 2, 5, header.MaxRuns + 1, CheckBitmap, ""},
-		{"10,000 pages", 20000, 2, 5, 5000, CheckBitmap, ""},
+		{"30 pages", labMemory, 60, 2, 1, 25, CheckRuns, ""},
+		{"38 pages", labMemory, 76, 2, 1, header.PortableRuns + 1, CheckRuns, "memflow"},
+		{"60 pages", labMemory, 120, 2, 5, header.MaxRuns + 1, CheckBitmap, ""},
+		{"10,000 pages", 128 << 20, 20000, 2, 5, 5000, CheckBitmap, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l := newLab(t, ntlab.Config{})
+			l := newLab(t, ntlab.Config{Memory: tt.memory})
 			removed, marker := l.marked(t, tt.pages, tt.step)
 			l.remove(t, removed)
 			if len(l.plan.Runs) < tt.runs || removed.Pages() != uint64(tt.pages/tt.step) {
