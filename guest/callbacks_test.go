@@ -174,10 +174,14 @@ func TestLinkedCallbacks(t *testing.T) {
 		t.Errorf("silent drivers (-want +got):\n%s", diff)
 	}
 
-	// A list that leads out of memory, or 100,000 entries far.
-	write(t, im, pool+0xFE8, 0x7FFE_0000)
-	if got := adverts(t, im, nil).Silent; len(got) != 2 {
-		t.Errorf("Silent = %+v; want the first two", got)
+	// A list that leads out of memory, to where no record can be, or 100,000
+	// entries far.
+	writeBytes(t, im, pool+0x204, callback(d[3].Base+0x1040, component))
+	for _, next := range []uint64{0x7FFE_0000, uint64(pool) + 0x204} {
+		write(t, im, pool+0xFE8, next)
+		if got := adverts(t, im, nil).Silent; len(got) != 2 {
+			t.Errorf("Silent, with a link to %#x = %+v; want the first two", next, got)
+		}
 	}
 	far := pages(t, im, 100_000*8/phys.PageSize+2)
 	var b []byte

@@ -55,7 +55,7 @@ func TestExtent(t *testing.T) {
 		{
 			"2 MiB pages that follow each other, with the PAT bit", func(m *smallRAM) {
 				m.set(3, 0, 0x20_0000|1<<12|userW|0x80)
-				m.set(3, 1, 0x40_0000|userW|0x80)
+				m.set(3, 1, 0x40_0000|1<<12|userW|0x80)
 				m.set(3, 2, 0x20_0000|userW|0x80)
 			}, testVA + 0x12_3456,
 			answer{0x32_3456, 0x40_0000 - 0x12_3456, true},

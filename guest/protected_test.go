@@ -224,7 +224,7 @@ func TestProtectedReads(t *testing.T) {
 func TestProtectedTables(t *testing.T) {
 	im := build(t, ntlab.Config{Seed: 122})
 	root := im.Truth.DirectoryTableBase
-	frames, err := im.AllocPhys(6)
+	frames, err := im.AllocPhys(7)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,8 +251,9 @@ func TestProtectedTables(t *testing.T) {
 	// frames[3] is the lowest level there, and the middle one here.
 	set(frames[0].Addr(), 2, uint64(frames[3].Addr())|3)
 	set(frames[3].Addr(), 5, uint64(frames[5].Addr())|3)
+	set(root, 1, uint64(frames[6].Addr())|7) // in the user half
 	tables := of(protected(t, im), "page table")
-	for i, want := range []bool{true, true, false, true, false, true} {
+	for i, want := range []bool{true, true, false, true, false, true, false} {
 		if got := tables.Has(frames[i]); got != want {
 			t.Errorf("page %d is protected as a page table: %v; want %v", i, got, want)
 		}
