@@ -10,11 +10,24 @@
 //	| header | pages of run 0   | pages of run 1   | ...
 //	+--------+------------------+------------------+----
 //
+// A guest that asks for pages to be left out may have more runs than the header
+// has room for. Then the dump is of type 5 (DUMP_TYPE_BITMAP_FULL): a bitmap
+// behind the header says which pages follow (package header; kdmp-parser
+// src/lib/kdmp-parser-structs.h, BMP_HEADER64):
+//
+//	+--------+--------+---------+-------------------------
+//	| header | bitmap | padding | pages, ascending, packed
+//	+--------+--------+---------+-------------------------
+//
+// Pages that are not in the plan are not read at all, not even to pass over a
+// hole of one page in a larger read: what a guest wants left out never comes
+// into a buffer from which the file is made. It costs a read for each run.
+//
 // No debugger reads compressed dumps, so compression is a container around
 // that file, and any tool that knows the container gives the plain file back:
 //
 //	zstd   the Zstandard seekable format; `zstd -d` expands it
-//	gzip   a gzip file of many members; `gunzip` expands it
+//	gzip   a gzip file of many members that say how long they are; `gunzip` expands it
 //	none   the plain file
 //
 // In the zstd container every frame is independent and holds a fixed number of
@@ -31,6 +44,12 @@
 // Both skippable frames are what the format's specification provides for
 // (facebook/zstd contrib/seekable_format/zstd_seekable_compression_format.md),
 // so other readers pass over them. gzip and plain files carry no metadata.
+//
+// In the gzip container every frame is a member of its own. An extra field
+// (RFC 1952 2.3.1.1, subfield 'S' 'P') gives its length as stored, and the
+// member's trailer the length expanded, so a reader that knows the field hops
+// from member to member and then has the same index as that of a seek table;
+// others don't notice.
 //
 // What must differ from the guest's memory, such as a decoded KDBG, is an
 // Overlay: it is applied to the copy on the way out, never to the guest.

@@ -14,7 +14,7 @@ type Compression string
 // Containers. The empty string is CompressionZstd.
 const (
 	CompressionZstd Compression = "zstd" // Zstandard seekable format: random access, metadata, checksums
-	CompressionGzip Compression = "gzip" // for where there is no zstd; no random access, no metadata
+	CompressionGzip Compression = "gzip" // for where there is no zstd; no metadata
 	CompressionNone Compression = "none" // the plain dump; holes where the file system can have them
 )
 

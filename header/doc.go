@@ -29,10 +29,10 @@
 //
 // [InitializeCrashDumpHeader] does for a guest seen from outside what
 // KeInitializeCrashDumpHeader does for a driver inside; where its runs don't
-// suffice, [InitializeBitmapDumpHeader] makes a header with a bitmap. [Decode] and
-// [Header.Encode] are driven by one field table, as is [Header.Fields].
+// suffice, [InitializeBitmapDumpHeader] makes a header with a bitmap. [Decode]
+// and [Header.Encode] are driven by one field table, as is [Header.Fields].
 //
-// The package is pure: bytes and facts in, bytes out. It reads no guest and no
-// file. Values may be used by several goroutines as long as nobody changes
+// The package is pure: bytes and facts in, bytes out. It reads no guest, and of
+// a file only what [DecodeBitmap] is given. Values may be used by several goroutines as long as nobody changes
 // them.
 package header

@@ -38,6 +38,11 @@ func TestDumpIsTheGuest(t *testing.T) {
 				comparePages(t, g, before, plain)
 				checkContexts(t, g, before, plain)
 			}
+			// The core makes the same dump.
+			plain := filepath.Join(g.Dir(), "core.dmp")
+			runSnap(t, g.Connection, "convert", before.file.Name(), "-o", plain, "--compress", "none").want(t, exitOK)
+			comparePages(t, g, before, plain)
+			checkContexts(t, g, before, plain)
 			after := takeCore(t, g, "after.elf")
 			sameMemory(t, before, after)
 			if got := virsh(t, g.Connection, "domstate", domain); got != "paused" {
