@@ -175,6 +175,11 @@ func checkAdverts(t testing.TB, a *guest.Adverts, tables []guest.AdvertTable, pr
 	if diff := cmp.Diff(tables, a.Tables); diff != "" {
 		t.Errorf("tables (-want +got):\n%s", diff)
 	}
+	checkProblems(t, a, problems)
+}
+
+func checkProblems(t testing.TB, a *guest.Adverts, problems []problem) {
+	t.Helper()
 	if len(a.Problems) != len(problems) {
 		t.Fatalf("%d problems; want %d: %+v", len(a.Problems), len(problems), a.Problems)
 	}

@@ -148,7 +148,7 @@ func TestAdvertChains(t *testing.T) {
 	a := adverts(t, im, nil)
 	// 4 times 64 tables is all that a guest gets.
 	problems[4] = problem{d[4].Name, sectionOf(t, im, d[4], ".data"), "first 256 tables", false}
-	checkAdverts(t, a, a.Tables, problems)
+	checkProblems(t, a, problems)
 	perModule := map[string]int{}
 	for _, table := range a.Tables {
 		perModule[table.Module]++
@@ -165,7 +165,7 @@ func TestAdvertChains(t *testing.T) {
 		export(t, im, m, "Other", 0x1000)
 	}
 	a = adverts(t, im, nil)
-	checkAdverts(t, a, a.Tables, []problem{{d[0].Name, pool, "read already", false}})
+	checkProblems(t, a, []problem{{d[0].Name, pool, "read already", false}})
 	if len(a.Tables) != 4 {
 		t.Errorf("%d tables; want the driver's and three", len(a.Tables))
 	}
@@ -188,7 +188,7 @@ func TestAdvertEntriesAreBounded(t *testing.T) {
 	}
 	small := advertise(t, im, d[2], goodTable(someEntries[0]))
 	a := adverts(t, im, nil)
-	checkAdverts(t, a, a.Tables, []problem{
+	checkProblems(t, a, []problem{
 		{d[0].Name, at, "first 65536 of 65537 entries", false},
 		{d[2].Name, small, "first 0 of 1 entries", false}, // 2^17 are taken
 	})
@@ -251,7 +251,7 @@ func TestTenThousandModules(t *testing.T) {
 			looked++
 		}
 	}})
-	checkAdverts(t, a, a.Tables, []problem{
+	checkProblems(t, a, []problem{
 		{fmt.Sprintf("module at %#x", uint64(base)+255*uint64(d.Size)), base + 255*phys.VirtAddr(d.Size) + (a.Tables[0].At - d.Base), "first 256 tables", false},
 		{"", im.Truth.PsLoadedModuleList, "first 2048 modules", false},
 	})

@@ -189,7 +189,7 @@ func TestAdvertRetriesAreBounded(t *testing.T) {
 	if len(a.Tables) != 4 {
 		t.Fatalf("%d tables; want the 4 that lead to those that change", len(a.Tables))
 	}
-	checkAdverts(t, a, a.Tables, problems)
+	checkProblems(t, a, problems)
 	// Each table once, 32 MiB of entries again, and what else there is.
 	if limit := 48 << 20; read > limit {
 		t.Errorf("%d MiB were read; want at most %d", read>>20, limit>>20)
