@@ -157,6 +157,7 @@ func TestHostileMembers(t *testing.T) {
 	}
 	opening := map[string][]byte{
 		"member of no length":            member(d, 0, sum, 4096),
+		"first member of 3 bytes":        member(d, 3, sum, 4096),
 		"member shorter than its header": member(d, 29, sum, 4096),
 		"member one byte too short":      member(d, n-1, sum, 4096),
 		"member one byte too long":       member(d, n+1, sum, 4096),
@@ -172,11 +173,13 @@ func TestHostileMembers(t *testing.T) {
 	}
 	for name, last := range opening {
 		b := slices.Concat(head, last)
+		if name == "first member of 3 bytes" {
+			b = last
+		}
 		if f, err := NewFile(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrFormat) {
 			t.Errorf("%s: NewFile = %v, %v; want ErrFormat", name, f, err)
 		}
 	}
-	twice := goodMember(page[:2048])
 	// The stream of two pages of zeros, from between gzip's header and trailer.
 	zeros := plainGzip(t, make([]byte, 8192))
 	zeros = zeros[10 : len(zeros)-8]
@@ -184,8 +187,8 @@ func TestHostileMembers(t *testing.T) {
 		"wrong checksum":          member(d, n, sum+1, 4096),
 		"less than it says":       member(d, n, sum, 8192),
 		"more than it says":       member(zeros, uint32(28+len(zeros)), crc32.ChecksumIEEE(make([]byte, 4096)), 4096),
-		"something behind it":     member(append(slices.Clone(d), 1, 2, 3), n+3, sum, 4096),
-		"two members in one":      nested(twice),
+		"something behind it":     joined(goodMember(page), []byte{0, 0, 0, 0, 0, 16, 0, 0}),
+		"two members in one":      joined(goodMember(nil), goodMember(page)),
 		"no deflate stream":       member(append([]byte{7}, d[1:]...), n, sum, 4096),
 		"a stream without an end": member(append([]byte{0}, d[1:]...), n, sum, 4096),
 	}
@@ -206,11 +209,10 @@ func TestHostileMembers(t *testing.T) {
 	}
 }
 
-// nested is two members that say to be one.
-func nested(m []byte) []byte {
-	b := append(bytes.Clone(m), m...)
+// joined is a member with more behind it, all of which it says to be its own.
+func joined(m, more []byte) []byte {
+	b := append(bytes.Clone(m), more...)
 	binary.LittleEndian.PutUint32(b[16:], uint32(len(b)))
-	binary.LittleEndian.PutUint32(b[len(b)-4:], 4096)
 	return b
 }
 

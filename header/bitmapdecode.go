@@ -124,9 +124,8 @@ func (b *Bitmap) scan(r io.ReaderAt, use func(phys.Run) bool) error {
 		if err := readAt(r, b.Width, p, start+int64(at)); err != nil {
 			return err
 		}
-		clear(buf[len(p):]) // so that the last word is whole
 		for i := 0; i < len(p); i += 8 {
-			word := binary.LittleEndian.Uint64(buf[i:])
+			word := binary.LittleEndian.Uint64(buf[i:]) // at the end with bytes from before
 			if left := b.BitmapSize - s.at; left < 64 {
 				word &= 1<<left - 1
 			}

@@ -207,3 +207,15 @@ func TestManyRuns(t *testing.T) {
 		t.Errorf("DecodeBitmap = %v; want the %d runs", err, len(pages))
 	}
 }
+
+// TestEncodeTooManyRuns: what can't be read again is not written.
+func TestEncodeTooManyRuns(t *testing.T) {
+	pages := make(phys.Runs, MaxBitmapRuns+1)
+	for i := range pages {
+		pages[i] = phys.Run{Base: 0x1AD + phys.PFN(2*i), Pages: 1}
+	}
+	img, err := InitializeBitmapDumpHeader(factsAMD64(), pages)
+	if bad, ok := errors.AsType[*FormatError](err); !ok || bad.Field != "Bitmap" || img != nil {
+		t.Errorf("InitializeBitmapDumpHeader of %d runs = %d bytes, %v; want an error of Bitmap", len(pages), len(img), err)
+	}
+}
