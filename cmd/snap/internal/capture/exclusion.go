@@ -94,9 +94,12 @@ func (s *Survey) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
 				}
 			}
 		}
-		if found {
+		switch {
+		case p.Module == "":
+			s.warn("what drivers advertise could be read in part only: %s", p.Reason)
+		case found:
 			s.warn("%s was changing what it advertises: what it advertised a moment before counts", p.Module)
-		} else {
+		default:
 			s.warn("what %s advertises at %#x is not left out: %s", p.Module, uint64(p.At), p.Reason)
 		}
 	}
