@@ -62,6 +62,24 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// BenchmarkWriteScattered leaves out every fifth page: one read for four pages.
+func BenchmarkWriteScattered(b *testing.B) {
+	m := newBenchMemory()
+	p := benchPlan()
+	var left phys.Runs
+	for pfn := p.Runs[0].Base + 4; pfn < p.Runs[0].End(); pfn += 5 {
+		left = append(left, phys.Run{Base: pfn, Pages: 1})
+	}
+	p.Runs = phys.Runs(p.Runs).Minus(left)
+	p.Header = bitmapHeader(p.Runs)
+	b.SetBytes(int64(phys.Runs(p.Runs).Pages() * phys.PageSize))
+	for b.Loop() {
+		if _, err := Write(context.Background(), io.Discard, m, p, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkWriteEmpty is 64 GiB of guest of which nothing is populated.
 func BenchmarkWriteEmpty(b *testing.B) {
 	p := benchPlan()
