@@ -76,6 +76,9 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *loo
 	if err != nil {
 		return err
 	}
+	if old != nil && (len(l.exclude) > 0 || l.format != string(capture.FormatAuto)) {
+		return errors.Join(usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept"), old.Close())
+	}
 	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
 	out, err := a.openOutput(o, name)
 	if err != nil {

@@ -161,10 +161,6 @@ func (a *app) verifyOutput(ctx context.Context, out *output, sum *report.Summary
 	stop := a.showProgress("verifying", &p)
 	defer stop()
 	rep, err := verify.Verify(ctx, f, verify.Options{Progress: &p})
-	if errors.Is(err, dump.ErrSequential) {
-		sum.Warn("a gzip file has no random access: only its checksums were verified; snap expand it, then snap verify")
-		return false, f.CheckFrames(ctx, &p)
-	}
 	if err != nil {
 		return false, err
 	}

@@ -119,7 +119,12 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 	for _, v := range h.Fields() {
 		d.Header = append(d.Header, fieldInfo{v.Name, v.Offset, v.Value, v.Set})
 	}
-	for _, r := range h.Runs {
+	if b := f.Bitmap(); b != nil {
+		for _, v := range b.Fields() {
+			d.Header = append(d.Header, fieldInfo{v.Name, h.Width.Size() + v.Offset, v.Value, v.Set})
+		}
+	}
+	for _, r := range f.RAM() {
 		d.Runs = append(d.Runs, runInfo{report.Hex(r.Base), r.Pages})
 	}
 	sys, err := openDumpSystem(ctx, f, h)
@@ -162,7 +167,7 @@ func describeDump(ctx context.Context, sum *report.Summary, f *dump.File) {
 		sum.Warn("the dump's header can't be read: %v", err)
 		return
 	}
-	sum.Header = report.Header{DumpType: int(h.DumpType), Runs: len(h.Runs), Fields: map[string]report.Field{}}
+	sum.Header = report.Header{DumpType: int(h.DumpType), Runs: len(f.RAM()), Fields: map[string]report.Field{}}
 	sys, err := openDumpSystem(ctx, f, h)
 	if err != nil {
 		sum.Warn("the guest in the dump can't be read: %v", err)
@@ -209,7 +214,11 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 		}
 	}
 	runs := report.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
-	for _, r := range d.Runs {
+	for i, r := range d.Runs {
+		if i == maxListed && !all {
+			runs.Add("…", fmt.Sprintf("%d more", len(d.Runs)-i), "")
+			break
+		}
 		runs.Add(r.FirstPage.String(), humanize.Comma(int64(r.Pages)), humanize.IBytes(r.Pages<<phys.PageShift))
 	}
 	cpus := report.Table{Columns: []string{"CPU", "KPRCB", "RIP", "RSP", "CS"}, Right: map[string]bool{"CPU": true}}

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"snap/dump"
+	"snap/guest/phys"
 	"snap/hv"
 )
 
@@ -36,22 +37,23 @@ func Convert(ctx context.Context, src hv.Source, w io.Writer, look Options, o du
 // Repack writes an existing dump anew: the same header and pages in another
 // container. What follows the last page is left out, with a warning.
 func Repack(ctx context.Context, f *dump.File, w io.Writer, o dump.Options) (*dump.Stats, []string, error) {
-	h, err := f.Header()
+	plan, err := f.Plan()
 	if err != nil {
 		return nil, nil, err
 	}
-	plan := &dump.Plan{Header: f.RawHeader(), Runs: h.Runs}
-	if len(h.Runs) == 0 {
-		return nil, nil, fmt.Errorf("a dump of type %v has no runs of pages: %w", h.DumpType, hv.ErrFormat)
-	}
 	var warnings []string
-	var pages uint64
-	for _, r := range h.Runs {
-		pages += r.Size()
-	}
-	if extra := f.Size() - int64(len(plan.Header)) - int64(pages); extra > 0 {
+	if extra := uint64(f.Size()) - end(f); extra > 0 {
 		warnings = append(warnings, fmt.Sprintf("%d bytes after the last page (secondary data) are left out", extra))
 	}
 	st, err := dump.Write(ctx, w, f, plan, o)
 	return st, warnings, err
+}
+
+// end returns the offset of the first byte after the last page of f.
+func end(f *dump.File) uint64 {
+	first := uint64(len(f.RawHeader()))
+	if b := f.Bitmap(); b != nil {
+		first = b.FirstPage
+	}
+	return min(uint64(f.Size()), first+f.RAM().Pages()<<phys.PageShift)
 }
