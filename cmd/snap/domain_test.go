@@ -30,7 +30,7 @@ func TestDumpIsTheGuest(t *testing.T) {
 		t.Run(s.Name, func(t *testing.T) {
 			s.MemoryMiB, s.CPUs = 256, 4
 			g := upGuest(t, s)
-			domain := lab.Prefix + s.Name
+			domain := g.Name
 			virsh(t, g.Connection, "suspend", domain)
 			before := takeCore(t, g, "before.elf")
 			for _, source := range []string{"direct", "peek"} {
@@ -59,7 +59,7 @@ func dumpAndExpand(t *testing.T, g *lab.Guest, source string) string {
 	t.Helper()
 	packed := filepath.Join(g.Dir(), source+".dmp.zst")
 	plain := filepath.Join(g.Dir(), source+".dmp")
-	r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "--source", source, "--json", "-o", packed).want(t, exitOK)
+	r := runSnap(t, g.Connection, "dump", g.Name, "--source", source, "--json", "-o", packed).want(t, exitOK)
 	var sum struct {
 		Source     string
 		Consistent bool
@@ -218,7 +218,7 @@ func checkContexts(t *testing.T, g *lab.Guest, c *core, plain string) {
 // either.
 func TestDumpOfRunningGuest(t *testing.T) {
 	g := upGuest(t, lab.Spec{Name: "running", MemoryMiB: 256, CPUs: 4, Mode: boot.Busy, FillMiB: 32, Seed: 6})
-	domain := lab.Prefix + g.Spec.Name
+	domain := g.Name
 	for _, mode := range []string{"pause", "live"} {
 		out := filepath.Join(g.Dir(), mode+".dmp.zst")
 		r := runSnap(t, g.Connection, "dump", domain, "--mode", mode, "--json", "-o", out).want(t, exitOK)
@@ -258,7 +258,7 @@ func TestDumpOfChangingAdverts(t *testing.T) {
 	left := 0
 	for i := range 10 {
 		out := filepath.Join(g.Dir(), fmt.Sprintf("%d.dmp.zst", i))
-		r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "--json", "-o", out).want(t, exitOK)
+		r := runSnap(t, g.Connection, "dump", g.Name, "--json", "-o", out).want(t, exitOK)
 		var sum struct {
 			Pages    struct{ Excluded uint64 }
 			Excluded []struct{ Address string }
@@ -313,7 +313,7 @@ func windowsRuns(t *testing.T, g *lab.Guest) phys.Runs {
 // mustRun fails the test unless the guest runs: its processors count on.
 func mustRun(t *testing.T, g *lab.Guest) {
 	t.Helper()
-	if got := virsh(t, g.Connection, "domstate", lab.Prefix+g.Spec.Name); got != "running" {
+	if got := virsh(t, g.Connection, "domstate", g.Name); got != "running" {
 		t.Fatalf("the guest is %s; want running", got)
 	}
 	first, err := g.Heartbeats(t.Context())

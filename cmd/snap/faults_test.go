@@ -16,10 +16,10 @@ import (
 // running.
 func TestFaults(t *testing.T) {
 	g := upGuest(t, lab.Spec{Name: "faults", MemoryMiB: 256, CPUs: 2, FillMiB: 32, Seed: 7})
-	domain := lab.Prefix + g.Spec.Name
-	off, err := lab.Off(t.Context(), lab.Spec{Name: "faults-off", MemoryMiB: 256})
+	domain := g.Name
+	off, err := lab.Off(t.Context(), lab.Spec{Name: unique("faults-off"), MemoryMiB: 256})
 	endsWithTest(t, off, err)
-	linux, err := lab.UpLinux(t.Context(), lab.Spec{Name: "faults-linux", MemoryMiB: 256, CPUs: 1})
+	linux, err := lab.UpLinux(t.Context(), lab.Spec{Name: unique("faults-linux"), MemoryMiB: 256, CPUs: 1})
 	endsWithTest(t, linux, err)
 	session, err := lab.Open(t.Context(), lab.Session)
 	if err != nil {
@@ -52,9 +52,9 @@ func TestFaults(t *testing.T) {
 		next   string
 	}{
 		{"no such domain", g.Connection, "snap-lab-nobody", empty(), nil, exitNoDomain, "no such domain", "snap list"},
-		{"domain is off", g.Connection, lab.Prefix + "faults-off", empty(), nil, exitNoDomain, "not running", "virsh"},
-		{"linux", g.Connection, lab.Prefix + "faults-linux", empty(), nil, exitNotWindows, "find Windows in guest memory", "virsh dump"},
-		{"linux by peek", g.Connection, lab.Prefix + "faults-linux", empty(), []string{"--source", "peek"}, exitNotWindows, "find Windows in guest memory", "virsh dump"},
+		{"domain is off", g.Connection, off.Name, empty(), nil, exitNoDomain, "not running", "virsh"},
+		{"linux", g.Connection, linux.Name, empty(), nil, exitNotWindows, "find Windows in guest memory", "virsh dump"},
+		{"linux by peek", g.Connection, linux.Name, empty(), []string{"--source", "peek"}, exitNotWindows, "find Windows in guest memory", "virsh dump"},
 		{"no space", g.Connection, domain, full, nil, exitNoSpace, "no space", "free some space"},
 		{"no folder", g.Connection, domain, filepath.Join(t.TempDir(), "nowhere"), nil, exitFailed, "no such file", "mkdir"},
 		{"not allowed by libvirt", session, domain, empty(), []string{"--connect", "qemu:///system"}, exitDenied, "", "root"},
@@ -83,7 +83,7 @@ func TestFaults(t *testing.T) {
 func TestDumpIntoForeignFolder(t *testing.T) {
 	g := upGuest(t, lab.Spec{Name: "foreign", Connect: lab.Session, MemoryMiB: 256, CPUs: 1, Seed: 8})
 	out := filepath.Join(t.TempDir(), "out.dmp.zst")
-	r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "-o", out, "--log-format", "console").want(t, exitDenied)
+	r := runSnap(t, g.Connection, "dump", g.Name, "-o", out, "--log-format", "console").want(t, exitDenied)
 	if !strings.Contains(r.stderr, "permission denied") || !strings.Contains(r.stderr, "\nnext: ") {
 		t.Errorf("stderr is %q; want the permission that is missing and a next step", r.stderr)
 	}
@@ -98,7 +98,7 @@ func TestDumpReplacesNothing(t *testing.T) {
 	if err := os.WriteFile(out, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	domain := lab.Prefix + g.Spec.Name
+	domain := g.Name
 	r := runSnap(t, g.Connection, "dump", domain, "-o", out, "--log-format", "console").want(t, exitFailed)
 	if !strings.Contains(r.stderr, "--force") {
 		t.Errorf("stderr is %q; want --force as the next step", r.stderr)

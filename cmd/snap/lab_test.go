@@ -79,9 +79,14 @@ func (r snapRun) want(t *testing.T, code int) snapRun {
 // upGuest starts a lab guest that ends with the test.
 func upGuest(t *testing.T, s lab.Spec) *lab.Guest {
 	t.Helper()
+	s.Name = unique(s.Name)
 	g, err := lab.Up(t.Context(), s)
 	return endsWithTest(t, g, err)
 }
+
+// unique makes a name that no other process's guest has, nor one that a killed
+// test left behind.
+func unique(name string) string { return fmt.Sprintf("%s-%d", name, os.Getpid()) }
 
 func endsWithTest(t *testing.T, g *lab.Guest, err error) *lab.Guest {
 	t.Helper()
@@ -118,7 +123,7 @@ type core struct {
 func takeCore(t *testing.T, g *lab.Guest, name string) *core {
 	t.Helper()
 	path := filepath.Join(g.Dir(), name)
-	virsh(t, g.Connection, "dump", "--memory-only", lab.Prefix+g.Spec.Name, path)
+	virsh(t, g.Connection, "dump", "--memory-only", g.Name, path)
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
