@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -80,7 +81,10 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 	vm, err := conn.Lookup(ctx, ref)
 	if err != nil {
 		_ = conn.Close()
-		return nil, nil, next(err, "snap list -c %s shows the domains of this connection", a.connect)
+		if errors.Is(err, hv.ErrNoDomain) {
+			err = next(err, "snap list -c %s shows the domains of this connection", a.connect)
+		}
+		return nil, nil, err
 	}
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
 }
