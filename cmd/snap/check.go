@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -38,6 +39,8 @@ type checkResult struct {
 
 type modeEstimate struct {
 	Mode       string  `json:"mode"`
+	Spooled    bool    `json:"spooled"` // the guest stands still for a copy only
+	Fits       bool    `json:"fits"`    // its pause is not too long
 	PauseMS    float64 `json:"pause_estimate_ms"`
 	DurationMS float64 `json:"duration_estimate_ms"`
 	Consistent bool    `json:"consistent"`
@@ -46,12 +49,15 @@ type modeEstimate struct {
 func newCheckCommand(a *app) *cobra.Command {
 	var source string
 	var look lookOptions
+	var pause pauseOptions
 	cmd := &cobra.Command{
 		Use:   "check [flags] DOMAIN",
 		Short: "Say whether a dump would work, how long and how big; change nothing",
 		Long: `Say whether a dump of DOMAIN would work, by which source and mode, how long it
 would take and how big it would be. The guest is neither paused nor changed; a
-sample of its pages is read and compressed for the estimate.`,
+sample of its pages is read, copied and compressed for the estimates. Of mode
+pause there are two: with the guest's pages copied first, which is what snap dump
+does where they fit the spool, and without.`,
 		Args: oneArg("DOMAIN"),
 		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitBusy,
 			exitUnsupported),
@@ -61,7 +67,11 @@ sample of its pages is read and compressed for the estimate.`,
 			if err != nil {
 				return err
 			}
-			if err := a.check(cmd.Context(), args[0], hv.Mechanism(source), o); err != nil {
+			job := &capture.Job{Mechanism: hv.Mechanism(source), Look: o}
+			if err := pause.apply(job); err != nil {
+				return err
+			}
+			if err := a.check(cmd.Context(), args[0], job); err != nil {
 				return fmt.Errorf("check %s: %w", args[0], err)
 			}
 			return nil
@@ -70,11 +80,12 @@ sample of its pages is read and compressed for the estimate.`,
 	addConnectFlag(cmd, a)
 	cmd.Flags().StringVar(&source, "source", string(hv.MechanismAuto), "direct, peek or auto")
 	look.addTo(cmd)
+	pause.addTo(cmd)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, ref string, m hv.Mechanism, o capture.Options) error {
+func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	vm, closeVM, err := a.openDomain(ctx, ref)
 	if err != nil {
 		return err
@@ -92,13 +103,14 @@ func (a *app) check(ctx context.Context, ref string, m hv.Mechanism, o capture.O
 		}
 		r.Warnings = append(r.Warnings, c.Warnings...)
 	}
-	mem, err := vm.OpenMemory(ctx, m)
+	job.VM = vm
+	mem, err := vm.OpenMemory(ctx, job.Mechanism)
 	if err != nil {
 		return err
 	}
 	defer mem.Close()
 	r.Source = mem.Mechanism()
-	s, err := lookAt(ctx, vm, mem, o)
+	s, err := lookAt(ctx, vm, mem, job.Look)
 	if err != nil {
 		return err
 	}
@@ -107,7 +119,12 @@ func (a *app) check(ctx context.Context, ref string, m hv.Mechanism, o capture.O
 	if err != nil {
 		return err
 	}
+	spooled, unspooled, err := job.PauseEstimates(ctx, mem, s)
+	if err != nil {
+		return err
+	}
 	r.addEstimate(e)
+	r.addModes(e, spooled, unspooled, job.MaxPause)
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -130,14 +147,39 @@ func (r *checkResult) addSurvey(s *capture.Survey) {
 
 func (r *checkResult) addEstimate(e *capture.Estimate) {
 	r.Pages, r.Populated, r.DumpBytes, r.Bytes = e.Pages, e.Populated, e.DumpBytes, e.Bytes
-	ms := milliseconds(e.Duration)
-	r.Modes = []modeEstimate{
-		{Mode: string(capture.ModePause), PauseMS: ms, DurationMS: ms, Consistent: true},
-		{Mode: string(capture.ModeLive), DurationMS: ms},
-	}
+}
+
+// addModes lists the modes, what snap dump would do first.
+func (r *checkResult) addModes(e *capture.Estimate, spooled, unspooled *capture.PauseEstimate, limit time.Duration) {
 	if r.State == hv.StatePaused {
-		r.Modes = []modeEstimate{{Mode: string(capture.ModePause), DurationMS: ms, Consistent: true}}
+		r.Modes = []modeEstimate{{Mode: string(capture.ModePause), Fits: true, DurationMS: milliseconds(e.Duration), Consistent: true}}
+		return
 	}
+	for _, p := range []*capture.PauseEstimate{spooled, unspooled} {
+		if p == nil {
+			continue
+		}
+		m := modeEstimate{
+			Mode: string(capture.ModePause), Spooled: p.Spooled, Fits: p.Total() <= limit,
+			PauseMS: milliseconds(p.Total()), DurationMS: milliseconds(p.Total()), Consistent: true,
+		}
+		if p.Spooled {
+			m.DurationMS += milliseconds(e.Duration)
+		}
+		r.Modes = append(r.Modes, m)
+	}
+	r.Modes = append(r.Modes, modeEstimate{Mode: string(capture.ModeLive), Fits: true, DurationMS: milliseconds(e.Duration)})
+}
+
+// how tells the ways of mode pause apart.
+func how(m modeEstimate) string {
+	switch {
+	case m.Spooled:
+		return " (copy first)"
+	case m.PauseMS > 0:
+		return " (--spool off)"
+	}
+	return ""
 }
 
 func (a *app) printCheck(r *checkResult) error {
@@ -163,7 +205,10 @@ func (a *app) printCheck(r *checkResult) error {
 		case m.PauseMS > 0:
 			pause = "about " + duration(m.PauseMS)
 		}
-		t.Add(m.Mode, pause, "about "+duration(m.DurationMS), map[bool]string{true: "yes", false: "no"}[m.Consistent])
+		if !m.Fits {
+			pause += ", too long"
+		}
+		t.Add(m.Mode+how(m), pause, "about "+duration(m.DurationMS), map[bool]string{true: "yes", false: "no"}[m.Consistent])
 	}
 	if err := t.Write(a.stdout, "  "); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 type dumpOptions struct {
 	fileOptions
 	lookOptions
+	pauseOptions
 	mode    string
 	source  string
 	nice    int
@@ -35,10 +36,16 @@ func newDumpCommand(a *app) *cobra.Command {
 DOMAIN is a name, UUID or id. The dump is written beside its final name, read
 back and verified, and only then given that name; an interrupted run leaves
 nothing that looks valid. The guest's memory is never written, and a guest that
-snap paused is resumed on every way out.`,
+snap paused is resumed on every way out.
+
+In mode pause, the guest stands still while its pages are copied to memory of the
+host (--spool); all else happens when it runs again. How long that will take is
+estimated before from a sample of its pages. A pause that would be longer than
+--max-pause is not begun, and one that becomes longer is ended without a dump. A
+guest that was paused already stays so, for as long as it takes.`,
 		Args: oneArg("DOMAIN"),
 		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential,
-			exitNoSpace, exitBusy, exitUnsupported, exitStillPaused),
+			exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused),
 		Example: "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.dumpDomain(cmd.Context(), args[0], &o)
@@ -48,7 +55,8 @@ snap paused is resumed on every way out.`,
 	f := cmd.Flags()
 	o.fileOptions.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
 	f.StringVar(&o.mode, "mode", string(capture.ModePause),
-		"pause: the guest stands still while its pages are read, one point in time;\nlive: it runs, and pages are from different times")
+		"pause: the guest stands still while its pages are copied, one point in time;\nlive: it runs, and pages are from different times")
+	o.pauseOptions.addTo(cmd)
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
 		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
 	o.lookOptions.addTo(cmd)
@@ -90,6 +98,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	sum := a.newSummary(id, o.mode)
 	job.Writing = func(r *capture.Result) {
 		describeGuest(sum, r.Survey)
+		addPause(sum, r)
 		out.showProgress("dumping " + id.Name)
 	}
 	job.Write.Metadata = func(st *dump.Stats) ([]byte, error) {
@@ -99,7 +108,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	res, err := job.Take(ctx, out.writer())
 	out.stopProgress()
 	if err != nil {
-		return fmt.Errorf("dump %s: %w", id.Name, err)
+		return pauseAdvice(fmt.Errorf("dump %s: %w", id.Name, err))
 	}
 	addResult(sum, res)
 	return a.finish(ctx, out, sum)
@@ -128,7 +137,8 @@ func (o *dumpOptions) job(a *app) (*capture.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &capture.Job{Mode: mode, Mechanism: mechanism, Look: look, Write: *write, Log: a.log}, nil
+	job := &capture.Job{Mode: mode, Mechanism: mechanism, Look: look, Write: *write, Log: a.log}
+	return job, o.apply(job)
 }
 
 // fileOptions are the flags of every command that writes a dump.

@@ -26,6 +26,7 @@ const (
 	exitConfidential = 14
 	exitNoSpace      = 15
 	exitBusy         = 16
+	exitTooLong      = 17
 	exitUnsupported  = 19
 	exitStillPaused  = 20
 	exitInterrupted  = 130
@@ -43,6 +44,7 @@ var exitMeaning = map[int]string{
 	exitConfidential: "confidential guest (SEV, TDX): its memory can't be read",
 	exitNoSpace:      "no space at the destination",
 	exitBusy:         "the domain is migrating, being saved or being dumped",
+	exitTooLong:      "the pause would be, or became, too long",
 	exitUnsupported:  "the mode or source that was asked for can't work safely here",
 	exitStillPaused:  "THE GUEST MAY STILL BE PAUSED: act now",
 	exitInterrupted:  "interrupted",
@@ -83,6 +85,7 @@ var exitClasses = []struct {
 	next  string
 }{
 	{hv.ErrStillPaused, exitStillPaused, "resume the guest by hand: virsh resume DOMAIN"},
+	{capture.ErrPauseTooLong, exitTooLong, "allow a longer one with --max-pause; snap check DOMAIN says what each way would take"},
 	{context.Canceled, exitInterrupted, ""},
 	{context.DeadlineExceeded, exitFailed, "allow more time with --timeout"},
 	{hv.ErrNoDomain, exitNoDomain, "snap list shows the domains of a connection; -c chooses another one"},

@@ -69,8 +69,7 @@ func archName(sys *guest.System) string {
 
 // addResult adds what a finished capture counted.
 func addResult(sum *report.Summary, r *capture.Result) {
-	sum.Source, sum.Consistent = r.Mechanism, r.Consistent
-	sum.PauseMS = milliseconds(r.Pause)
+	addPause(sum, r)
 	for _, w := range r.Warnings {
 		sum.Warn("%s", w)
 	}
@@ -198,7 +197,7 @@ func (a *app) tell(sum *report.Summary, doc []byte) error {
 	if a.logFormat == "json" {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
-			Float64("pause_ms", sum.PauseMS).Float64("duration_ms", sum.DurationMS).
+			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
 			Uint64("unreadable_pages", sum.Pages.Unreadable).Bool("consistent", sum.Consistent).
 			Msg("dump written")
 		return nil
@@ -234,7 +233,7 @@ func moment(sum *report.Summary) string {
 	case !sum.Consistent:
 		return "pages are from different times: the guest ran on"
 	case sum.PauseMS > 0:
-		return "one point in time; the guest stood still for " + duration(sum.PauseMS)
+		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
 	default:
 		return "one point in time"
 	}

@@ -28,8 +28,14 @@ type taken struct {
 	plain  string // path of the expanded dump
 }
 
-// take takes a dump of vm, verifies and expands it.
+// take takes a dump of vm by way of a spool, verifies and expands it.
 func take(t *testing.T, vm *imageVM, o Options) (*taken, error) {
+	t.Helper()
+	return takeBy(t, &Job{VM: vm, Mode: ModePause, Mechanism: hv.MechanismAuto, Look: o, Log: zerolog.Nop(), Spool: 1 << 30})
+}
+
+// takeBy does the job, verifies the dump and expands it.
+func takeBy(t *testing.T, job *Job) (*taken, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "out.dmp.zst")
 	out, err := os.Create(path)
@@ -37,7 +43,6 @@ func take(t *testing.T, vm *imageVM, o Options) (*taken, error) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { out.Close() })
-	job := Job{VM: vm, Mode: ModePause, Mechanism: hv.MechanismAuto, Look: o, Log: zerolog.Nop()}
 	res, err := job.Take(t.Context(), out)
 	if err != nil {
 		return nil, err
@@ -288,8 +293,11 @@ func TestManyHoles(t *testing.T) {
 // protectedPages is what exclusion refuses, so that tests ask for other pages.
 func protectedPages(t *testing.T, vm *imageVM) phys.Runs {
 	t.Helper()
-	d := mustTake(t, vm, Options{})
-	sets, err := d.res.Survey.System.Protected(t.Context())
+	s, err := Look(t.Context(), vm.im, vm.im.RAM(), vm.im.Registers(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets, err := s.System.Protected(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

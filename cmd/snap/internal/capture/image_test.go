@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,12 @@ type imageVM struct {
 	im     *ntlab.Image
 	paused bool
 	holds  int // pauses so far
+	reads  atomic.Int64
+
+	// What happens to the guest, if not nil.
+	onPause   func()
+	onRelease func()
+	onRead    func(ctx context.Context, p []byte, at phys.Addr) error // an error is that of the read
 }
 
 // newGuest builds a small Windows guest that the test may change.
@@ -35,7 +42,7 @@ func (v *imageVM) Identity() hv.Identity { return hv.Identity{Name: "image"} }
 func (v *imageVM) Registers(context.Context) ([]phys.Registers, error) { return v.im.Registers(), nil }
 
 func (v *imageVM) OpenMemory(context.Context, hv.Mechanism) (hv.Memory, error) {
-	return imageMemory{v.im}, nil
+	return imageMemory{v.im, v}, nil
 }
 
 func (v *imageVM) State(context.Context) (hv.State, error) {
@@ -51,6 +58,9 @@ func (v *imageVM) Pause(context.Context) (hv.Hold, error) {
 	}
 	v.paused = true
 	v.holds++
+	if v.onPause != nil {
+		v.onPause()
+	}
 	return &imageHold{v}, nil
 }
 
@@ -62,11 +72,27 @@ func (h *imageHold) Release() (time.Duration, error) {
 	if h.vm == nil {
 		return 0, nil
 	}
+	if h.vm.paused && h.vm.onRelease != nil {
+		h.vm.onRelease()
+	}
 	h.vm.paused = false
 	return time.Millisecond, nil
 }
 
-type imageMemory struct{ *ntlab.Image }
+type imageMemory struct {
+	*ntlab.Image
+	vm *imageVM
+}
+
+func (m imageMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	m.vm.reads.Add(1)
+	if m.vm.onRead != nil {
+		if err := m.vm.onRead(ctx, p, at); err != nil {
+			return err
+		}
+	}
+	return m.Image.ReadPhys(ctx, p, at)
+}
 
 func (imageMemory) Mechanism() string { return "image" }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"snap/dump"
 	"snap/exclude"
@@ -26,6 +27,8 @@ type Survey struct {
 	Adverts    *guest.Adverts // what drivers in the guest ask to leave out
 	Exclusions *exclude.Plan  // what stays out, and the account of every request
 	Excluded   uint64         // pages of the dump that stay out
+
+	Took time.Duration // to find all this
 
 	// Warnings are for the operator: what is odd and could be worked around.
 	Warnings []string
@@ -47,6 +50,7 @@ var ErrTooManyRuns = errors.New("too many runs")
 
 // Look surveys the guest in mem. cpus may be empty where a source has none.
 func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o Options) (*Survey, error) {
+	start := time.Now()
 	sys, err := guest.Discover(ctx, mem, ram, cpus)
 	if err != nil {
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
@@ -72,6 +76,7 @@ func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Regis
 	if s.Plan.Overlays, err = s.overlays(ctx); err != nil {
 		return nil, err
 	}
+	s.Took = time.Since(start)
 	return s, nil
 }
 

@@ -39,6 +39,15 @@ type Job struct {
 	Write     dump.Options
 	Log       zerolog.Logger
 
+	// MaxPause is the longest that ModePause may hold a running guest still; 0
+	// is no limit. A pause that is estimated to be longer is not begun, and one
+	// that becomes longer is ended: errors.Is(err, ErrPauseTooLong).
+	MaxPause time.Duration
+	// Spool is how many bytes of the host's memory ModePause may use to copy a
+	// running guest's pages to, so that all else happens when it runs again.
+	// Where they don't fit, it stands still until the dump is written.
+	Spool uint64
+
 	// Writing is called once, when everything is known and the pages are
 	// about to be read.
 	Writing func(*Result)
@@ -46,12 +55,22 @@ type Job struct {
 
 // Result is what a Job did.
 type Result struct {
-	Survey     *Survey
+	Survey     *Survey // once Take has returned, the memory that it is of is closed
 	Stats      *dump.Stats
 	Mechanism  string
 	Consistent bool          // all pages are of one point in time
 	Pause      time.Duration // how long snap held the guest still
+	Estimate   PauseEstimate // of that, made before; zero if snap held nothing
+	Spooled    bool          // the guest stood still for a copy only
 	Warnings   []string
+}
+
+// taking is a Job under way.
+type taking struct {
+	w     io.Writer
+	mem   hv.Memory
+	early *Survey // of the guest while it ran
+	res   *Result
 }
 
 // Take writes the dump to w. When it returns, the guest does what it did
@@ -73,24 +92,18 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 		return nil, err
 	}
 	res = &Result{Mechanism: mem.Mechanism(), Consistent: state == hv.StatePaused}
-	if j.Mode == ModePause {
-		hold, err := j.VM.Pause(ctx)
-		if err != nil {
-			return nil, err
-		}
-		release := func() (err error) {
-			res.Pause, err = hold.Release()
-			return err
-		}
-		defer func() {
-			if r := release(); r != nil && !errors.Is(err, hv.ErrStillPaused) {
-				err = errors.Join(err, r)
-			}
-		}()
-		res.Consistent = true
-		return res, j.write(ctx, w, mem, early, res, release)
+	t := &taking{w: w, mem: mem, early: early, res: res}
+	if j.Mode != ModePause {
+		return res, j.write(ctx, t)
 	}
-	return res, j.write(ctx, w, mem, early, res, func() error { return nil })
+	if state, err = j.VM.State(ctx); err != nil {
+		return nil, err
+	}
+	if state == hv.StatePaused {
+		// No pause of ours: nothing to make short, and nothing to end.
+		return res, j.hold(ctx, 0, res, func(ctx context.Context) error { return j.write(ctx, t) })
+	}
+	return res, j.takePaused(ctx, t)
 }
 
 // lookWhileRunning surveys a guest that may change underneath.
@@ -108,36 +121,37 @@ func (j *Job) lookWhileRunning(ctx context.Context, mem hv.Memory) (*Survey, err
 	}
 }
 
-// write surveys the guest as it is now and writes it out. release lets the
-// guest go as soon as its last page was read.
-func (j *Job) write(ctx context.Context, w io.Writer, mem hv.Memory, early *Survey, res *Result, release func() error) error {
+// write surveys the guest as it is now and writes it out.
+func (j *Job) write(ctx context.Context, t *taking) error {
 	cpus, err := j.VM.Registers(ctx)
 	if err != nil {
 		return err
 	}
-	mem, closeMem, err := j.sameRAM(ctx, mem, res)
+	mem, closeMem, err := j.sameRAM(ctx, t.mem, t.res)
 	if err != nil {
 		return err
 	}
 	defer closeMem()
+	return j.writeFrom(ctx, t, mem, cpus)
+}
+
+// writeFrom surveys mem and writes it out.
+func (j *Job) writeFrom(ctx context.Context, t *taking, mem hv.Memory, cpus []phys.Registers) error {
 	look := j.Look
-	look.Earlier = early
+	look.Earlier = t.early
 	s, err := Look(ctx, mem, mem.RAM(), cpus, look)
 	switch {
 	case err == nil:
 	case j.Mode == ModeLive && ctx.Err() == nil:
-		s = early
-		res.warn("the guest changed while it was looked at again: the header is of %v", err)
+		s = t.early
+		t.res.warn("the guest changed while it was looked at again: the header is of %v", err)
 	default:
 		return err
 	}
-	if !slices.Equal(early.System.PhysicalMemory, s.System.PhysicalMemory) {
-		res.warn("the guest's memory changed while the dump began: the header was made again")
+	if !slices.Equal(t.early.System.PhysicalMemory, s.System.PhysicalMemory) {
+		t.res.warn("the guest's memory changed while the dump began: the header was made again")
 	}
-	if err := writeSurvey(ctx, w, mem, s, res, j.Write, j.Writing); err != nil {
-		return err
-	}
-	return release()
+	return writeSurvey(ctx, t.w, mem, s, t.res, j.Write, j.Writing)
 }
 
 // writeSurvey writes the dump that s describes from the memory that it was
@@ -167,13 +181,11 @@ func writeSurvey(ctx context.Context, w io.Writer, mem hv.Memory, s *Survey, res
 // sameRAM returns mem, or the memory opened anew where the guest's RAM map is
 // no longer that of mem.
 func (j *Job) sameRAM(ctx context.Context, mem hv.Memory, res *Result) (hv.Memory, func(), error) {
-	mapper, ok := j.VM.(interface {
-		RAM(context.Context) (phys.Runs, error)
-	})
+	m, ok := j.VM.(mapper)
 	if !ok {
 		return mem, func() {}, nil
 	}
-	ram, err := mapper.RAM(ctx)
+	ram, err := m.RAM(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -21,11 +21,13 @@ type Summary struct {
 	Output   string    `json:"output"`
 	ExitCode int       `json:"exit_code"`
 
-	Mode       string  `json:"mode"`
-	Source     string  `json:"source"`
-	Consistent bool    `json:"consistent"`
-	PauseMS    float64 `json:"pause_ms"`
-	DurationMS float64 `json:"duration_ms"`
+	Mode            string  `json:"mode"`
+	Source          string  `json:"source"`
+	Consistent      bool    `json:"consistent"`
+	PauseMS         float64 `json:"pause_ms"`
+	PauseEstimateMS float64 `json:"pause_estimate_ms"`
+	Spooled         bool    `json:"spooled"` // the guest stood still for a copy only
+	DurationMS      float64 `json:"duration_ms"`
 
 	Guest  Guest   `json:"guest"`
 	Header Header  `json:"header"`
