@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -60,7 +61,7 @@ guest that was paused already stays so, for as long as it takes.`,
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
 		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
 	o.lookOptions.addTo(cmd)
-	f.IntVar(&o.nice, "nice", 10, "scheduling priority of snap, 0 to 19")
+	f.IntVar(&o.nice, "nice", 10, "scheduling priority of snap while it doesn't hold the guest still, 0 to 19")
 	f.DurationVar(&o.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
 	return cmd
 }
@@ -75,9 +76,6 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.timeout)
 		defer cancel()
-	}
-	if err := limits.Nice(o.nice); err != nil {
-		a.log.Warn().Err(err).Msg("priority unchanged")
 	}
 	vm, closeVM, err := a.openDomain(ctx, ref)
 	if err != nil {
@@ -96,7 +94,16 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	job.VM = vm
 	job.Write.Progress = &out.progress
 	sum := a.newSummary(id, o.mode)
+	// Only what happens when the guest isn't held waits for others.
+	lower := sync.OnceFunc(func() {
+		if err := limits.Nice(o.nice); err != nil {
+			a.log.Warn().Err(err).Msg("priority unchanged")
+		}
+	})
 	job.Writing = func(r *capture.Result) {
+		if !r.Held {
+			lower()
+		}
 		describeGuest(sum, r.Survey)
 		addPause(sum, r)
 		out.showProgress("dumping " + id.Name)
@@ -107,6 +114,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	}
 	res, err := job.Take(ctx, out.writer())
 	out.stopProgress()
+	lower()
 	if err != nil {
 		return pauseAdvice(fmt.Errorf("dump %s: %w", id.Name, err))
 	}

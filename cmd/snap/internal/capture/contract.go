@@ -23,12 +23,17 @@ type PauseEstimate struct {
 	Pages   uint64        // to be read meanwhile
 	Reading time.Duration // of all these pages, from a sample of them that was read for it
 	Looking time.Duration // for what Windows has in its memory, measured on the running guest
-	State   time.Duration // of reading registers, RAM map and the host's page table, measured as well
+	State   time.Duration // of asking for registers and RAM map, measured as well
 	Switch  time.Duration // of stopping and starting the guest, assumed
 }
 
 // Total is how long the guest would stand still in all.
-func (e PauseEstimate) Total() time.Duration { return e.Reading + e.Looking + e.State + e.Switch }
+func (e PauseEstimate) Total() time.Duration {
+	if e.Spooled { // pages are copied while the hypervisor is asked
+		return max(e.Reading, e.State) + e.Switch
+	}
+	return e.Reading + e.Looking + e.State + e.Switch
+}
 
 // String tells what the pause is made of.
 func (e PauseEstimate) String() string {
@@ -36,12 +41,12 @@ func (e PauseEstimate) String() string {
 	if e.Spooled {
 		doing = "copy"
 	}
-	rate := "nothing"
+	rate := "once"
 	if e.Reading > 0 {
 		rate = size(uint64(float64(e.Pages<<phys.PageShift)/e.Reading.Seconds())) + "/s"
 	}
 	return fmt.Sprintf("%s to %s at %s take %s, all else %s", size(e.Pages<<phys.PageShift), doing, rate,
-		rounded(e.Reading), rounded(e.Looking+e.State+e.Switch))
+		rounded(e.Reading), rounded(e.Total()-e.Reading))
 }
 
 func size(n uint64) string { return humanize.IBytes(n) }
@@ -88,9 +93,17 @@ func (j *Job) workers() int {
 // estimateSpooled copies a sample of the populated pages, as the pause will.
 func (j *Job) estimateSpooled(ctx context.Context, mem hv.Memory) (*PauseEstimate, error) {
 	e := &PauseEstimate{Spooled: true, Switch: stopAndStart}
-	set, err := j.measureState(ctx, mem, e)
-	if err != nil || e.Pages == 0 {
-		return e, err
+	if err := j.measureState(ctx, e); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	set, _, err := mem.Populated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	scan := time.Since(start)
+	if e.Pages = set.Pages(); e.Pages == 0 {
+		return e, nil
 	}
 	sample := sampleOf(set)
 	memory, err := newRegion(sample.Pages() << phys.PageShift)
@@ -105,18 +118,18 @@ func (j *Job) estimateSpooled(ctx context.Context, mem hv.Memory) (*PauseEstimat
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
+	start = time.Now()
 	if err := s.fill(ctx, mem, j.workers()); err != nil {
 		return nil, fmt.Errorf("probe how fast the guest's memory can be read: %w", err)
 	}
-	e.Reading = time.Duration(float64(time.Since(start)) * float64(e.Pages) / float64(sample.Pages()))
+	e.Reading = scan + time.Duration(float64(time.Since(start))*float64(e.Pages)/float64(sample.Pages()))
 	return e, nil
 }
 
 // estimateUnspooled reads and compresses a sample of the pages of the dump.
 func (j *Job) estimateUnspooled(ctx context.Context, mem hv.Memory, s *Survey) (*PauseEstimate, error) {
 	e := &PauseEstimate{Switch: stopAndStart, Looking: s.Took}
-	if _, err := j.measureState(ctx, mem, e); err != nil {
+	if err := j.measureState(ctx, e); err != nil {
 		return nil, err
 	}
 	o := j.Write
@@ -129,21 +142,17 @@ func (j *Job) estimateUnspooled(ctx context.Context, mem hv.Memory, s *Survey) (
 	return e, nil
 }
 
-// measureState reads what a pause begins with, and returns the populated pages.
-func (j *Job) measureState(ctx context.Context, mem hv.Memory, e *PauseEstimate) (phys.Runs, error) {
+// measureState asks the hypervisor what it is asked for during a pause.
+func (j *Job) measureState(ctx context.Context, e *PauseEstimate) error {
 	start := time.Now()
 	if _, err := j.VM.Registers(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if m, ok := j.VM.(mapper); ok {
 		if _, err := m.RAM(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	set, _, err := mem.Populated(ctx)
-	if err != nil {
-		return nil, err
-	}
-	e.State, e.Pages = time.Since(start), set.Pages()
-	return set, nil
+	e.State = time.Since(start)
+	return nil
 }

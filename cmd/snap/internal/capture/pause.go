@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"snap/guest/phys"
 	"snap/hv"
@@ -66,7 +69,7 @@ func (j *Job) takePaused(ctx context.Context, t *taking) error {
 	if err := j.begin(t.res, e); err != nil {
 		return err
 	}
-	return j.hold(ctx, j.MaxPause, t.res, func(ctx context.Context) error { return j.write(ctx, t) })
+	return j.hold(ctx, true, t.res, func(ctx context.Context) error { return j.write(ctx, t) })
 }
 
 // begin notes the estimate and fails if it doesn't fit.
@@ -117,26 +120,31 @@ func (j *Job) takeSpooled(ctx context.Context, t *taking, pages uint64) error {
 // stands still. memory is the spool's only if there is no error.
 func (j *Job) copyPaused(ctx context.Context, t *taking, memory region) (s *spool, cpus []phys.Registers, err error) {
 	var full error
-	err = j.hold(ctx, j.MaxPause, t.res, func(ctx context.Context) (err error) {
-		if cpus, err = j.VM.Registers(ctx); err != nil {
+	err = j.hold(ctx, true, t.res, func(ctx context.Context) (err error) {
+		// The hypervisor takes a while to answer, and nothing changes meanwhile.
+		var mem hv.Memory
+		var closeMem func()
+		var asked errgroup.Group
+		asked.Go(func() (err error) {
+			if cpus, err = j.VM.Registers(ctx); err != nil {
+				return err
+			}
+			mem, closeMem, err = j.sameRAM(ctx, t.mem, t.res)
 			return err
-		}
-		mem, closeMem, err := j.sameRAM(ctx, t.mem, t.res)
-		if err != nil {
-			return err
+		})
+		s, err = j.copyNow(ctx, t.mem, memory)
+		if asked := asked.Wait(); asked != nil {
+			return asked
 		}
 		defer closeMem()
-		// All of RAM that is populated, not only what Windows says is memory:
-		// which pages that are is only known when the copy is looked at.
-		set, known, err := mem.Populated(ctx)
-		if err != nil {
-			return err
+		if !slices.Equal(mem.RAM(), t.mem.RAM()) {
+			s, err = j.copyNow(ctx, mem, memory)
 		}
-		if s, err = newSpool(memory, mem, set, known); err != nil {
-			full = fmt.Errorf("%w: %w: %s of the guest's memory are populated by now", errNoSpool, err, size(set.Pages()<<phys.PageShift))
+		if errors.Is(err, errSpoolFull) {
+			full = fmt.Errorf("%w: %w", errNoSpool, err)
 			return nil
 		}
-		return s.fill(ctx, mem, j.workers())
+		return err
 	})
 	if err == nil && full != nil {
 		err = full // and only that: the guest runs again
@@ -144,11 +152,29 @@ func (j *Job) copyPaused(ctx context.Context, t *taking, memory region) (s *spoo
 	return s, cpus, err
 }
 
-// hold calls do while the guest stands still, for no longer than limit if there
-// is one: then do's context ends. When hold returns, the guest does what it did
+// copyNow copies what is populated now to memory. That is all such pages of RAM
+// and not only what Windows says is memory: which pages those are is only known
+// when the copy is looked at.
+func (j *Job) copyNow(ctx context.Context, mem hv.Memory, memory region) (*spool, error) {
+	set, known, err := mem.Populated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSpool(memory, mem, set, known)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s of the guest's memory are populated by now", err, size(set.Pages()<<phys.PageShift))
+	}
+	return s, s.fill(ctx, mem, j.workers())
+}
+
+// hold calls do while the guest stands still. Where the pause is ours, and not
+// somebody else's, do's context ends when the time for it is up. When hold returns, the guest does what it did
 // before, unless errors.Is(err, hv.ErrStillPaused).
-func (j *Job) hold(ctx context.Context, limit time.Duration, res *Result, do func(context.Context) error) (err error) {
-	within := ctx
+func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.Context) error) (err error) {
+	within, limit := ctx, j.MaxPause
+	if !ours {
+		limit = 0
+	}
 	if limit > 0 {
 		var cancel context.CancelFunc
 		within, cancel = context.WithTimeoutCause(ctx, limit, errRanOver)
@@ -175,11 +201,13 @@ func (j *Job) hold(ctx context.Context, limit time.Duration, res *Result, do fun
 	}
 	defer func() {
 		var r error
-		if stood, r = hold.Release(); r != nil && !errors.Is(err, hv.ErrStillPaused) {
+		stood, r = hold.Release()
+		res.Held = false
+		if r != nil && !errors.Is(err, hv.ErrStillPaused) {
 			err = errors.Join(err, r)
 		}
 	}()
-	res.Consistent = true
+	res.Consistent, res.Held = true, ours
 	return do(within)
 }
 

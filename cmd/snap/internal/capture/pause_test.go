@@ -276,3 +276,65 @@ func TestSourceDies(t *testing.T) {
 		})
 	}
 }
+
+// growingVM is a guest that gets its last pages when it is paused.
+type growingVM struct {
+	*imageVM
+	cut    uint64 // pages
+	opened int
+}
+
+func (v *growingVM) RAM(context.Context) (phys.Runs, error) { return v.ramNow(), nil }
+
+func (v *growingVM) ramNow() phys.Runs {
+	ram := slices.Clone(v.im.RAM())
+	if !v.paused {
+		ram[len(ram)-1].Pages -= v.cut
+	}
+	return ram
+}
+
+func (v *growingVM) OpenMemory(context.Context, hv.Mechanism) (hv.Memory, error) {
+	v.opened++
+	return partOfMemory{imageMemory{v.im, v.imageVM}, v.ramNow()}, nil
+}
+
+// partOfMemory is the memory of an image in a part of its RAM.
+type partOfMemory struct {
+	imageMemory
+	ram phys.Runs
+}
+
+func (m partOfMemory) RAM() phys.Runs { return m.ram }
+
+func (m partOfMemory) Populated(context.Context) (phys.Runs, bool, error) {
+	return m.Image.Populated().Intersect(m.ram), true, nil
+}
+
+func (m partOfMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	if !m.ram.Covers(at, uint64(len(p))) {
+		return &phys.AccessError{At: at, Len: len(p), Err: phys.ErrNotRAM}
+	}
+	return m.imageMemory.ReadPhys(ctx, p, at)
+}
+
+// TestGuestGrows demands all of a guest that gets memory between the look at it
+// and its pause.
+func TestGuestGrows(t *testing.T) {
+	vm := &growingVM{imageVM: newGuest(t, ntlab.Config{Seed: 20})}
+	last := windowsPages(t, vm.im).End() - 1
+	vm.cut = uint64(vm.im.RAM().End() - last)
+	if err := vm.im.WritePhys(last.Addr(), bytes.Repeat([]byte{0x77}, phys.PageSize)); err != nil {
+		t.Fatal(err)
+	}
+	job := pauseJob(vm.imageVM, spoolSize)
+	job.VM = vm
+	d, err := takeBy(t, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.comparePages(t, vm.im, windowsPages(t, vm.im))
+	if vm.opened != 2 || !d.res.Spooled || vm.holds != 1 || len(d.res.Warnings) == 0 {
+		t.Errorf("memory opened %d times, spooled %v, %d pauses, warnings %q", vm.opened, d.res.Spooled, vm.holds, d.res.Warnings)
+	}
+}

@@ -62,6 +62,7 @@ type Result struct {
 	Pause      time.Duration // how long snap held the guest still
 	Estimate   PauseEstimate // of that, made before; zero if snap held nothing
 	Spooled    bool          // the guest stood still for a copy only
+	Held       bool          // snap holds the guest still right now
 	Warnings   []string
 }
 
@@ -101,7 +102,7 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 	}
 	if state == hv.StatePaused {
 		// No pause of ours: nothing to make short, and nothing to end.
-		return res, j.hold(ctx, 0, res, func(ctx context.Context) error { return j.write(ctx, t) })
+		return res, j.hold(ctx, false, res, func(ctx context.Context) error { return j.write(ctx, t) })
 	}
 	return res, j.takePaused(ctx, t)
 }
