@@ -29,6 +29,7 @@ type spool struct {
 
 	mu     sync.RWMutex // held for reading by reads, so that Close waits for them
 	memory region
+	closed bool
 }
 
 var _ hv.Memory = (*spool)(nil)
@@ -82,7 +83,7 @@ func (s *spool) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	if err := ctx.Err(); err != nil {
 		return fail(err)
 	}
-	if s.memory == nil {
+	if s.closed {
 		return fail(os.ErrClosed)
 	}
 	if !s.ram.Covers(at, uint64(len(p))) {
@@ -140,6 +141,6 @@ func (s *spool) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.memory.free()
-	s.memory = nil
+	s.memory, s.closed = nil, true
 	return err
 }
