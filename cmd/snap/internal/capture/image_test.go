@@ -14,7 +14,7 @@ import (
 // imageVM is a lab image as a domain that is running until it is paused.
 type imageVM struct {
 	im     *ntlab.Image
-	paused bool
+	paused atomic.Bool
 	holds  int // pauses so far
 	reads  atomic.Int64
 
@@ -46,17 +46,17 @@ func (v *imageVM) OpenMemory(context.Context, hv.Mechanism) (hv.Memory, error) {
 }
 
 func (v *imageVM) State(context.Context) (hv.State, error) {
-	if v.paused {
+	if v.paused.Load() {
 		return hv.StatePaused, nil
 	}
 	return hv.StateRunning, nil
 }
 
 func (v *imageVM) Pause(context.Context) (hv.Hold, error) {
-	if v.paused {
+	if v.paused.Load() {
 		return &imageHold{}, nil
 	}
-	v.paused = true
+	v.paused.Store(true)
 	v.holds++
 	if v.onPause != nil {
 		v.onPause()
@@ -72,10 +72,10 @@ func (h *imageHold) Release() (time.Duration, error) {
 	if h.vm == nil {
 		return 0, nil
 	}
-	if h.vm.paused && h.vm.onRelease != nil {
+	if h.vm.paused.Load() && h.vm.onRelease != nil {
 		h.vm.onRelease()
 	}
-	h.vm.paused = false
+	h.vm.paused.Store(false)
 	return time.Millisecond, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -182,6 +183,7 @@ func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.
 	}
 	began := time.Now()
 	var stood time.Duration
+	var released error
 	defer func() {
 		res.Pause += stood
 		over := ctx.Err() == nil && errors.Is(context.Cause(within), errRanOver)
@@ -199,12 +201,18 @@ func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.
 	if err != nil {
 		return err
 	}
+	release := sync.OnceFunc(func() { stood, released = hold.Release() })
+	// Whatever do hangs in, a destination that takes no more for one, the guest
+	// doesn't wait for it.
+	stop := context.AfterFunc(within, release)
 	defer func() {
-		var r error
-		stood, r = hold.Release()
+		if !stop() && err == nil {
+			err = fmt.Errorf("hold the guest still: %w", context.Cause(within))
+		}
+		release()
 		res.Held = false
-		if r != nil && !errors.Is(err, hv.ErrStillPaused) {
-			err = errors.Join(err, r)
+		if released != nil && !errors.Is(err, hv.ErrStillPaused) {
+			err = errors.Join(err, released)
 		}
 	}()
 	res.Consistent, res.Held = true, ours

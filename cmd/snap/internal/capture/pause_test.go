@@ -124,8 +124,8 @@ func TestSpoolOvertaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.comparePages(t, vm.im, windowsPages(t, vm.im))
-	if d.res.Spooled || vm.holds != 2 || vm.paused || len(d.res.Warnings) != 1 {
-		t.Errorf("spooled %v, %d pauses, paused %v, warnings %q; want a second pause without a spool", d.res.Spooled, vm.holds, vm.paused, d.res.Warnings)
+	if d.res.Spooled || vm.holds != 2 || vm.paused.Load() || len(d.res.Warnings) != 1 {
+		t.Errorf("spooled %v, %d pauses, paused %v, warnings %q; want a second pause without a spool", d.res.Spooled, vm.holds, vm.paused.Load(), d.res.Warnings)
 	}
 }
 
@@ -141,7 +141,7 @@ func TestGapsOfTheCopy(t *testing.T) {
 	vm.onRead = func(_ context.Context, p []byte, at phys.Addr) error {
 		r, _ := phys.RunOf(at, uint64(len(p)))
 		for _, pfn := range broken {
-			if vm.paused && r.Base <= pfn && pfn < r.End() {
+			if vm.paused.Load() && r.Base <= pfn && pfn < r.End() {
 				return &phys.AccessError{At: pfn.Addr(), Len: phys.PageSize, Err: errors.New("poisoned")}
 			}
 		}
@@ -195,7 +195,7 @@ func TestPauseNotBegun(t *testing.T) {
 // ctx lasts.
 func stuck(vm *imageVM) {
 	vm.onRead = func(ctx context.Context, p []byte, at phys.Addr) error {
-		if !vm.paused {
+		if !vm.paused.Load() {
 			return nil
 		}
 		<-ctx.Done()
@@ -217,10 +217,32 @@ func TestPauseEnded(t *testing.T) {
 			if !errors.Is(err, ErrPauseTooLong) || !errors.As(err, &e) {
 				t.Fatalf("Take() = %v; want ErrPauseTooLong", err)
 			}
-			if e.Stood == 0 || e.Err == nil || vm.holds != 1 || vm.paused {
-				t.Errorf("error is %+v after %d pauses, paused %v; want one that was ended", e, vm.holds, vm.paused)
+			if e.Stood == 0 || e.Err == nil || vm.holds != 1 || vm.paused.Load() {
+				t.Errorf("error is %+v after %d pauses, paused %v; want one that was ended", e, vm.holds, vm.paused.Load())
 			}
 		})
+	}
+}
+
+// stalled takes nothing before it is let go.
+type stalled struct{ until chan struct{} }
+
+func (w stalled) Write(p []byte) (int, error) {
+	<-w.until
+	return len(p), nil
+}
+
+// TestStalledDestination demands that a guest doesn't wait for a destination
+// that takes nothing: what waits is let go only when the guest runs again.
+func TestStalledDestination(t *testing.T) {
+	vm := newGuest(t, ntlab.Config{Seed: 24})
+	w := stalled{make(chan struct{})}
+	vm.onRelease = func() { close(w.until) }
+	job := pauseJob(vm, 0)
+	job.MaxPause = 5 * time.Second // for an estimate that fits on any machine
+	_, err := job.Take(t.Context(), w)
+	if !errors.Is(err, ErrPauseTooLong) || vm.holds != 1 || vm.paused.Load() {
+		t.Errorf("Take() = %v after %d pauses, paused %v; want ErrPauseTooLong after one", err, vm.holds, vm.paused.Load())
 	}
 }
 
@@ -234,8 +256,8 @@ func TestPauseInterrupted(t *testing.T) {
 	job := pauseJob(vm, spoolSize)
 	job.MaxPause = time.Hour
 	_, err := job.Take(ctx, &bytes.Buffer{})
-	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrPauseTooLong) || vm.holds != 1 || vm.paused {
-		t.Errorf("Take() = %v after %d pauses, paused %v; want context.Canceled after one", err, vm.holds, vm.paused)
+	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrPauseTooLong) || vm.holds != 1 || vm.paused.Load() {
+		t.Errorf("Take() = %v after %d pauses, paused %v; want context.Canceled after one", err, vm.holds, vm.paused.Load())
 	}
 }
 
@@ -243,15 +265,15 @@ func TestPauseInterrupted(t *testing.T) {
 // and no copy, and stays paused.
 func TestPauseOfOthers(t *testing.T) {
 	vm := newGuest(t, ntlab.Config{Seed: 18})
-	vm.paused = true
+	vm.paused.Store(true)
 	job := pauseJob(vm, spoolSize)
 	job.MaxPause = time.Nanosecond
 	d, err := takeBy(t, job)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.res.Pause != 0 || d.res.Spooled || !d.res.Consistent || d.res.Estimate != (PauseEstimate{}) || !vm.paused || vm.holds != 0 {
-		t.Errorf("result is %+v, paused %v, %d pauses", d.res, vm.paused, vm.holds)
+	if d.res.Pause != 0 || d.res.Spooled || !d.res.Consistent || d.res.Estimate != (PauseEstimate{}) || !vm.paused.Load() || vm.holds != 0 {
+		t.Errorf("result is %+v, paused %v, %d pauses", d.res, vm.paused.Load(), vm.holds)
 	}
 }
 
@@ -264,14 +286,14 @@ func TestSourceDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			vm.onRead = func(_ context.Context, p []byte, at phys.Addr) error {
-				if vm.paused {
+				if vm.paused.Load() {
 					return &phys.AccessError{At: at, Len: len(p), Err: cause}
 				}
 				return nil
 			}
 			_, err := pauseJob(vm, spoolSize).Take(t.Context(), &bytes.Buffer{})
-			if !errors.Is(err, cause) || vm.holds != 1 || vm.paused {
-				t.Errorf("Take() = %v, paused %v; want %v and a guest that runs", err, vm.paused, cause)
+			if !errors.Is(err, cause) || vm.holds != 1 || vm.paused.Load() {
+				t.Errorf("Take() = %v, paused %v; want %v and a guest that runs", err, vm.paused.Load(), cause)
 			}
 		})
 	}
@@ -288,7 +310,7 @@ func (v *growingVM) RAM(context.Context) (phys.Runs, error) { return v.ramNow(),
 
 func (v *growingVM) ramNow() phys.Runs {
 	ram := slices.Clone(v.im.RAM())
-	if !v.paused {
+	if !v.paused.Load() {
 		ram[len(ram)-1].Pages -= v.cut
 	}
 	return ram
