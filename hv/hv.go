@@ -31,6 +31,9 @@ var (
 	ErrUnsupported = errors.New("not possible here")
 	// ErrStillPaused: the guest was paused by snap and could not be resumed.
 	ErrStillPaused = errors.New("guest may still be paused")
+	// ErrDisturbed: somebody else resumed the guest while snap held it, so
+	// that what was read is not of one point in time.
+	ErrDisturbed = errors.New("the guest was interfered with")
 	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
 	ErrFormat = errors.New("damaged or unknown format")
 )

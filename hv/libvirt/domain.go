@@ -118,7 +118,8 @@ type Domain struct {
 	dom  rpc.Domain
 	host string
 
-	bounds *limits // on pausing; nil for the defaults
+	bounds *limits  // on pausing; nil for the defaults
+	kept   *keeping // what stands behind a pause; nil if nothing does
 }
 
 var _ hv.VM = (*Domain)(nil)

@@ -55,7 +55,14 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
 	}
-	h := &hold{d: d, session: s, began: time.Now(), limits: d.limits()}
+	h := &hold{d: d, session: s, limits: d.limits()}
+	if d.kept != nil {
+		if err := d.kept.hold(ctx, d); err != nil {
+			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
+		}
+		h.kept, h.watch = d.kept, d.kept.watch
+	}
+	h.began = time.Now()
 	err = h.suspend(ctx)
 	if err == nil && ctx.Err() == nil {
 		return h, nil
@@ -111,7 +118,12 @@ type hold struct {
 	began   time.Time
 	unsure  bool // suspend had no answer
 	refused bool // the daemon said that it didn't suspend
+	asked   bool // for a resume
 	limits  limits
+
+	kept  *keeping // what else undoes it, nil if nothing does
+	watch *Watch   // sees resumes by others, nil if nobody looks
+	run   string   // whose marker the guest must bear, if h is adopted
 
 	once  sync.Once
 	stood time.Duration
@@ -149,6 +161,9 @@ func (h *hold) suspend(ctx context.Context) error {
 func (h *hold) giveUp() error {
 	if h.refused {
 		_ = h.session.close() // nothing was done on it
+		if h.kept != nil {
+			h.kept.free(h.d)
+		}
 		return nil
 	}
 	_, err := h.Release()
@@ -161,7 +176,7 @@ func (h *hold) Release() (time.Duration, error) {
 		ctx, cancel := within(context.Background(), h.limits.resumeFor)
 		defer cancel()
 		h.err = h.resume(ctx)
-		if h.err != nil && !errors.Is(h.err, hv.ErrNoDomain) && !errors.Is(h.err, hv.ErrNotRunning) {
+		if h.err != nil && !settled(h.err) {
 			h.err = fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",
 				h.d.dom.Name, hv.ErrStillPaused, h.err, h.d.conn.URI(), h.d.dom.Name)
 		}
@@ -171,8 +186,16 @@ func (h *hold) Release() (time.Duration, error) {
 		if h.session != nil {
 			_ = h.session.close() // its work is done
 		}
+		if h.kept != nil && (h.err == nil || settled(h.err)) {
+			h.kept.free(h.d)
+		}
 	})
 	return h.stood, h.err
+}
+
+// settled reports whether err, of a resume, says that there is nothing to resume.
+func settled(err error) bool {
+	return errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) || errors.Is(err, hv.ErrDisturbed)
 }
 
 // resume tries until the guest is seen to run, or ctx ends.
@@ -204,8 +227,7 @@ func (h *hold) try(ctx context.Context) (done bool, err error) {
 	} else {
 		err = h.start(ctx)
 	}
-	final := errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) || errors.Is(err, errTakenOver)
-	return err == nil || final, err
+	return err == nil || settled(err) || errors.Is(err, errTakenOver), err
 }
 
 // errTakenOver is a guest that stands still for a reason that isn't ours any
@@ -218,10 +240,16 @@ func (h *hold) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if st := stateOf(s.state); st == hv.StatePaused || st == hv.StateRunning {
+		if err := h.ours(ctx, st); err != nil {
+			return err
+		}
+	}
 	if stateOf(s.state) == hv.StatePaused {
 		if r := rpc.DomainPausedReason(s.reason); r != rpc.DomainPausedUser && r != rpc.DomainPausedUnknown {
 			return fmt.Errorf("%w (libvirt's reason %d)", errTakenOver, r)
 		}
+		h.asked = true
 		_, err = run(ctx, h.session, func(l *rpc.Libvirt) (struct{}, error) {
 			return struct{}{}, l.DomainResume(h.d.dom)
 		})

@@ -31,9 +31,16 @@ const (
 	procJobInfo     = 163
 	procGetState    = 212
 	procControlInfo = 229
+	procSetMetadata = 264
+	procGetMetadata = 265
 	procListAll     = 273
+	procSubscribe   = 316
+	procUnsubscribe = 317
 
-	qemuProgram = 0x20008087
+	qemuProgram    = 0x20008087
+	eventLifecycle = 318
+	callbackID     = 5
+
 	procMonitor = 1000 // ours: procedure 1 of qemuProgram
 )
 
@@ -63,6 +70,7 @@ type peer struct {
 	state, reason uint32 // of the domain
 	job, control  uint32
 	pausing       sync.WaitGroup // suspends that take their time
+	marker        string         // of the domain's metadata, empty if there is none
 	xml           string
 	monitor       map[string]string // replies by command
 	memory        []byte            // from guest-physical 0 on
@@ -296,6 +304,21 @@ func (p *peer) usual(proc uint32, args []byte) *answer {
 			return invalid("domain is already running")
 		}
 		p.state, p.reason = stateRunning, uint32(rpc.DomainRunningUnpaused)
+		return good()
+	case procSetMetadata:
+		p.marker = ""
+		if _, rest := xdrString(args); binary.BigEndian.Uint32(rest[16+4+4:]) == 1 {
+			p.marker, _ = xdrString(rest[16+4+4+4:])
+		}
+		return good()
+	case procGetMetadata:
+		if p.marker == "" {
+			return &answer{code: rpc.ErrNoDomainMetadata, text: "Requested metadata element is not present"}
+		}
+		return good(p.marker)
+	case procSubscribe:
+		return good(uint32(callbackID))
+	case procUnsubscribe:
 		return good()
 	case procMonitor:
 		return p.usualMonitor(args)
