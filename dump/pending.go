@@ -40,6 +40,23 @@ type Pending struct {
 // unless force is set and it is a regular file. The caller ends with Commit or
 // Abort.
 func Create(path string, force bool) (*Pending, error) {
+	return CreateAs(path, force, rand.Text()[:10])
+}
+
+// PartialName returns the name that the file has until Commit if CreateAs is
+// given the token.
+func PartialName(path, token string) string {
+	folder, name := filepath.Split(path)
+	return folder + partialName(name, token)
+}
+
+func partialName(name, token string) string {
+	return name[:min(len(name), maxStem)] + partialInfix + token
+}
+
+// CreateAs is Create for a caller who must know the file's first name before it
+// is there: token, of at most 30 bytes, ends it, and is used for no other file.
+func CreateAs(path string, force bool, token string) (*Pending, error) {
 	folder, name := filepath.Split(path)
 	if name == "" || name == "." || name == ".." {
 		return nil, fmt.Errorf("create %q: no file name", path)
@@ -51,7 +68,7 @@ func Create(path string, force bool) (*Pending, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", path, err)
 	}
-	p := &Pending{dir: dir, name: name, temp: name[:min(len(name), maxStem)] + partialInfix + rand.Text()[:10], force: force}
+	p := &Pending{dir: dir, name: name, temp: partialName(name, token), force: force}
 	if err := p.create(); err != nil {
 		_ = dir.Close()
 		return nil, fmt.Errorf("create %s: %w", path, err)
