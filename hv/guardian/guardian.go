@@ -1,0 +1,280 @@
+// Package guardian makes sure that a guest which snap paused runs again, and that
+// no half-written file stays, even if snap is killed.
+//
+// A dump starts a second process, the guardian, before it does anything that
+// would have to be undone. The two share a socket and nothing else that matters:
+// the guardian has a session of its own, so no signal to snap's group or terminal
+// reaches it, and its standard streams are /dev/null, so nobody waits for it. On
+// the socket snap says what it is about to do (a file that it will create, a
+// guest that it will suspend) and goes on only when the guardian knows. When the
+// socket or snap ends without the word that all is undone, the guardian undoes
+// it: at once, and for ten minutes if libvirt is away.
+//
+// Suspending a guest gives nobody ownership of it, and libvirt doesn't say who
+// did. So the guardian resumes a guest only if it bears the marker of this very
+// dump (set before the suspend), is paused for no other reason than a suspend,
+// and no resume was seen since.
+//
+// The domain's lock is an open file that both processes have: no other dump of it
+// begins before the last of them is gone. What is to be undone is also in a state
+// file beside the lock, for Recover, should both be killed.
+package guardian
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"snap/hv/libvirt"
+)
+
+// Bounds on talking to the guardian.
+const (
+	readyIn = 30 * time.Second // it connects to libvirt first
+	answer  = 10 * time.Second
+	leaveIn = 5 * time.Second
+)
+
+// Descriptors that the guardian is started with.
+const (
+	socketFD = 3
+	lockFD   = 4
+)
+
+// message is what snap says, a JSON object each.
+type message struct {
+	Run  *Run `json:"run,omitempty"`  // all that is to be undone from now on
+	Done bool `json:"done,omitempty"` // nothing is left to undo
+}
+
+// reply is the guardian's to each message but the last.
+type reply struct {
+	Process Process `json:"process"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// Guardian is snap's end. It is safe for concurrent use.
+type Guardian struct {
+	dir  string
+	lock *os.File
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when the process has ended
+	conn net.Conn
+	in   *json.Decoder
+
+	recovered []string
+
+	mu  sync.Mutex
+	run Run
+}
+
+// Start locks the domain and starts its guardian: this program with the arguments
+// args, which call Serve. When it returns the guardian is ready. What an earlier
+// dump of the domain left when it was killed is undone first. The error is
+// ErrLocked if another dump of the domain runs. The caller ends with End.
+func Start(ctx context.Context, d *libvirt.Domain, args ...string) (_ *Guardian, err error) {
+	id := d.Identity()
+	dir, err := Dir()
+	if err != nil {
+		return nil, err
+	}
+	self, err := Self()
+	if err != nil {
+		return nil, err
+	}
+	g := &Guardian{dir: dir, gone: make(chan struct{}), run: Run{
+		ID: strings.ToLower(rand.Text()[:16]), URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host,
+		Snap: self, Began: time.Now().UTC().Truncate(time.Second),
+	}}
+	if g.lock, err = g.run.lock(dir); err != nil {
+		return nil, err
+	}
+	if err := g.clear(ctx, d); err != nil {
+		return nil, errors.Join(err, g.lock.Close())
+	}
+	if err := g.run.save(dir); err != nil {
+		return nil, errors.Join(err, g.lock.Close())
+	}
+	if err := g.spawn(args); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the guardian: %w", err), g.run.forget(dir), g.lock.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Now()) })
+	defer stop()
+	if err := g.tell(readyIn); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the guardian: %w", err), ctx.Err(), g.End())
+	}
+	return g, nil
+}
+
+// clear undoes what a killed dump of the same domain left, before this one begins.
+func (g *Guardian) clear(ctx context.Context, d *libvirt.Domain) error {
+	left, err := load(g.run.path(g.dir))
+	if err == nil {
+		did, err := left.undo(ctx, nil, nil, recoverFor)
+		g.recovered = append(g.recovered, did...)
+		if err != nil {
+			return fmt.Errorf("undo the dump of domain %q that process %d left: %w", left.Name, left.Snap.PID, err)
+		}
+		if err := left.forget(g.dir); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	m, err := d.Marker(ctx)
+	if m == nil || err != nil {
+		return err
+	}
+	r := runOf(d, m)
+	if r.Snap.Alive() {
+		return fmt.Errorf("lock domain %q: %w: process %d on host %s", r.Name, ErrLocked, r.Snap.PID, r.Snap.Host)
+	}
+	did, err := r.undo(ctx, d, nil, recoverFor)
+	g.recovered = append(g.recovered, did...)
+	return err
+}
+
+// Recovered says what Start undid of an earlier dump.
+func (g *Guardian) Recovered() []string { return g.recovered }
+
+// spawn starts the process.
+func (g *Guardian) spawn(args []string) error {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "guardian"), os.NewFile(uintptr(fds[1]), "snap")
+	defer ours.Close()
+	defer theirs.Close()
+	if err := closeOnExec(); err != nil {
+		return err
+	}
+	if g.conn, err = net.FileConn(ours); err != nil {
+		return err
+	}
+	g.in = json.NewDecoder(g.conn)
+	// The link finds the program even if its file was replaced meanwhile.
+	g.cmd = exec.Command("/proc/self/exe", args...)
+	g.cmd.Args[0] = "snap"
+	g.cmd.Dir = "/"
+	g.cmd.ExtraFiles = []*os.File{theirs, g.lock}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := g.cmd.Start(); err != nil {
+		return errors.Join(err, g.conn.Close())
+	}
+	go func() {
+		_ = g.cmd.Wait() // what it has to say it says in its replies
+		close(g.gone)
+	}()
+	return nil
+}
+
+// closeOnExec keeps what this process inherited, like a shell's pipes, from the
+// guardian.
+func closeOnExec() error {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range fds {
+		var fd int
+		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// tell sends the run as it is now and waits for the answer.
+func (g *Guardian) tell(during time.Duration) error {
+	if err := g.conn.SetDeadline(time.Now().Add(during)); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(g.conn).Encode(message{Run: &g.run}); err != nil {
+		return fmt.Errorf("tell the guardian: %w", err)
+	}
+	var r reply
+	if err := g.in.Decode(&r); err != nil {
+		return fmt.Errorf("hear from the guardian: %w", err)
+	}
+	if r.Error != "" {
+		return errors.New(r.Error)
+	}
+	g.run.Guardian = r.Process
+	return g.run.save(g.dir)
+}
+
+// Expect has the files removed if snap dies. They are about to be created; their
+// names end with the run's (see Token).
+func (g *Guardian) Expect(paths ...string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range paths {
+		abs, err := filepath.Abs(p)
+		if err != nil {
+			return err
+		}
+		g.run.Files = append(g.run.Files, abs)
+	}
+	return g.tell(answer)
+}
+
+// Token ends the names of the run's partial files, after ".partial-".
+func (g *Guardian) Token() string { return g.run.ID }
+
+// Marker is what the domain bears while it is held.
+func (g *Guardian) Marker() libvirt.Marker {
+	s := g.run.Snap
+	return libvirt.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start}
+}
+
+// Hold implements libvirt.Keeper.
+func (g *Guardian) Hold(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.run.Holding = true
+	if err := g.tell(answer); err != nil {
+		g.run.Holding = false
+		return err
+	}
+	return nil
+}
+
+// Freed implements libvirt.Keeper.
+func (g *Guardian) Freed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.run.Holding = false
+	_ = g.tell(answer) // a guardian that died has nothing left to do
+}
+
+// End lets the guardian go. If a guest is still held, the guardian goes on
+// without snap, and End doesn't wait for it.
+func (g *Guardian) End() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.run.Holding {
+		return errors.Join(g.conn.Close(), g.lock.Close())
+	}
+	err := g.run.forget(g.dir)
+	_ = g.conn.SetDeadline(time.Now().Add(answer))
+	_ = json.NewEncoder(g.conn).Encode(message{Done: true}) // if it is dead it needn't know
+	select {
+	case <-g.gone:
+	case <-time.After(leaveIn):
+	}
+	return errors.Join(err, g.conn.Close(), g.lock.Close())
+}

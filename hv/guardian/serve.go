@@ -1,0 +1,158 @@
+package guardian
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"snap/hv/libvirt"
+)
+
+// tryFor is how long the guardian goes on after snap's death while libvirt is
+// away: a daemon that comes back finds the guest as it was, paused.
+const tryFor = 10 * time.Minute
+
+// server is the guardian's end.
+type server struct {
+	dir    string
+	socket *os.File
+	report func(string)
+
+	self  Process
+	run   *Run // as snap last said
+	conn  *libvirt.Conn
+	vm    *libvirt.Domain
+	watch *libvirt.Watch
+}
+
+// Serve is the guardian's process: it returns when there is nothing left to do,
+// or nothing that can be done. report gets what the host's log should say.
+func Serve(report func(string)) error {
+	// Nothing but the end of its work ends a guardian, SIGKILL apart.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGUSR1, unix.SIGUSR2)
+	for _, fd := range []int{socketFD, lockFD} {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+			return fmt.Errorf("the guardian is started by snap alone: descriptor %d: %w", fd, err)
+		}
+	}
+	if err := unix.SetNonblock(socketFD, true); err != nil { // so that closing it ends a read
+		return err
+	}
+	socket, lock := os.NewFile(socketFD, "snap"), os.NewFile(lockFD, "lock")
+	defer lock.Close()
+	defer socket.Close()
+	dir, err := Dir()
+	if err != nil {
+		return err
+	}
+	s := &server{dir: dir, socket: socket, report: report}
+	if s.self, err = Self(); err != nil {
+		return err
+	}
+	done := s.listen()
+	defer s.close()
+	if done || s.run == nil {
+		return nil
+	}
+	return s.undo()
+}
+
+// listen takes in what snap says until it says that it is done, or dies.
+func (s *server) listen() (done bool) {
+	in, out := json.NewDecoder(s.socket), json.NewEncoder(s.socket)
+	for {
+		var m message
+		if err := in.Decode(&m); err != nil {
+			return false
+		}
+		if m.Done {
+			return true
+		}
+		r := reply{Process: s.self}
+		if err := s.take(m.Run); err != nil {
+			r.Error = err.Error()
+		}
+		if err := out.Encode(r); err != nil {
+			return false
+		}
+	}
+}
+
+// take learns what is to be undone.
+func (s *server) take(r *Run) error {
+	if r == nil {
+		return errors.New("snap said nothing")
+	}
+	if s.run == nil {
+		if err := s.begin(r); err != nil {
+			return err
+		}
+	}
+	if r.Holding && !s.run.Holding {
+		s.watch.Reset()
+	}
+	s.run = r
+	return nil
+}
+
+// begin connects to the domain and to snap's process.
+func (s *server) begin(r *Run) error {
+	process, err := r.Snap.open()
+	if err != nil {
+		return err
+	}
+	// The socket tells of snap's death; this tells of it even if something else
+	// should have the socket's other end.
+	go func() {
+		defer process.Close()
+		raw, err := process.SyscallConn()
+		if err != nil {
+			return
+		}
+		first := true
+		_ = raw.Read(func(uintptr) bool { again := !first; first = false; return again })
+		_ = s.socket.SetReadDeadline(time.Now())
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), readyIn)
+	defer cancel()
+	if s.conn, s.vm, err = r.find(ctx); err != nil {
+		return err
+	}
+	s.watch, err = s.vm.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	s.run = r
+	return nil
+}
+
+func (s *server) close() {
+	if s.watch != nil {
+		s.watch.Close()
+	}
+	if s.conn != nil {
+		_ = s.conn.Close() // its process ends
+	}
+}
+
+// undo does what snap would have done.
+func (s *server) undo() error {
+	r := s.run
+	s.report(fmt.Sprintf("snap, process %d, died during a dump of domain %q; undoing it", r.Snap.PID, r.Name))
+	r.Guardian = s.self
+	did, err := r.undo(context.Background(), s.vm, s.watch, tryFor)
+	if err == nil {
+		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))
+		return r.forget(s.dir)
+	}
+	r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
+	s.report(fmt.Sprintf("domain %q: %s; run snap recover", r.Name, r.Trouble))
+	return errors.Join(err, r.save(s.dir))
+}

@@ -1,0 +1,242 @@
+package guardian
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"snap/hv"
+)
+
+// Bounds on what is believed of a state file.
+const (
+	maxState = 64 << 10
+	maxFiles = 16
+	maxRuns  = 4096
+)
+
+const (
+	stateSuffix = ".json"
+	lockSuffix  = ".lock"
+	// partialInfix begins the suffix of the files that may be removed; the run's
+	// name follows.
+	partialInfix = ".partial-"
+)
+
+// ErrLocked is the failure of a dump while another of its domain is running.
+var ErrLocked = errors.New("another dump of it is running")
+
+// Run is one dump and what must be undone if its process dies.
+type Run struct {
+	ID       string    `json:"run"` // in the marker and in the names of partial files
+	URI      string    `json:"uri"`
+	Name     string    `json:"domain"`
+	UUID     string    `json:"uuid"`
+	Instance int       `json:"instance"` // libvirt's id of the running domain
+	Host     string    `json:"domain_host"`
+	Snap     Process   `json:"snap"`
+	Guardian Process   `json:"guardian,omitzero"`
+	Began    time.Time `json:"began"`
+	Holding  bool      `json:"holding"`           // the guest is, or is about to be, paused
+	Files    []string  `json:"files,omitempty"`   // partial ones, absolute
+	Trouble  string    `json:"trouble,omitempty"` // why undoing it failed so far
+}
+
+// Dir returns the folder of locks and state files: /run/snap for root, a folder
+// of the user's own elsewhere. It is made if need be, and refused if others may
+// write to it.
+func Dir() (string, error) {
+	dir := "/run/snap"
+	if uid := os.Geteuid(); uid != 0 {
+		dir = filepath.Join(os.TempDir(), fmt.Sprintf("snap-%d", uid))
+		if run := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(run) {
+			dir = filepath.Join(run, "snap")
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make the folder for locks: %w", err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return "", fmt.Errorf("folder %s for locks: %w: others may write to it", dir, fs.ErrPermission)
+	}
+	return dir, nil
+}
+
+// key names a domain for lock and state file: by its UUID and by the daemon that
+// has it, however that daemon is reached.
+func key(id hv.Identity) string {
+	path := id.URI
+	if u, err := url.Parse(id.URI); err == nil {
+		path = strings.TrimSuffix(u.Path, "/")
+	}
+	sum := sha256.Sum256([]byte(id.Host + "\x00" + path))
+	return id.UUID + "-" + hex.EncodeToString(sum[:4])
+}
+
+func (r *Run) key() string { return key(hv.Identity{UUID: r.UUID, Host: r.Host, URI: r.URI}) }
+
+// lock takes the domain's lock. The kernel lets go of it when the last process
+// that has the file open is gone: snap, and the guardian that undoes its work.
+func (r *Run) lock(dir string) (*os.File, error) {
+	path := filepath.Join(dir, r.key()+lockSuffix)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock domain %q: %w", r.Name, err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	_ = f.Close() // it isn't ours
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	who := "a process that doesn't say which"
+	if other, err := load(filepath.Join(dir, r.key()+stateSuffix)); err == nil {
+		who = fmt.Sprintf("process %d since %s", other.Snap.PID, other.Began.Format(time.RFC3339))
+		if !other.Snap.Alive() {
+			who = fmt.Sprintf("process %d was killed, and its guardian, process %d, is undoing it", other.Snap.PID, other.Guardian.PID)
+		}
+	}
+	return nil, fmt.Errorf("lock domain %q: %w: %s", r.Name, ErrLocked, who)
+}
+
+// save writes the state file, whole or not at all.
+func (r *Run) save(dir string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".state-")
+	if err != nil {
+		return fmt.Errorf("write the state of the dump: %w", err)
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, r.key()+stateSuffix))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("write the state of the dump: %w", err), os.Remove(f.Name()))
+	}
+	return nil
+}
+
+func (r *Run) forget(dir string) error {
+	err := os.Remove(filepath.Join(dir, r.key()+stateSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// load reads a state file.
+func load(path string) (*Run, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxState {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, hv.ErrFormat, maxState)
+	}
+	var r Run
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, hv.ErrFormat, err)
+	}
+	if r.ID == "" || r.UUID == "" || len(r.Files) > maxFiles || r.key()+stateSuffix != filepath.Base(path) {
+		return nil, fmt.Errorf("%s: %w: it doesn't describe a dump of the domain that it is named after", path, hv.ErrFormat)
+	}
+	return &r, nil
+}
+
+// Runs returns the dumps whose state files are in dir, running or not, and what
+// was wrong with the files that could not be read.
+func Runs(dir string) ([]*Run, error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*"+stateSuffix))
+	if err != nil {
+		return nil, err
+	}
+	if len(paths) > maxRuns {
+		return nil, fmt.Errorf("folder %s: %d state files; want at most %d", dir, len(paths), maxRuns)
+	}
+	var runs []*Run
+	var errs []error
+	for _, p := range paths {
+		r, err := load(p)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it ended meanwhile
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			runs = append(runs, r)
+		}
+	}
+	return runs, errors.Join(errs...)
+}
+
+// removeFiles removes the run's partial files. It returns those that were there.
+func (r *Run) removeFiles() (gone []string, err error) {
+	var errs []error
+	for _, f := range r.Files {
+		if !filepath.IsAbs(f) || !strings.HasSuffix(f, partialInfix+r.ID) {
+			errs = append(errs, fmt.Errorf("remove %s: %w: it is not a partial file of this dump", f, hv.ErrFormat))
+			continue
+		}
+		switch err := unix.Unlink(f); {
+		case err == nil:
+			gone = append(gone, f)
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, fmt.Errorf("remove %s: %w", f, err))
+		}
+	}
+	return gone, errors.Join(errs...)
+}
+
+func (r *Run) path(dir string) string { return filepath.Join(dir, r.key()+stateSuffix) }
+
+// take locks the domain of a dump whose process is dead. A guardian that is at
+// work is waited for.
+func (r *Run) take(ctx context.Context, dir string) (lock *os.File, running bool, err error) {
+	for deadline := time.Now().Add(lockWait); ; {
+		if r.Snap.Alive() {
+			return nil, true, nil
+		}
+		lock, err = r.lock(dir)
+		if !errors.Is(err, ErrLocked) {
+			return lock, false, err
+		}
+		if now, lerr := load(r.path(dir)); lerr == nil && now.ID != r.ID {
+			return nil, true, nil // a later dump of the same domain
+		}
+		if time.Now().After(deadline) {
+			return nil, false, fmt.Errorf("%w: %w", hv.ErrStillPaused, err)
+		}
+		select {
+		case <-time.After(lockPoll):
+		case <-ctx.Done():
+			return nil, false, errors.Join(err, ctx.Err())
+		}
+	}
+}
