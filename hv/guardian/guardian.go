@@ -269,7 +269,7 @@ func (g *Guardian) End() error {
 	if g.run.Holding {
 		return errors.Join(g.conn.Close(), g.lock.Close())
 	}
-	err := g.run.forget(g.dir)
+	err := g.run.finish(g.dir)
 	_ = g.conn.SetDeadline(time.Now().Add(answer))
 	_ = json.NewEncoder(g.conn).Encode(message{Done: true}) // if it is dead it needn't know
 	select {

@@ -37,11 +37,11 @@ type server struct {
 func Serve(report func(string)) error {
 	// Nothing but the end of its work ends a guardian, SIGKILL apart.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGUSR1, unix.SIGUSR2)
-	for _, fd := range []int{socketFD, lockFD} {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
-			return fmt.Errorf("the guardian is started by snap alone: descriptor %d: %w", fd, err)
-		}
+	if domain, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
+		return fmt.Errorf("the guardian is started by snap alone: descriptor %d is no socket to it", socketFD)
 	}
+	unix.CloseOnExec(socketFD)
+	unix.CloseOnExec(lockFD)
 	if err := unix.SetNonblock(socketFD, true); err != nil { // so that closing it ends a read
 		return err
 	}
@@ -150,7 +150,7 @@ func (s *server) undo() error {
 	did, err := r.undo(context.Background(), s.vm, s.watch, tryFor)
 	if err == nil {
 		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))
-		return r.forget(s.dir)
+		return r.finish(s.dir)
 	}
 	r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
 	s.report(fmt.Sprintf("domain %q: %s; run snap recover", r.Name, r.Trouble))

@@ -26,6 +26,9 @@ const (
 	maxState = 64 << 10
 	maxFiles = 16
 	maxRuns  = 4096
+	// lockTries bounds how often a lock's file may vanish between its opening
+	// and its locking.
+	lockTries = 10
 )
 
 const (
@@ -97,26 +100,40 @@ func (r *Run) key() string { return key(hv.Identity{UUID: r.UUID, Host: r.Host, 
 // that has the file open is gone: snap, and the guardian that undoes its work.
 func (r *Run) lock(dir string) (*os.File, error) {
 	path := filepath.Join(dir, r.key()+lockSuffix)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock domain %q: %w", r.Name, err)
+	var f *os.File
+	var err error
+	for range lockTries {
+		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
+			return nil, fmt.Errorf("lock domain %q: %w", r.Name, err)
+		}
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			break
+		}
+		if named(f, path) {
+			return f, nil
+		}
+		_ = f.Close() // whoever had it before removed it meanwhile
+		err = unix.EWOULDBLOCK
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	_ = f.Close() // it isn't ours
+	_ = f.Close() // somebody else has it
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	who := "a process that doesn't say which"
-	if other, err := load(filepath.Join(dir, r.key()+stateSuffix)); err == nil {
+	if other, err := load(r.path(dir)); err == nil {
 		who = fmt.Sprintf("process %d since %s", other.Snap.PID, other.Began.Format(time.RFC3339))
 		if !other.Snap.Alive() {
 			who = fmt.Sprintf("process %d was killed, and its guardian, process %d, is undoing it", other.Snap.PID, other.Guardian.PID)
 		}
 	}
 	return nil, fmt.Errorf("lock domain %q: %w: %s", r.Name, ErrLocked, who)
+}
+
+// named reports whether the open file f is what path names.
+func named(f *os.File, path string) bool {
+	a, aerr := f.Stat()
+	b, berr := os.Lstat(path)
+	return aerr == nil && berr == nil && os.SameFile(a, b)
 }
 
 // save writes the state file, whole or not at all.
@@ -131,7 +148,7 @@ func (r *Run) save(dir string) error {
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, r.key()+stateSuffix))
+		err = os.Rename(f.Name(), r.path(dir))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("write the state of the dump: %w", err), os.Remove(f.Name()))
@@ -139,10 +156,20 @@ func (r *Run) save(dir string) error {
 	return nil
 }
 
+// forget removes the state file.
 func (r *Run) forget(dir string) error {
-	err := os.Remove(filepath.Join(dir, r.key()+stateSuffix))
+	err := os.Remove(r.path(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	return err
+}
+
+// finish removes the state file and the lock, which the caller still holds.
+func (r *Run) finish(dir string) error {
+	err := r.forget(dir)
+	if e := os.Remove(filepath.Join(dir, r.key()+lockSuffix)); !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
 	}
 	return err
 }

@@ -135,14 +135,14 @@ func Recover(ctx context.Context, dir string, r *Run) (Recovery, error) {
 	}
 	defer lock.Close()
 	if now, err := load(r.path(dir)); err != nil || now.ID != r.ID {
-		return Recovery{Did: []string{"its guardian has undone it"}}, nil
+		return Recovery{Did: []string{"its guardian has undone it"}}, nil // or a later dump has the file
 	}
 	did, err := r.undo(ctx, nil, nil, recoverFor)
 	if err != nil {
 		r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
 		return Recovery{Did: did}, errors.Join(err, r.save(dir))
 	}
-	return Recovery{Did: did}, r.forget(dir)
+	return Recovery{Did: did}, r.finish(dir)
 }
 
 // RecoverMarked undoes a pause that only the marker m on the domain tells of.
@@ -154,7 +154,10 @@ func RecoverMarked(ctx context.Context, dir string, d *libvirt.Domain, m *libvir
 	}
 	defer lock.Close()
 	did, err := r.undo(ctx, d, nil, recoverFor)
-	return Recovery{Did: did}, err
+	if err != nil {
+		return Recovery{Did: did}, err
+	}
+	return Recovery{Did: did}, r.finish(dir)
 }
 
 // runOf is the dump that the marker m on d tells of.
