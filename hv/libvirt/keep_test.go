@@ -259,7 +259,8 @@ func TestWatchEnds(t *testing.T) {
 		p := newPeer(t)
 		_, _, w := p.kept()
 		p.event(rpc.DomainEventStopped, int(detail))
-		sees(t, "the end", func() bool { return w.Ended() != nil })
+		sees(t, "the end", func() bool { <-w.Over(); return true })
+		p.event(rpc.DomainEventStopped, 0) // the first one counts
 		if err := w.Ended(); !errors.Is(err, want) {
 			t.Errorf("Ended() after detail %d = %v; want %v", detail, err, want)
 		}

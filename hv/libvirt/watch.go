@@ -27,6 +27,7 @@ type Watch struct {
 	held    bool // a suspend was seen since Reset
 	resumed bool // and after it a resume
 	ended   error
+	over    chan struct{} // closed with ended
 }
 
 // Watch begins to follow the domain. The caller closes the Watch.
@@ -36,7 +37,7 @@ func (d *Domain) Watch(ctx context.Context) (*Watch, error) {
 		return nil, fmt.Errorf("watch domain %q: %w", d.dom.Name, err)
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	w := &Watch{d: d, cancel: cancel}
+	w := &Watch{d: d, cancel: cancel, over: make(chan struct{})}
 	w.done.Go(func() { w.follow(life, s, events) })
 	return w, nil
 }
@@ -69,6 +70,9 @@ func (w *Watch) Ended() error {
 	defer w.mu.Unlock()
 	return w.ended
 }
+
+// Over is closed when the domain is known to have ended.
+func (w *Watch) Over() <-chan struct{} { return w.over }
 
 // subscribe dials the daemon and asks for lifecycle events.
 func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEventLifecycleMsg, error) {
@@ -128,6 +132,7 @@ func (w *Watch) note(e rpc.DomainEventLifecycleMsg) {
 		if w.ended != nil {
 			return
 		}
+		defer close(w.over)
 		name := w.d.dom.Name
 		switch rpc.DomainEventStoppedDetailType(e.Detail) {
 		case rpc.DomainEventStoppedMigrated:
