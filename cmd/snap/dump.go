@@ -37,7 +37,8 @@ func newDumpCommand(a *app) *cobra.Command {
 DOMAIN is a name, UUID or id. The dump is written beside its final name, read
 back and verified, and only then given that name; an interrupted run leaves
 nothing that looks valid. The guest's memory is never written, and a guest that
-snap paused is resumed on every way out.
+snap paused is resumed on every way out: if snap is killed, by a second process,
+its guardian; if both are, by snap recover.
 
 In mode pause, the guest stands still while its pages are copied to memory of the
 host (--spool); all else happens when it runs again. How long that will take is
@@ -45,7 +46,7 @@ estimated before from a sample of its pages. A pause that would be longer than
 --max-pause is not begun, and one that becomes longer is ended without a dump. A
 guest that was paused already stays so, for as long as it takes.`,
 		Args: oneArg("DOMAIN"),
-		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential,
+		Annotations: exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
 			exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused),
 		Example: "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +87,10 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	if _, err := readable(ctx, vm); err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)
 	}
+	if o.held, err = a.hold(ctx, vm); err != nil {
+		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
+	defer func() { err = o.held.end(err) }()
 	out, err := a.openOutput(&o.fileOptions, id.Name)
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)
@@ -112,7 +117,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 		addStats(sum, st)
 		return sum.Compact()
 	}
-	res, err := job.Take(ctx, out.writer())
+	res, err := job.Take(o.held.whileThere(ctx), out.writer())
 	out.stopProgress()
 	lower()
 	if err != nil {
@@ -158,6 +163,8 @@ type fileOptions struct {
 	cpus     int
 	memory   string
 	manifest bool
+
+	held *held // who removes the file if snap is killed, nil if nobody does
 }
 
 func (o *fileOptions) addTo(cmd *cobra.Command, a *app, output string) {

@@ -12,6 +12,7 @@ import (
 	"snap/exclude"
 	"snap/guest"
 	"snap/hv"
+	"snap/hv/guardian"
 )
 
 // Exit codes, as every subcommand's help lists them. Scripts depend on them.
@@ -21,6 +22,7 @@ const (
 	exitUsage        = 2
 	exitDegraded     = 3
 	exitNoDomain     = 10
+	exitLocked       = 11
 	exitDenied       = 12
 	exitNotWindows   = 13
 	exitConfidential = 14
@@ -39,6 +41,7 @@ var exitMeaning = map[int]string{
 	exitUsage:        "wrong usage",
 	exitDegraded:     "written but degraded: unreadable pages, or not verified",
 	exitNoDomain:     "no such domain, or it is not running",
+	exitLocked:       "another dump of it is running",
 	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",
 	exitNotWindows:   "not a Windows guest that snap understands",
 	exitConfidential: "confidential guest (SEV, TDX): its memory can't be read",
@@ -84,8 +87,10 @@ var exitClasses = []struct {
 	code  int
 	next  string
 }{
-	{hv.ErrStillPaused, exitStillPaused, "resume the guest by hand: virsh resume DOMAIN"},
+	{hv.ErrStillPaused, exitStillPaused, "resume the guest: snap recover DOMAIN, or virsh resume DOMAIN"},
 	{capture.ErrPauseTooLong, exitTooLong, "allow a longer one with --max-pause; snap check DOMAIN says what each way would take"},
+	{guardian.ErrLocked, exitLocked, "wait for it to end: the error names its process"},
+	{hv.ErrDisturbed, exitFailed, "take the dump again: somebody else resumed the guest during this one"},
 	{context.Canceled, exitInterrupted, ""},
 	{context.DeadlineExceeded, exitFailed, "allow more time with --timeout"},
 	{hv.ErrNoDomain, exitNoDomain, "snap list shows the domains of a connection; -c chooses another one"},

@@ -19,6 +19,7 @@ type output struct {
 	force    bool
 	manifest bool
 
+	create   func(path string, force bool) (*dump.Pending, error)
 	pending  *dump.Pending // nil for standard output
 	progress dump.Progress
 	stop     func() // ends the progress display, nil if there is none
@@ -31,7 +32,7 @@ func (a *app) openOutput(o *fileOptions, domain string) (*output, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &output{a: a, path: path, force: o.force, manifest: o.manifest}
+	out := &output{a: a, path: path, force: o.force, manifest: o.manifest, create: dump.Create}
 	if path == stdoutDestination {
 		if a.json {
 			return nil, usageError("--json and -o - both want standard output")
@@ -41,7 +42,13 @@ func (a *app) openOutput(o *fileOptions, domain string) (*output, error) {
 		}
 		return out, nil
 	}
-	if out.pending, err = dump.Create(path, o.force); err != nil {
+	if o.held != nil {
+		if err := o.held.expect(path, out.manifestPath()); err != nil {
+			return nil, err
+		}
+		out.create = o.held.create
+	}
+	if out.pending, err = out.create(path, o.force); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -88,10 +95,12 @@ func (o *output) reopen() (*dump.File, error) {
 	return dump.NewFile(f, info.Size())
 }
 
+func (o *output) manifestPath() string { return o.path + ".json" }
+
 // writeManifest puts the summary beside the dump.
 func (o *output) writeManifest(doc []byte) error {
-	path := o.path + ".json"
-	p, err := dump.Create(path, o.force)
+	path := o.manifestPath()
+	p, err := o.create(path, o.force)
 	if err != nil {
 		return fmt.Errorf("write the manifest: %w", err)
 	}

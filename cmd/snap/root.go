@@ -79,7 +79,7 @@ in the guest, and nothing is downloaded.`,
 	root.SetUsageTemplate(helpTemplate)
 	root.AddCommand(
 		newDumpCommand(a), newCheckCommand(a), newListCommand(a), newHeaderCommand(a), newConvertCommand(a),
-		newInfoCommand(a), newVerifyCommand(a), newExpandCommand(a), newVersionCommand(a),
+		newInfoCommand(a), newVerifyCommand(a), newExpandCommand(a), newRecoverCommand(a), newVersionCommand(a), newGuardianCommand(),
 	)
 	return root
 }
