@@ -90,8 +90,8 @@ const (
 	// A driver that is interrupted while it changes its table needs a moment
 	// to finish. The first tries of a guest are advertPause apart, maxAdvertPauses
 	// of them: on a guest that stands still they are lost, some 20 ms in all.
-	advertPause     = 200 * time.Microsecond
-	maxAdvertPauses = 100
+	advertPause     = time.Millisecond
+	maxAdvertPauses = 20
 )
 
 // Adverts looks through the modules of nt!PsLoadedModuleList for tables that

@@ -32,12 +32,11 @@ timed() {
 }
 
 core() { virsh dump --memory-only "$domain" "$folder/out" "$@" >/dev/null; }
-take() { bin/snap dump "$domain" -o "$folder/out" --json --manifest=false "$@"; }
+take() { bin/snap dump "$domain" -o "$folder/out" --json --manifest=false --max-pause 10m "$@"; }
 
 for ((i = 0; i < runs; i++)); do
 	timed 'virsh dump --memory-only (ELF)' core
 	timed 'virsh dump, kdump-zlib' core --format kdump-zlib
-	timed 'virsh dump, kdump-snappy' core --format kdump-snappy
 	timed 'snap dump, direct, zstd' take
 	timed 'snap dump, direct, none' take --compress none
 	timed 'snap dump, peek, zstd' take --source peek

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,6 +100,9 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	job.VM = vm
 	job.Write.Progress = &out.progress
 	sum := a.newSummary(id, o.mode)
+	if err := warnOfConfig(ctx, vm, sum); err != nil {
+		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
 	// Only what happens when the guest isn't held waits for others.
 	lower := sync.OnceFunc(func() {
 		if err := limits.Nice(o.nice); err != nil {
@@ -215,4 +219,15 @@ func comment() string {
 		host = "unknown host"
 	}
 	return asciiComment("snap " + version + " on " + host)
+}
+
+// asciiComment makes text fit a header's comment field.
+func asciiComment(text string) string {
+	ascii := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
+	return ascii[:min(len(ascii), 127)]
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -41,6 +42,11 @@ func (a *app) openOutput(o *fileOptions, domain string) (*output, error) {
 			return nil, usageError("standard output is a terminal: a dump would garble it")
 		}
 		return out, nil
+	}
+	if o.manifest && !o.force {
+		if _, err := os.Lstat(out.manifestPath()); err == nil {
+			return nil, fmt.Errorf("write the manifest %s: %w", out.manifestPath(), fs.ErrExist)
+		}
 	}
 	if o.held != nil {
 		if err := o.held.expect(path, out.manifestPath()); err != nil {
@@ -95,6 +101,7 @@ func (o *output) reopen() (*dump.File, error) {
 	return dump.NewFile(f, info.Size())
 }
 
+// manifestPath is where the summary lies beside the dump.
 func (o *output) manifestPath() string { return o.path + ".json" }
 
 // writeManifest puts the summary beside the dump.

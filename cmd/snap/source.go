@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"snap/cmd/snap/internal/report"
 	"snap/hv"
 	"snap/hv/libvirt"
 	"snap/internal/ntlab/labhv"
@@ -87,6 +88,23 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 		return nil, nil, err
 	}
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
+}
+
+// warnOfConfig adds to the summary what in a domain's configuration makes its
+// dump less than it could be.
+func warnOfConfig(ctx context.Context, vm hv.VM, sum *report.Summary) error {
+	d, ok := vm.(*libvirt.Domain)
+	if !ok {
+		return nil
+	}
+	c, err := d.Config(ctx)
+	if err != nil {
+		return err
+	}
+	for _, w := range c.Warnings {
+		sum.Warn("%s", w)
+	}
+	return nil
 }
 
 // readable fails unless the domain has memory and nothing else is at work on it.

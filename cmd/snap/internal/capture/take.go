@@ -66,6 +66,11 @@ type Result struct {
 	Warnings   []string
 }
 
+// fallback is a memory that was opened because a faster one could not be.
+type fallback interface {
+	WhyNotDirect() error // nil if this one was asked for
+}
+
 // taking is a Job under way.
 type taking struct {
 	w     io.Writer
@@ -93,6 +98,9 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 		return nil, err
 	}
 	res = &Result{Mechanism: mem.Mechanism(), Consistent: state == hv.StatePaused}
+	if f, ok := mem.(fallback); ok && f.WhyNotDirect() != nil {
+		res.warn("memory is read through libvirt, which is slow: %v", f.WhyNotDirect())
+	}
 	t := &taking{w: w, mem: mem, early: early, res: res}
 	if j.Mode != ModePause {
 		return res, j.write(ctx, t)

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"snap/cmd/snap/internal/capture"
+	"snap/cmd/snap/internal/report"
+	"snap/dump"
+	"snap/guest"
+	"snap/hv"
+)
+
+// newSummary begins the account of a dump.
+func (a *app) newSummary(id hv.Identity, mode string) *report.Summary {
+	host := id.Host
+	if host == "" {
+		host, _ = os.Hostname()
+	}
+	return &report.Summary{
+		Snap: version, Domain: id.Name, UUID: id.UUID, Host: host, Connect: id.URI,
+		Started: time.Now().UTC(), Mode: mode,
+	}
+}
+
+// describeGuest adds what was found in the guest.
+func describeGuest(sum *report.Summary, s *capture.Survey) {
+	sys := s.System
+	sum.Guest = guestOf(sys)
+	addExclusions(sum, s)
+	sum.Header = report.Header{
+		DumpType: int(s.Header.DumpType), Runs: len(s.Plan.Runs), Fields: map[string]report.Field{},
+	}
+	for _, f := range s.Header.Fields() {
+		if from, ok := sys.Origins[f.Name]; ok && f.Set {
+			sum.Header.Fields[f.Name] = report.Field{Value: f.Value, From: from}
+		}
+	}
+}
+
+// guestOf is the report on the Windows in a guest.
+func guestOf(sys *guest.System) report.Guest {
+	return report.Guest{
+		Windows: guestName(sys),
+		Arch:    archName(sys), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
+		KernelBase: report.Hex(sys.Kernel.Base), SystemCR3: report.Hex(sys.DirectoryTableBase),
+		KDBG: report.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded,
+	}
+}
+
+func archName(sys *guest.System) string {
+	if sys.Arch == 0x8664 {
+		return "amd64"
+	}
+	return fmt.Sprintf("%#x", sys.Arch)
+}
+
+// addResult adds what a finished capture counted.
+func addResult(sum *report.Summary, r *capture.Result) {
+	addPause(sum, r)
+	for _, w := range r.Warnings {
+		sum.Warn("%s", w)
+	}
+	addStats(sum, r.Stats)
+}
+
+// addStats adds what writing the pages counted.
+func addStats(sum *report.Summary, st *dump.Stats) {
+	sum.Pages = report.Pages{
+		Excluded: sum.Pages.Excluded,
+		Total:    st.Pages + sum.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
+		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
+	}
+	sum.Bytes = report.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
+	sum.SHA256 = st.SHA256
+	sum.Gaps = nil
+	for _, g := range st.Gaps {
+		sum.Gaps = append(sum.Gaps, report.Gap{Address: report.Hex(g.Run.Base.Addr()), Pages: g.Run.Pages, Reason: g.Reason})
+	}
+	if st.Unreadable > 0 {
+		sum.Warn("%s pages could not be read and are zero in the dump", humanize.Comma(int64(st.Unreadable)))
+	}
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"snap/cmd/snap/internal/report"
+)
+
+// tell reports a finished dump: JSON for programs, a record for a log, a few
+// lines for a person.
+func (a *app) tell(sum *report.Summary, doc []byte) error {
+	for _, w := range sum.Warnings {
+		a.log.Warn().Msg(w)
+	}
+	if a.json {
+		_, err := a.stdout.Write(doc)
+		return err
+	}
+	if a.quiet {
+		return nil
+	}
+	if a.logFormat == "json" {
+		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
+			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
+			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
+			Uint64("unreadable_pages", sum.Pages.Unreadable).Bool("consistent", sum.Consistent).
+			Msg("dump written")
+		return nil
+	}
+	return a.tellPerson(sum)
+}
+
+func (a *app) tellPerson(sum *report.Summary) error {
+	p := report.NewPairs(a.stderr)
+	p.Add("dump", "%s", sum.Output)
+	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
+	p.Add("guest", "%s, %s, System CR3 %v, KDBG %v", sum.Guest.Windows,
+		plural(sum.Guest.CPUs, "processor"), sum.Guest.SystemCR3, sum.Guest.KDBG)
+	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
+		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
+	if sum.Pages.Excluded > 0 {
+		p.Add("left out", "%s more, as asked for; the manifest lists by whom", humanize.Comma(int64(sum.Pages.Excluded)))
+	}
+	p.Add("moment", "%s", moment(sum))
+	p.Add("time", "%s in all", duration(sum.DurationMS))
+	if v := sum.Verify; v != nil {
+		p.Add("verified", "%s", verdictLine(v))
+	}
+	if strings.HasSuffix(sum.Output, ".zst") || strings.HasSuffix(sum.Output, ".gz") {
+		p.Add("open", "snap expand %s -o %s.dmp, then open that in WinDbg", sum.Output, fileName(sum.Domain))
+	}
+	return p.Flush()
+}
+
+// moment says what time the pages are from.
+func moment(sum *report.Summary) string {
+	switch {
+	case !sum.Consistent:
+		return "pages are from different times: the guest ran on"
+	case sum.PauseMS > 0:
+		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
+	default:
+		return "one point in time"
+	}
+}
+
+func verdictLine(v *report.Verify) string {
+	failed := 0
+	for _, c := range v.Checks {
+		if !c.OK {
+			failed++
+		}
+	}
+	if failed == 0 {
+		return fmt.Sprintf("yes, %s", plural(len(v.Checks), "check"))
+	}
+	return fmt.Sprintf("NO, %d of %s failed", failed, plural(len(v.Checks), "check"))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// duration prints milliseconds as a person says them.
+func duration(ms float64) string {
+	d := time.Duration(ms * float64(time.Millisecond))
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	default:
+		return d.Round(time.Second).String()
+	}
+}
