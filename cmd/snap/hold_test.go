@@ -61,8 +61,10 @@ func (g *heldGuest) start(t *testing.T, flags ...string) *running {
 		t.Fatal(err)
 	}
 	r := &running{ended: make(chan struct{})}
-	args := []string{"dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", "120s",
-		"-o", filepath.Join(g.folder, "out.dmp.zst"), "--log-format", "console"}
+	args := []string{
+		"dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", "120s",
+		"-o", filepath.Join(g.folder, "out.dmp.zst"), "--log-format", "console",
+	}
 	r.Cmd = g.Command(t.Context(), bin, append(args, flags...)...)
 	r.Stderr = &r.stderr
 	r.begin(t)
