@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"snap/internal/ntlab"
+)
+
+// TestDegradedDump demands of a guest whose process list runs in a circle that
+// its dump is written, since it may be all that there will ever be, but that
+// exit code, manifest and warnings say what is wrong with it.
+func TestDegradedDump(t *testing.T) {
+	im, err := ntlab.Build(ntlab.Config{Memory: 96 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := attackOf(t, "process cycle").Edit(im); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	core, err := os.Create(filepath.Join(dir, "guest.elf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer core.Close()
+	if err := im.WriteELFCore(core); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out.dmp.zst")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"convert", core.Name(), "-o", out, "--log-format", "console"}, &stdout, &stderr)
+	if code != exitDegraded {
+		t.Fatalf("snap convert exits with %d; want %d\n%s", code, exitDegraded, stderr.String())
+	}
+	if !strings.Contains(stderr.String(), "verification failed: process list") || !strings.Contains(stderr.String(), "\nnext: ") {
+		t.Errorf("stderr is %q; want the check that failed and a next step", stderr.String())
+	}
+	doc, err := os.ReadFile(out + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum struct {
+		ExitCode int `json:"exit_code"`
+		Verify   struct{ OK bool }
+	}
+	if err := json.Unmarshal(doc, &sum); err != nil {
+		t.Fatal(err)
+	}
+	if sum.ExitCode != exitDegraded || sum.Verify.OK {
+		t.Errorf("manifest has exit code %d and verdict %v; want %d and false", sum.ExitCode, sum.Verify.OK, exitDegraded)
+	}
+	if code := run(t.Context(), []string{"verify", out}, &stdout, &stderr); code != exitFailed {
+		t.Errorf("snap verify exits with %d; want %d", code, exitFailed)
+	}
+}
+
+// attackOf returns what ntlab can do to a guest by its name.
+func attackOf(t *testing.T, name string) ntlab.Attack {
+	t.Helper()
+	for _, a := range ntlab.Attacks() {
+		if a.Name == name {
+			return a
+		}
+	}
+	t.Fatalf("no attack %q", name)
+	return ntlab.Attack{}
+}
