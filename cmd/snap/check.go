@@ -11,8 +11,8 @@ import (
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/dump"
+	"snap/guest/phys"
 	"snap/hv"
-	"snap/hv/libvirt"
 )
 
 // checkResult is what snap check found.
@@ -96,13 +96,11 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	if r.State, err = readable(ctx, vm); err != nil {
 		return err
 	}
-	if d, ok := vm.(*libvirt.Domain); ok {
-		c, err := d.Config(ctx)
-		if err != nil {
-			return err
-		}
-		r.Warnings = append(r.Warnings, c.Warnings...)
+	warnings, err := configWarnings(ctx, vm)
+	if err != nil {
+		return err
 	}
+	r.Warnings = append(r.Warnings, warnings...)
 	job.VM = vm
 	mem, err := vm.OpenMemory(ctx, job.Mechanism)
 	if err != nil {
@@ -119,7 +117,7 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	if err != nil {
 		return err
 	}
-	spooled, unspooled, err := job.PauseEstimates(ctx, mem, s)
+	spooled, unspooled, err := job.PauseEstimates(ctx, mem, s, e)
 	if err != nil {
 		return err
 	}
@@ -190,7 +188,7 @@ func (a *app) printCheck(r *checkResult) error {
 	p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
 	p.Add("KDBG", "%v, %s", r.Guest.KDBG, map[bool]string{true: "encoded: the dump gets it decoded", false: "plain"}[r.Guest.KDBGEncoded])
 	p.Add("source", "%s", r.Source)
-	p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<12), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<12))
+	p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
 	p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))
 	if err := p.Flush(); err != nil {
 		return err

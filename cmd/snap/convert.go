@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -150,12 +151,9 @@ func openInput(path string, in *inputOptions) (hv.Source, *dump.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	switch {
-	case strings.HasPrefix(magic, "\x7fELF"):
+	// The kdump formats are no ELF, but OpenELFCore names them and the way out.
+	if slices.ContainsFunc([]string{"\x7fELF", "KDUMP", "makedumpfile"}, func(m string) bool { return strings.HasPrefix(magic, m) }) {
 		src, err := file.OpenELFCore(path)
-		return src, nil, err
-	case strings.HasPrefix(magic, "KDUMP") || strings.HasPrefix(magic, "makedumpfile"):
-		src, err := file.OpenELFCore(path) // names the format and the way out
 		return src, nil, err
 	}
 	f, err := dump.Open(path)

@@ -100,8 +100,12 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	job.VM = vm
 	job.Write.Progress = &out.progress
 	sum := a.newSummary(id, o.mode)
-	if err := warnOfConfig(ctx, vm, sum); err != nil {
+	warnings, err := configWarnings(ctx, vm)
+	if err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)
+	}
+	for _, w := range warnings {
+		sum.Warn("%s", w)
 	}
 	// Only what happens when the guest isn't held waits for others.
 	lower := sync.OnceFunc(func() {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/report"
 	"snap/hv"
 	"snap/hv/libvirt"
 	"snap/internal/ntlab/labhv"
@@ -90,21 +89,15 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
 }
 
-// warnOfConfig adds to the summary what in a domain's configuration makes its
-// dump less than it could be.
-func warnOfConfig(ctx context.Context, vm hv.VM, sum *report.Summary) error {
+// configWarnings returns what in a domain's configuration makes its dump less
+// than it could be.
+func configWarnings(ctx context.Context, vm hv.VM) ([]string, error) {
 	d, ok := vm.(*libvirt.Domain)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	c, err := d.Config(ctx)
-	if err != nil {
-		return err
-	}
-	for _, w := range c.Warnings {
-		sum.Warn("%s", w)
-	}
-	return nil
+	return c.Warnings, err
 }
 
 // readable fails unless the domain has memory and nothing else is at work on it.

@@ -52,9 +52,9 @@ func (e PauseEstimate) String() string {
 func size(n uint64) string { return humanize.IBytes(n) }
 
 // PauseEstimates says how long the guest of s would stand still with a spool
-// and without. The first is nil where the guest doesn't fit the spool. Samples
-// of the guest's pages are read and compressed for it.
-func (j *Job) PauseEstimates(ctx context.Context, mem hv.Memory, s *Survey) (spooled, unspooled *PauseEstimate, err error) {
+// and without; w is what s.Estimate made of it. The first is nil where the guest
+// doesn't fit the spool. A sample of the guest's pages is read for it.
+func (j *Job) PauseEstimates(ctx context.Context, mem hv.Memory, s *Survey, w *Estimate) (spooled, unspooled *PauseEstimate, err error) {
 	_, ok, err := j.spoolPages(ctx, mem)
 	if err != nil {
 		return nil, nil, err
@@ -64,7 +64,7 @@ func (j *Job) PauseEstimates(ctx context.Context, mem hv.Memory, s *Survey) (spo
 			return nil, nil, err
 		}
 	}
-	unspooled, err = j.estimateUnspooled(ctx, mem, s)
+	unspooled, err = j.estimateUnspooled(ctx, s, w)
 	return spooled, unspooled, err
 }
 
@@ -126,20 +126,10 @@ func (j *Job) estimateSpooled(ctx context.Context, mem hv.Memory) (*PauseEstimat
 	return e, nil
 }
 
-// estimateUnspooled reads and compresses a sample of the pages of the dump.
-func (j *Job) estimateUnspooled(ctx context.Context, mem hv.Memory, s *Survey) (*PauseEstimate, error) {
-	e := &PauseEstimate{Switch: stopAndStart, Looking: s.Took}
-	if err := j.measureState(ctx, e); err != nil {
-		return nil, err
-	}
-	o := j.Write
-	o.Progress, o.Metadata = nil, nil
-	w, err := s.Estimate(ctx, mem, o)
-	if err != nil {
-		return nil, err
-	}
-	e.Pages, e.Reading = w.Populated, w.Duration
-	return e, nil
+// estimateUnspooled counts on the whole dump being written meanwhile.
+func (j *Job) estimateUnspooled(ctx context.Context, s *Survey, w *Estimate) (*PauseEstimate, error) {
+	e := &PauseEstimate{Pages: w.Populated, Reading: w.Duration, Switch: stopAndStart, Looking: s.Took}
+	return e, j.measureState(ctx, e)
 }
 
 // measureState asks the hypervisor what it is asked for during a pause.

@@ -63,7 +63,13 @@ func (j *Job) takePaused(ctx context.Context, t *taking) error {
 	} else if j.Spool > 0 {
 		t.res.warn("%s of populated guest memory don't fit a spool of %s: pages are compressed while the guest stands still", size(pages<<phys.PageShift), size(j.Spool))
 	}
-	e, err := j.estimateUnspooled(ctx, t.mem, t.early)
+	o := j.Write
+	o.Progress, o.Metadata = nil, nil
+	w, err := t.early.Estimate(ctx, t.mem, o)
+	if err != nil {
+		return err
+	}
+	e, err := j.estimateUnspooled(ctx, t.early, w)
 	if err != nil {
 		return err
 	}
