@@ -43,6 +43,9 @@ func domainXML(s *Spec, f files) (string, error) {
 			MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
 		},
 	}
+	if s.NewerQEMU {
+		d.Devices.Emulator = NewerQEMU
+	}
 	switch s.Backing {
 	case Anonymous:
 	case Memfd:

@@ -54,6 +54,7 @@ func TestGuest(t *testing.T) {
 		{"Server2003User", Spec{UserMode: true, Profile: "ws2003sp1-x64", CPUs: 2, MemoryMiB: 128, Seed: 11}},
 		{"Win10Session", Spec{Connect: Session, FillMiB: 16, Seed: 8}},
 		{"Server2003", Spec{Profile: "ws2003sp1-x64", Seed: 9}},
+		{"Win10NewerQEMU", Spec{NewerQEMU: true, MemoryMiB: 128, CPUs: 2, Seed: 12}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

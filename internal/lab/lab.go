@@ -40,6 +40,10 @@ const (
 	HugeTLB   Backing = "hugetlb" // 2 MiB pages of hugetlbfs
 )
 
+// NewerQEMU is the QEMU from Debian's backports that scripts/deps.sh unpacks
+// beside the installed one: at least 9.0, for what older ones can't do safely.
+const NewerQEMU = "/var/lib/snap-lab/qemu-newer/qemu-system-x86_64"
+
 // Spec says which guest to run. The zero value of a field means the default
 // in brackets.
 type Spec struct {
@@ -50,6 +54,7 @@ type Spec struct {
 	CPUs      int    // [4]
 	Machine   string // "q35" or "i440fx" [q35]
 	Backing   Backing
+	NewerQEMU bool // run under NewerQEMU, not the installed one
 	Seed      uint64
 	PlainKDBG bool
 	KPTI      bool

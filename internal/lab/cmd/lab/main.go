@@ -99,6 +99,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.Uint64Var(&s.MemoryMiB, "memory", 512, "RAM in MiB")
 	f.IntVar(&s.CPUs, "cpus", 4, "processors")
 	f.StringVar((*string)(&s.Backing), "backing", string(lab.Anonymous), "RAM on the host: anon, memfd or hugetlb")
+	f.BoolVar(&s.NewerQEMU, "newer-qemu", false, "run it under the QEMU of Debian's backports, for mode snapshot")
 	f.StringVar(&s.Machine, "machine", "q35", "q35 or i440fx")
 	f.Uint64Var(&s.Seed, "seed", 1, "where all that is random in the guest comes from")
 	f.Uint64Var(&s.FillMiB, "fill", 128, "MiB of free memory to fill with zeros, text, structures and random bytes")
