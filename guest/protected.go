@@ -6,10 +6,13 @@ import (
 	"snap/guest/phys"
 )
 
+// ProtectedPageTable is the Reason of page tables.
+const ProtectedPageTable = "page table"
+
 // ProtectedPages are pages of one kind without which a debugger could not open
 // a dump.
 type ProtectedPages struct {
-	Reason string // what they are, such as "page table"
+	Reason string // what they are, such as ProtectedPageTable
 	Pages  phys.Runs
 }
 
@@ -48,7 +51,7 @@ func (s *System) Protected(ctx context.Context) ([]ProtectedPages, error) {
 		}
 	}
 	tables, tablesErr := v.Space.kernelTables(ctx)
-	keep("page table", tables)
+	keep(ProtectedPageTable, tables)
 	mem.take()
 	for _, p := range protections {
 		if ctx.Err() != nil {

@@ -22,6 +22,7 @@ type dumpOptions struct {
 	fileOptions
 	lookOptions
 	pauseOptions
+	liveOptions
 	mode    string
 	source  string
 	nice    int
@@ -45,7 +46,12 @@ In mode pause, the guest stands still while its pages are copied to memory of th
 host (--spool); all else happens when it runs again. How long that will take is
 estimated before from a sample of its pages. A pause that would be longer than
 --max-pause is not begun, and one that becomes longer is ended without a dump. A
-guest that was paused already stays so, for as long as it takes.`,
+guest that was paused already stays so, for as long as it takes.
+
+In mode live the guest is not paused, and its pages are from different times. Page
+tables and the kernel's lists are read again until two readings agree. Then all
+pages are read a second time, to count those that changed meanwhile; above
+--max-changed, or if tables and lists never agree, the exit code is 3.`,
 		Args: oneArg("DOMAIN"),
 		Annotations: exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
 			exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused),
@@ -60,6 +66,7 @@ guest that was paused already stays so, for as long as it takes.`,
 	f.StringVar(&o.mode, "mode", string(capture.ModePause),
 		"pause: the guest stands still while its pages are copied, one point in time;\nlive: it runs, and pages are from different times")
 	o.pauseOptions.addTo(cmd)
+	o.liveOptions.addTo(cmd)
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
 		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
 	o.lookOptions.addTo(cmd)
@@ -113,7 +120,9 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 			a.log.Warn().Err(err).Msg("priority unchanged")
 		}
 	})
+	var taken *capture.Result // what is known by now
 	job.Writing = func(r *capture.Result) {
+		taken = r
 		if !r.Held {
 			lower()
 		}
@@ -123,6 +132,8 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	}
 	job.Write.Metadata = func(st *dump.Stats) ([]byte, error) {
 		addStats(sum, st)
+		addPause(sum, taken)
+		o.addLive(sum, taken)
 		return sum.Compact()
 	}
 	res, err := job.Take(o.held.whileThere(ctx), out.writer())
@@ -132,6 +143,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 		return pauseAdvice(fmt.Errorf("dump %s: %w", id.Name, err))
 	}
 	addResult(sum, res)
+	o.addLive(sum, res)
 	return a.finish(ctx, out, sum)
 }
 
@@ -156,6 +168,9 @@ func (o *dumpOptions) job(a *app) (*capture.Job, error) {
 	}
 	look, err := o.options()
 	if err != nil {
+		return nil, err
+	}
+	if err := o.parse(); err != nil {
 		return nil, err
 	}
 	job := &capture.Job{Mode: mode, Mechanism: mechanism, Look: look, Write: *write, Log: a.log}

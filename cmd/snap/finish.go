@@ -20,7 +20,7 @@ var errDegraded = errors.New("the dump was written but is degraded")
 // tells the operator.
 func (a *app) finish(ctx context.Context, out *output, sum *report.Summary) error {
 	sum.Output = out.path
-	degraded := sum.Pages.Unreadable > 0
+	degraded := sum.Pages.Unreadable > 0 || smeared(sum)
 	if out.pending == nil {
 		sum.Warn("standard output can't be read back: check the dump with snap verify")
 		degraded = true

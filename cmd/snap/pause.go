@@ -35,7 +35,7 @@ func (o *pauseOptions) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.DurationVar(&o.maxPause, "max-pause", 5*time.Second, "the longest that a running guest may stand still in mode pause")
 	f.StringVar(&o.spool, "spool", spoolAuto,
-		"host memory that the guest's pages are copied to in mode pause: a `size`;\nauto: at most a quarter of what is available; off: they are compressed during\nthe pause, as they are where the size doesn't suffice")
+		"host memory that the guest's pages are copied to first: a `size`; auto: at most\na quarter of what is available; off: they are compressed as they are read (in\nmode pause during the pause), as they are where the size doesn't suffice")
 	_ = cmd.RegisterFlagCompletionFunc("spool", cobra.FixedCompletions([]string{spoolAuto, spoolOff}, cobra.ShellCompDirectiveNoFileComp))
 }
 

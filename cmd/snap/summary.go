@@ -73,6 +73,7 @@ func addStats(sum *report.Summary, st *dump.Stats) {
 		Excluded: sum.Pages.Excluded,
 		Total:    st.Pages + sum.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
 		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
+		ChangedWhileReading: sum.Pages.ChangedWhileReading,
 	}
 	sum.Bytes = report.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
 	sum.SHA256 = st.SHA256

@@ -27,7 +27,8 @@ func (a *app) tell(sum *report.Summary, doc []byte) error {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
 			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
-			Uint64("unreadable_pages", sum.Pages.Unreadable).Bool("consistent", sum.Consistent).
+			Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
+			Bool("consistent", sum.Consistent).
 			Msg("dump written")
 		return nil
 	}
@@ -60,7 +61,7 @@ func (a *app) tellPerson(sum *report.Summary) error {
 func moment(sum *report.Summary) string {
 	switch {
 	case !sum.Consistent:
-		return "pages are from different times: the guest ran on"
+		return fmt.Sprintf("pages are from different times: %s changed while they were read", changedPages(sum))
 	case sum.PauseMS > 0:
 		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
 	default:

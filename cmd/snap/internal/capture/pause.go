@@ -102,18 +102,9 @@ func (j *Job) takeSpooled(ctx context.Context, t *taking, pages uint64) error {
 	if err := j.begin(t.res, e); err != nil {
 		return err
 	}
-	// Room for every page that the guest may have by then, as far as it is
-	// allowed; but only what is expected is taken from the host beforehand.
-	room := min(max(t.mem.RAM().Pages(), pages), j.Spool>>phys.PageShift)
-	memory, err := newRegion(room << phys.PageShift)
+	memory, err := j.reserve(ctx, t.mem, pages)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoSpool, err)
-	}
-	if err := memory.fault(ctx, min(withMargin(pages), room)<<phys.PageShift, j.workers()); err != nil {
-		if ctx.Err() != nil {
-			return errors.Join(err, memory.free())
-		}
-		return errors.Join(fmt.Errorf("%w: %w", errNoSpool, err), memory.free())
+		return err
 	}
 	s, cpus, err := j.copyPaused(ctx, t, memory)
 	if err != nil {
@@ -121,6 +112,26 @@ func (j *Job) takeSpooled(ctx context.Context, t *taking, pages uint64) error {
 	}
 	err = j.writeFrom(ctx, t, s, cpus)
 	return errors.Join(err, s.Close())
+}
+
+// reserve gets memory for a copy of the guest's pages, of which so many are
+// populated now. An error of class errNoSpool says that it has to be done
+// without.
+func (j *Job) reserve(ctx context.Context, mem hv.Memory, pages uint64) (region, error) {
+	// Room for every page that the guest may have by then, as far as it is
+	// allowed; but only what is expected is taken from the host beforehand.
+	room := min(max(mem.RAM().Pages(), pages), j.Spool>>phys.PageShift)
+	memory, err := newRegion(room << phys.PageShift)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoSpool, err)
+	}
+	if err := memory.fault(ctx, min(withMargin(pages), room)<<phys.PageShift, j.workers()); err != nil {
+		if ctx.Err() != nil {
+			return nil, errors.Join(err, memory.free())
+		}
+		return nil, errors.Join(fmt.Errorf("%w: %w", errNoSpool, err), memory.free())
+	}
+	return memory, nil
 }
 
 // copyPaused copies the guest's registers and its populated memory while it

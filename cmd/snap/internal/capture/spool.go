@@ -114,6 +114,19 @@ func (s *spool) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	return nil
 }
 
+// page returns the copy of page p, nil if it is none of those that were to be
+// copied, and false if it could not be.
+func (s *spool) page(p phys.PFN) ([]byte, bool) {
+	i, ok := s.pages.Find(p)
+	if !ok {
+		return nil, true
+	}
+	if s.gapIn(p.Addr(), phys.PageSize) != nil {
+		return nil, false
+	}
+	return s.place(i, phys.Run{Base: p, Pages: 1}), true
+}
+
 // gapIn returns the first gap in the n bytes at address at, or nil.
 func (s *spool) gapIn(at phys.Addr, n uint64) *spoolGap {
 	i := sort.Search(len(s.gaps), func(i int) bool { return s.gaps[i].run.End().Addr() > at })

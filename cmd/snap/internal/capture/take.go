@@ -43,14 +43,17 @@ type Job struct {
 	// is no limit. A pause that is estimated to be longer is not begun, and one
 	// that becomes longer is ended: errors.Is(err, ErrPauseTooLong).
 	MaxPause time.Duration
-	// Spool is how many bytes of the host's memory ModePause may use to copy a
-	// running guest's pages to, so that all else happens when it runs again.
-	// Where they don't fit, it stands still until the dump is written.
+	// Spool is how many bytes of the host's memory may be used to copy a running
+	// guest's pages to, so that in ModePause all else happens when it runs again,
+	// and in ModeLive pages are of times that are less far apart. Where they don't
+	// fit, they are read as the dump is written.
 	Spool uint64
 
 	// Writing is called once, when everything is known and the pages are
 	// about to be read.
 	Writing func(*Result)
+
+	caps settleCaps // of ModeLive; the zero value is the default
 }
 
 // Result is what a Job did.
@@ -61,7 +64,8 @@ type Result struct {
 	Consistent bool          // all pages are of one point in time
 	Pause      time.Duration // how long snap held the guest still
 	Estimate   PauseEstimate // of that, made before; zero if snap held nothing
-	Spooled    bool          // the guest stood still for a copy only
+	Spooled    bool          // pages were copied first: all else is of the copy
+	Live       *Live         // how far pages are of different times; nil but in ModeLive, and until it is known
 	Held       bool          // snap holds the guest still right now
 	Warnings   []string
 }
@@ -102,8 +106,8 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 		res.warn("memory is read through libvirt, which is slow: %v", f.WhyNotDirect())
 	}
 	t := &taking{w: w, mem: mem, early: early, res: res}
-	if j.Mode != ModePause {
-		return res, j.write(ctx, t)
+	if j.Mode == ModeLive {
+		return res, j.takeLive(ctx, t)
 	}
 	if state, err = j.VM.State(ctx); err != nil {
 		return nil, err

@@ -26,12 +26,13 @@ type Summary struct {
 	Consistent      bool    `json:"consistent"`
 	PauseMS         float64 `json:"pause_ms"`
 	PauseEstimateMS float64 `json:"pause_estimate_ms"`
-	Spooled         bool    `json:"spooled"` // the guest stood still for a copy only
+	Spooled         bool    `json:"spooled"` // pages were copied first: the guest stood still, if at all, for that only
 	DurationMS      float64 `json:"duration_ms"`
 
 	Guest  Guest   `json:"guest"`
 	Header Header  `json:"header"`
 	Pages  Pages   `json:"pages"`
+	Live   *Live   `json:"live,omitempty"` // of mode live
 	Bytes  Bytes   `json:"bytes"`
 	SHA256 string  `json:"sha256,omitempty"` // of the file as written
 	Verify *Verify `json:"verify,omitempty"`
@@ -81,6 +82,27 @@ type Pages struct {
 	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the host never populated them
 	Excluded    uint64 `json:"excluded"`    // not in the file, because they were asked to stay out
 	Unreadable  uint64 `json:"unreadable"`  // gaps: in the file as zeros
+
+	// ChangedWhileReading is 0 but in mode live. There, as soon as all pages are
+	// read, all that the host has populated are read again: this many are not
+	// what the dump has. A page that had changed back by then isn't among them,
+	// nor one that was written to later.
+	ChangedWhileReading uint64 `json:"changed_while_reading"`
+}
+
+// Live is what mode live says beyond that.
+type Live struct {
+	MaxChanged uint64 `json:"max_changed"` // pages that may have changed: above, the exit code is 3
+	Core       Core   `json:"core"`
+}
+
+// Core is how reading the pages went that a debugger can't do without (page
+// tables, KDBG, lists, processors' blocks): again and again, until two rounds
+// agree on where tables and lists lead.
+type Core struct {
+	Pages     uint64 `json:"pages"`
+	Rounds    int    `json:"rounds"`
+	Unsettled uint64 `json:"unsettled"` // pages that still differed in the last round
 }
 
 // Bytes counts bytes.
