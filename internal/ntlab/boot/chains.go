@@ -47,6 +47,10 @@ type Consistency struct {
 	Smear uint64
 	// Rounds is the highest number of each chain.
 	Rounds []uint64
+	// Late is how many pages were written to after they were read, and before the
+	// page with its chain's highest number was: that number says which ones the
+	// others had by then. There may be more such pages, but not fewer.
+	Late int
 }
 
 // CheckChains reads the chains from mem and measures them. A page that is not
@@ -88,6 +92,15 @@ func (c *Consistency) add(numbers []uint64) {
 	}
 	if drops > 1 {
 		c.OnePoint = false
+	}
+	newest := len(numbers) - 1
+	for numbers[newest] != hi {
+		newest--
+	}
+	for i, n := range numbers {
+		if i < newest && n < hi || i > newest && n+1 < hi {
+			c.Late++
+		}
 	}
 	if hi-lo > 1 {
 		c.Smear = max(c.Smear, hi-lo-1)

@@ -46,34 +46,34 @@ func TestCheckChains(t *testing.T) {
 		number func(id, index int) uint64
 		want   Consistency
 	}{
-		{"between rounds", func(int, int) uint64 { return 7 }, Consistency{true, 0, []uint64{7, 7}}},
-		{"never run", func(int, int) uint64 { return 0 }, Consistency{true, 0, []uint64{0, 0}}},
+		{"between rounds", func(int, int) uint64 { return 7 }, Consistency{true, 0, []uint64{7, 7}, 0}},
+		{"never run", func(int, int) uint64 { return 0 }, Consistency{true, 0, []uint64{0, 0}, 0}},
 		{"in a round", func(id, i int) uint64 {
 			if i < 20+id {
 				return 8
 			}
 			return 7
-		}, Consistency{true, 0, []uint64{8, 8}}},
+		}, Consistency{true, 0, []uint64{8, 8}, 0}},
 		{"a page ahead", func(_, i int) uint64 {
 			if i == 30 {
 				return 8
 			}
 			return 7
-		}, Consistency{false, 0, []uint64{8, 8}}},
+		}, Consistency{false, 0, []uint64{8, 8}, 60}},
 		{"a page behind", func(id, i int) uint64 {
 			if id == 1 && i == 30 {
 				return 7
 			}
 			return 8
-		}, Consistency{false, 0, []uint64{8, 8}}},
-		{"old pages first", func(_, i int) uint64 { return uint64(100 + i) }, Consistency{false, 62, []uint64{163, 163}}},
-		{"old pages last", func(_, i int) uint64 { return uint64(200 - i) }, Consistency{false, 62, []uint64{200, 200}}},
+		}, Consistency{false, 0, []uint64{8, 8}, 1}},
+		{"old pages first", func(_, i int) uint64 { return uint64(100 + i) }, Consistency{false, 62, []uint64{163, 163}, 126}},
+		{"old pages last", func(_, i int) uint64 { return uint64(200 - i) }, Consistency{false, 62, []uint64{200, 200}, 124}},
 		{"one step of three", func(_, i int) uint64 {
 			if i < 9 {
 				return 10
 			}
 			return 7
-		}, Consistency{false, 2, []uint64{10, 10}}},
+		}, Consistency{false, 2, []uint64{10, 10}, 110}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

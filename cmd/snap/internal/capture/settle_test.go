@@ -1,0 +1,343 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"snap/dump"
+	"snap/guest"
+	"snap/guest/phys"
+	"snap/hv"
+	"snap/internal/ntlab"
+)
+
+// patientJob has no limit of time, so that it doesn't depend on the machine's
+// load what comes out.
+func patientJob(vm hv.VM, spool uint64) *Job {
+	job := liveJob(vm, spool)
+	job.caps = settleCaps{pages: defaultCaps.pages, rounds: 6, time: time.Hour}
+	return job
+}
+
+// restless changes something in the guest each time a page is read, so often.
+type restless struct {
+	page   phys.PFN
+	times  int // left
+	change func(n int)
+	n      int
+}
+
+func (r *restless) watch(vm *liveVM) {
+	vm.onRead = func(_ context.Context, p []byte, at phys.Addr) error {
+		run, _ := phys.RunOf(at, uint64(len(p)))
+		// The look at the guest before is none of the core's readings.
+		if vm.scans > 0 && r.times > 0 && run.Base <= r.page && r.page < run.End() {
+			r.times--
+			r.n++
+			r.change(r.n)
+		}
+		return nil
+	}
+}
+
+// Ways in which a core changes. Each is given what to write, and returns the
+// page to which it does.
+var coreChanges = []struct {
+	name    string
+	settles bool // whatever it changes, two readings agree
+	prepare func(t *testing.T, im *ntlab.Image) (phys.PFN, func(n int))
+}{
+	{"page table", false, func(t *testing.T, im *ntlab.Image) (phys.PFN, func(int)) {
+		at := unusedEntry(t, im)
+		return at.PFN(), func(n int) { writeQword(t, im, at, uint64(n)<<32|0x80) } // in a page file
+	}},
+	{"accessed and dirty", true, func(t *testing.T, im *ntlab.Image) (phys.PFN, func(int)) {
+		at := leafEntry(t, im, im.Truth.SystemProcess)
+		return at.PFN(), func(int) { writeQword(t, im, at, readQword(t, im, at)^0x60) }
+	}},
+	{"process name", false, func(t *testing.T, im *ntlab.Image) (phys.PFN, func(int)) {
+		p := im.Truth.Processes[1]
+		var b [0x1000]byte
+		if err := im.ReadVirt(p.EPROCESS, b[:0x800]); err != nil {
+			t.Fatal(err)
+		}
+		i := bytes.Index(b[:], []byte(p.Name))
+		if i < 0 {
+			t.Fatalf("no name %q in its EPROCESS", p.Name)
+		}
+		at, ok := im.Translate(p.EPROCESS + phys.VirtAddr(i))
+		if !ok {
+			t.Fatal("EPROCESS is not mapped")
+		}
+		return at.PFN(), func(n int) {
+			if err := im.WritePhys(at, []byte{byte('a' + n%20)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}},
+	{"time", true, func(t *testing.T, im *ntlab.Image) (phys.PFN, func(int)) {
+		at, ok := im.Translate(kuserSystemTime)
+		if !ok {
+			t.Fatal("KUSER_SHARED_DATA is not mapped")
+		}
+		return at.PFN(), func(n int) {
+			if err := im.WritePhys(at, []byte{byte(n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}},
+}
+
+func writeQword(t *testing.T, im *ntlab.Image, at phys.Addr, v uint64) {
+	t.Helper()
+	if err := im.WritePhys(at, binary.LittleEndian.AppendUint64(nil, v)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readQword(t *testing.T, im *ntlab.Image, at phys.Addr) uint64 {
+	t.Helper()
+	var b [8]byte
+	if err := im.ReadPhys(t.Context(), b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// leafEntry walks the System process's page tables to the entry of the lowest
+// level for a page of 4 KiB.
+func leafEntry(t *testing.T, im *ntlab.Image, va phys.VirtAddr) phys.Addr {
+	t.Helper()
+	table := im.Truth.DirectoryTableBase
+	for shift := 39; ; shift -= 9 {
+		at := table + phys.Addr(uint64(va)>>shift%512*8)
+		e := readQword(t, im, at)
+		if e&1 == 0 || e&0x80 != 0 {
+			t.Fatalf("%#x is not in a page of 4 KiB: entry %#x", uint64(va), e)
+		}
+		if shift == 12 {
+			return at
+		}
+		table = phys.Addr(e & 0x000f_ffff_ffff_f000)
+	}
+}
+
+// unusedEntry returns an empty entry in the table that maps the EPROCESS of
+// System.
+func unusedEntry(t *testing.T, im *ntlab.Image) phys.Addr {
+	t.Helper()
+	table := leafEntry(t, im, im.Truth.SystemProcess).PFN().Addr()
+	for i := range phys.Addr(512) {
+		if at := table + i*8; readQword(t, im, at) == 0 {
+			return at
+		}
+	}
+	t.Fatal("no entry is empty")
+	return 0
+}
+
+// takeNowhere takes a dump of which only the account counts.
+func takeNowhere(t *testing.T, job *Job) *Result {
+	t.Helper()
+	job.Write.Compression, job.Write.SkipHash = dump.CompressionNone, true
+	res, err := job.Take(t.Context(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// TestCoreComesToRest changes a guest's core while it is read, a few times: it
+// must be read until it agrees, and be in the dump as it was at the end.
+func TestCoreComesToRest(t *testing.T) {
+	for _, c := range coreChanges {
+		for name, spool := range spools {
+			for _, times := range []int{1, 4} {
+				vm := newLive(t, ntlab.Config{Seed: 36})
+				page, change := c.prepare(t, vm.im)
+				r := &restless{page: page, times: times, change: change}
+				r.watch(vm)
+				res := takeNowhere(t, patientJob(vm, spool))
+				// One round for each change that no earlier look took, and one to see that
+				// there are no more.
+				most := max(2, times+1)
+				if c.settles {
+					most = 2
+				}
+				got := res.Live.Core
+				if got.Unsettled != 0 || got.Rounds < 2 || got.Rounds > most || got.Pages == 0 || len(res.Warnings) != 0 {
+					t.Errorf("%s, %s, %d changes: core is %+v, warnings %q; want it settled after 2 to %d rounds", c.name, name, times, got, res.Warnings, most)
+				}
+				if r.times != 0 && !c.settles {
+					t.Errorf("%s, %s: %d changes of %d were not made", c.name, name, r.times, times)
+				}
+				if !c.settles && res.Live.Changed != 0 {
+					t.Errorf("%s, %s, %d changes: %d pages differ from the dump; want none after the core was settled", c.name, name, times, res.Live.Changed)
+				}
+			}
+		}
+	}
+}
+
+// TestCoreNeverRests changes a guest's core each time that it is read: it is
+// given up, and that is said.
+func TestCoreNeverRests(t *testing.T) {
+	for _, c := range coreChanges {
+		for name, spool := range spools {
+			vm := newLive(t, ntlab.Config{Seed: 37})
+			page, change := c.prepare(t, vm.im)
+			r := &restless{page: page, times: 1 << 30, change: change}
+			r.watch(vm)
+			job := patientJob(vm, spool)
+			res := takeNowhere(t, job)
+			got, want := res.Live.Core, Core{Rounds: job.caps.rounds, Unsettled: 1}
+			if c.settles {
+				want = Core{Rounds: 2}
+			}
+			want.Pages = protectedPages(t, vm.imageVM).Pages()
+			if got != want {
+				t.Errorf("%s, %s: core is %+v; want %+v", c.name, name, got, want)
+			}
+			if c.settles != (len(res.Warnings) == 0) {
+				t.Errorf("%s, %s: warnings %q", c.name, name, res.Warnings)
+			}
+			if res.Live.Changed != 1 {
+				t.Errorf("%s, %s: %d pages changed; want 1", c.name, name, res.Live.Changed)
+			}
+		}
+	}
+}
+
+// TestCoreTakesTooLong demands an end after the round that the time is up in.
+func TestCoreTakesTooLong(t *testing.T) {
+	for name, spool := range spools {
+		vm := newLive(t, ntlab.Config{Seed: 40})
+		job := liveJob(vm, spool)
+		job.caps = settleCaps{pages: defaultCaps.pages, rounds: 100}
+		res := takeNowhere(t, job)
+		if got := res.Live.Core; got.Rounds != 1 || got.Unsettled == 0 || len(res.Warnings) != 1 {
+			t.Errorf("%s: core is %+v, warnings %q; want it given up after a round", name, got, res.Warnings)
+		}
+	}
+}
+
+// TestCoreTooLarge demands a dump without a settled core where that would take
+// too much memory.
+func TestCoreTooLarge(t *testing.T) {
+	for name, spool := range spools {
+		vm := newLive(t, ntlab.Config{Seed: 38})
+		core := protectedPages(t, vm.imageVM).Pages()
+		for _, tt := range []struct {
+			cap  uint64
+			want Core
+		}{
+			{core - 1, Core{Pages: core, Unsettled: core}},
+			{core, Core{Pages: core, Rounds: 2}},
+		} {
+			job := liveJob(vm, spool)
+			job.caps = settleCaps{pages: tt.cap, rounds: 5, time: defaultCaps.time}
+			d, err := takeBy(t, job)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.comparePages(t, vm.im, windowsPages(t, vm.im))
+			if got := d.res.Live.Core; got != tt.want {
+				t.Errorf("%s, at most %d pages: core is %+v; want %+v", name, tt.cap, got, tt.want)
+			}
+			if said := strings.Contains(strings.Join(d.res.Warnings, "\n"), "page tables and lists"); said != (tt.want.Unsettled > 0) {
+				t.Errorf("%s, at most %d pages: warnings %q", name, tt.cap, d.res.Warnings)
+			}
+		}
+	}
+}
+
+// TestCoreIsOfOneMoment has a process leave the list between the copy and the
+// last reading of the core: the dump's list must be whole, and without it.
+func TestCoreIsOfOneMoment(t *testing.T) {
+	for name, spool := range spools {
+		vm := newLive(t, ntlab.Config{Seed: 39})
+		im := vm.im
+		var head [8]byte
+		if err := im.ReadVirt(im.Truth.PsActiveProcessHead, head[:]); err != nil {
+			t.Fatal(err)
+		}
+		links := phys.VirtAddr(binary.LittleEndian.Uint64(head[:])) - im.Truth.SystemProcess
+		prev, gone, after := im.Truth.Processes[0].EPROCESS+links, im.Truth.Processes[1].EPROCESS+links, im.Truth.Processes[2].EPROCESS+links
+		at, ok := im.Translate(after)
+		if !ok {
+			t.Fatal("EPROCESS is not mapped")
+		}
+		r := &restless{page: at.PFN(), times: 2, change: func(n int) {
+			if n < 2 {
+				return // the first reading is of the list as it was
+			}
+			for va, v := range map[phys.VirtAddr]phys.VirtAddr{prev: after, after + 8: prev} {
+				if err := im.WriteVirt(va, binary.LittleEndian.AppendUint64(nil, uint64(v))); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}}
+		r.watch(vm)
+		d, err := takeBy(t, liveJob(vm, spool))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sys := d.res.Survey.System
+		h, err := d.file.Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		inDump, err := guest.Open(t.Context(), d.file, d.file.RAM(), h.DirectoryTableBase, sys.KDBG.At)
+		if err != nil {
+			t.Fatal(err)
+		}
+		processes, err := inDump.Processes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range processes {
+			if p.EPROCESS+links == gone {
+				t.Errorf("%s: the process that left is in the dump's list", name)
+			}
+		}
+		if len(processes) != len(im.Truth.Processes)-1 || d.res.Live.Core.Unsettled != 0 || r.times != 0 {
+			t.Errorf("%s: %d processes of %d, core %+v", name, len(processes), len(im.Truth.Processes), d.res.Live.Core)
+		}
+	}
+}
+
+// TestSameEntries names what may differ in a page table that leads to the same.
+func TestSameEntries(t *testing.T) {
+	entry := func(v uint64) []byte {
+		b := make([]byte, phys.PageSize)
+		for i := range 8 {
+			b[64+i] = byte(v >> (8 * i))
+		}
+		return b
+	}
+	const present = 0x8000_0000_1234_5863 // NX, dirty, accessed, writable, present
+	got := map[string]bool{}
+	for name, b := range map[string]uint64{
+		"same": present, "accessed": present ^ 1<<5, "dirty": present ^ 1<<6, "age": present ^ 0x7ff<<52,
+		"frame": present ^ 1<<12, "top of frame": present ^ 1<<51, "present": present ^ 1, "writable": present ^ 2,
+		"large": present ^ 1<<7, "NX": present ^ 1<<63,
+	} {
+		got[name] = sameEntries(entry(present), entry(b)) && sameEntries(entry(b), entry(present))
+	}
+	got["age, not present"] = sameEntries(entry(0x840), entry(0x840^1<<6))
+	want := map[string]bool{
+		"same": true, "accessed": true, "dirty": true, "age": true,
+		"frame": false, "top of frame": false, "present": false, "writable": false, "large": false, "NX": false,
+		"age, not present": false,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("sameEntries (-want +got):\n%s", diff)
+	}
+}
