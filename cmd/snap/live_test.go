@@ -108,6 +108,13 @@ func TestLiveSaysItsSmear(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var inside liveSummary
+			if err := json.Unmarshal(f.Metadata(), &inside); err != nil {
+				t.Fatal(err)
+			}
+			if inside.Pages.Changed != sum.Pages.Changed || inside.Live != sum.Live {
+				t.Errorf("%s: the file's own summary is %+v; want %+v", what, inside, sum)
+			}
 			c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
 			if err != nil {
 				t.Fatal(err)

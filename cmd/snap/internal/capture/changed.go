@@ -23,13 +23,11 @@ type judge func(p phys.PFN, now []byte) bool
 // that same doesn't take for the same. before are the pages of them that could
 // hold anything when they were first read; all others were zero.
 func (j *Job) changed(ctx context.Context, mem hv.Memory, within, before phys.Runs, same judge) (phys.Runs, error) {
-	now, known, err := mem.Populated(ctx)
+	now, _, err := mem.Populated(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if now = now.Intersect(within); !known {
-		now = before // the rest was read as memory, too, or is none of ours
-	}
+	now = now.Intersect(within)
 	r := &rereader{mem: mem, chunks: chunksOf(now), same: same}
 	// What isn't populated any more is zero, and is not read: that would
 	// populate it again in some kinds of memory.

@@ -137,6 +137,44 @@ func TestChangedIsWhatDiffers(t *testing.T) {
 	})
 }
 
+// TestSettledPopulated demands that a page of the later copy is read, also if the
+// host had not populated it before.
+func TestSettledPopulated(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const pages = 24
+		m := &twoTimes{known: true}
+		m.ram, m.bytes = phys.Runs{{Base: 0, Pages: pages}}, make([]byte, pages<<phys.PageShift)
+		m.drawState(t, "later")
+		memory, err := newRegion(m.populated.Pages() << phys.PageShift)
+		if err != nil {
+			t.Fatal(err)
+		}
+		core, err := newSpool(memory, m, m.populated, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := core.fill(t.Context(), m, 1); err != nil {
+			t.Fatal(err)
+		}
+		later, broken := m.populated, m.broken
+		m.drawState(t, "before")
+		s := &settledMemory{Memory: m}
+		if err := s.replace(core); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		got, known, err := s.Populated(t.Context())
+		if err != nil || !known {
+			t.Fatalf("Populated() = %v, %v", known, err)
+		}
+		for p := range phys.PFN(pages) {
+			if want := m.populated.Has(p) || later.Has(p) && broken[p] == nil; got.Has(p) != want {
+				t.Fatalf("page %d populated = %v; want %v", p, got.Has(p), want)
+			}
+		}
+	})
+}
+
 // TestSettledMemory reads across pages that are of a later copy and pages that
 // are not: each must be of the right one, and a later one that could not be read
 // must not take an earlier one's place.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -20,6 +21,15 @@ type liveVM struct {
 	*imageVM
 	scans  int            // how often it was asked which pages are populated
 	onScan func(scan int) // before it is answered
+	onAsk  func([]phys.Registers)
+}
+
+func (v *liveVM) Registers(ctx context.Context) ([]phys.Registers, error) {
+	cpus := slices.Clone(v.im.Registers())
+	if v.onAsk != nil {
+		v.onAsk(cpus)
+	}
+	return cpus, nil
 }
 
 func newLive(t *testing.T, c ntlab.Config) *liveVM {

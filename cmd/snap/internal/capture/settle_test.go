@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/dump"
-	"snap/guest"
 	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
@@ -254,61 +253,6 @@ func TestCoreTooLarge(t *testing.T) {
 			if said := strings.Contains(strings.Join(d.res.Warnings, "\n"), "page tables and lists"); said != (tt.want.Unsettled > 0) {
 				t.Errorf("%s, at most %d pages: warnings %q", name, tt.cap, d.res.Warnings)
 			}
-		}
-	}
-}
-
-// TestCoreIsOfOneMoment has a process leave the list between the copy and the
-// last reading of the core: the dump's list must be whole, and without it.
-func TestCoreIsOfOneMoment(t *testing.T) {
-	for name, spool := range spools {
-		vm := newLive(t, ntlab.Config{Seed: 39})
-		im := vm.im
-		var head [8]byte
-		if err := im.ReadVirt(im.Truth.PsActiveProcessHead, head[:]); err != nil {
-			t.Fatal(err)
-		}
-		links := phys.VirtAddr(binary.LittleEndian.Uint64(head[:])) - im.Truth.SystemProcess
-		prev, gone, after := im.Truth.Processes[0].EPROCESS+links, im.Truth.Processes[1].EPROCESS+links, im.Truth.Processes[2].EPROCESS+links
-		at, ok := im.Translate(after)
-		if !ok {
-			t.Fatal("EPROCESS is not mapped")
-		}
-		r := &restless{page: at.PFN(), times: 2, change: func(n int) {
-			if n < 2 {
-				return // the first reading is of the list as it was
-			}
-			for va, v := range map[phys.VirtAddr]phys.VirtAddr{prev: after, after + 8: prev} {
-				if err := im.WriteVirt(va, binary.LittleEndian.AppendUint64(nil, uint64(v))); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}}
-		r.watch(vm)
-		d, err := takeBy(t, liveJob(vm, spool))
-		if err != nil {
-			t.Fatal(err)
-		}
-		sys := d.res.Survey.System
-		h, err := d.file.Header()
-		if err != nil {
-			t.Fatal(err)
-		}
-		inDump, err := guest.Open(t.Context(), d.file, d.file.RAM(), h.DirectoryTableBase, sys.KDBG.At)
-		if err != nil {
-			t.Fatal(err)
-		}
-		processes, err := inDump.Processes(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range processes {
-			if p.EPROCESS+links == gone {
-				t.Errorf("%s: the process that left is in the dump's list", name)
-			}
-		}
-		if len(processes) != len(im.Truth.Processes)-1 || d.res.Live.Core.Unsettled != 0 || r.times != 0 {
-			t.Errorf("%s: %d processes of %d, core %+v", name, len(processes), len(im.Truth.Processes), d.res.Live.Core)
 		}
 	}
 }
