@@ -39,7 +39,7 @@ var exitMeaning = map[int]string{
 	exitOK:           "done (a dump: written and verified)",
 	exitFailed:       "failed",
 	exitUsage:        "wrong usage",
-	exitDegraded:     "written but degraded: unreadable pages, not verified, or too many changed in mode live",
+	exitDegraded:     "written but degraded: unreadable pages, not verified, or too much changed in mode live",
 	exitNoDomain:     "no such domain, or it is not running",
 	exitLocked:       "another dump of it is running",
 	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",

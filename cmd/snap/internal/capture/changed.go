@@ -31,7 +31,10 @@ func (j *Job) changed(ctx context.Context, mem hv.Memory, within, before phys.Ru
 	r := &rereader{mem: mem, chunks: chunksOf(now), same: same}
 	// What isn't populated any more is zero, and is not read: that would
 	// populate it again in some kinds of memory.
-	for _, run := range before.Intersect(within).Minus(now) {
+	for _, run := range chunksOf(before.Intersect(within).Minus(now)) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		for p := run.Base; p < run.End(); p++ {
 			if !same(p, zeroPage[:]) {
 				r.found = append(r.found, phys.Run{Base: p, Pages: 1})
