@@ -54,11 +54,10 @@ func (j *Job) settle(ctx context.Context, early *Survey, mem, base hv.Memory) (o
 	if caps == (settleCaps{}) {
 		caps = defaultCaps
 	}
-	protected, err := early.System.Protected(ctx)
+	protected, _ := early.System.Protected(ctx) // what could not be followed is met again below
 	if ctx.Err() != nil {
-		return out, nil, core, err
+		return out, nil, core, context.Cause(ctx)
 	}
-	// What could not be followed is met again below.
 	first := coreOf(protected)
 	core.Pages = first.Pages.Pages()
 	pages := first.Pages
