@@ -45,7 +45,14 @@ In mode pause, the guest stands still while its pages are copied to memory of th
 host (--spool); all else happens when it runs again. How long that will take is
 estimated before from a sample of its pages. A pause that would be longer than
 --max-pause is not begun, and one that becomes longer is ended without a dump. A
-guest that was paused already stays so, for as long as it takes.`,
+guest that was paused already stays so, for as long as it takes.
+
+In mode snapshot the guest runs on but for a moment: QEMU keeps each page as it was
+until it is saved, to memory of the host (--spool). It takes longer than a pause,
+and only where it is known to do no harm: QEMU 9.0 or later on this host, private
+anonymous memory, no devices that write to it behind QEMU's back, userfaultfd
+allowed. Elsewhere it is refused, and nothing was changed. snap check says what
+each mode would take.`,
 		Args: oneArg("DOMAIN"),
 		Annotations: exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
 			exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused),
@@ -57,8 +64,12 @@ guest that was paused already stays so, for as long as it takes.`,
 	addConnectFlag(cmd, a)
 	f := cmd.Flags()
 	o.fileOptions.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
-	f.StringVar(&o.mode, "mode", string(capture.ModePause),
-		"pause: the guest stands still while its pages are copied, one point in time;\nlive: it runs, and pages are from different times")
+	f.StringVar(&o.mode, "mode", string(capture.ModeAuto),
+		"pause: the guest stands still while its pages are copied, one point in time;\n"+
+			"snapshot: it runs while QEMU (9.0 or later) saves it, one point in time;\n"+
+			"live: it runs, and pages are from different times;\n"+
+			"auto: pause if its estimate fits --max-pause, else snapshot where it is safe")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"auto", "pause", "snapshot", "live"}, cobra.ShellCompDirectiveNoFileComp))
 	o.pauseOptions.addTo(cmd)
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
 		"direct: QEMU's memory on this host; peek: through libvirt; auto: direct where it works")
@@ -113,7 +124,11 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 			a.log.Warn().Err(err).Msg("priority unchanged")
 		}
 	})
+	saving := &savingProgress{a: a, name: id.Name}
+	defer saving.end()
+	job.Saving = saving.update
 	job.Writing = func(r *capture.Result) {
+		saving.saved()
 		if !r.Held {
 			lower()
 		}
@@ -142,8 +157,10 @@ func (o *dumpOptions) job(a *app) (*capture.Job, error) {
 		return nil, err
 	}
 	mode := capture.Mode(o.mode)
-	if mode != capture.ModePause && mode != capture.ModeLive {
-		return nil, usageError("--mode is %q; it can be pause or live", o.mode)
+	switch mode {
+	case capture.ModeAuto, capture.ModePause, capture.ModeSnapshot, capture.ModeLive:
+	default:
+		return nil, usageError("--mode is %q; it can be auto, pause, snapshot or live", o.mode)
 	}
 	mechanism := hv.Mechanism(o.source)
 	switch mechanism {

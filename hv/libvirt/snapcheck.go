@@ -32,7 +32,7 @@ func (d *Domain) CheckSnapshot(ctx context.Context) error {
 		return err
 	}
 	if why != "" {
-		return fmt.Errorf("snapshot of domain %q: %w: %s", d.dom.Name, hv.ErrUnsupported, why)
+		return fmt.Errorf("no snapshot of domain %q: %w: %s", d.dom.Name, hv.ErrUnsupported, why)
 	}
 	return nil
 }
@@ -65,7 +65,7 @@ func (d *Domain) whyNoSnapshot(ctx context.Context) (string, error) {
 		func(context.Context) (string, error) { return c.whyNoSnapshot(), nil },
 		d.sharedMemory,
 		d.otherMigration,
-		func(context.Context) (string, error) { return d.lockManager() },
+		d.lockManager,
 		d.oddProcess,
 	} {
 		if why, err := check(ctx); why != "" || err != nil {
@@ -145,7 +145,7 @@ var lockManagerLine = regexp.MustCompile(`(?m)^\s*lock_manager\s*=\s*"([^"]*)"`)
 // lockManager: libvirt lets go of a guest's disk leases when QEMU stops for a
 // snapshot, but doesn't take them back when it goes on (qemuProcessHandleStop and
 // qemuProcessHandleResume in src/qemu/qemu_process.c).
-func (d *Domain) lockManager() (string, error) {
+func (d *Domain) lockManager(context.Context) (string, error) {
 	path := "/etc/libvirt/qemu.conf"
 	if strings.HasSuffix(d.conn.target.driver, "/session") {
 		dir, err := os.UserConfigDir()
@@ -154,17 +154,21 @@ func (d *Domain) lockManager() (string, error) {
 		}
 		path = filepath.Join(dir, "libvirt", "qemu.conf")
 	}
+	return lockManagerIn(path), nil
+}
+
+func lockManagerIn(path string) string {
 	b, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", nil
-	case err != nil:
-		return fmt.Sprintf("whether libvirt uses a lock manager can't be told: %v", err), nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return "" // libvirt's own defaults have none
+	}
+	if err != nil {
+		return fmt.Sprintf("whether libvirt uses a lock manager can't be told: %v", err)
 	}
 	if m := lockManagerLine.FindSubmatch(b); m != nil && string(m[1]) != "" && string(m[1]) != "nop" {
-		return fmt.Sprintf("libvirt's lock manager is %s: the guest's disk leases would be lost", m[1]), nil
+		return fmt.Sprintf("libvirt's lock manager is %s: the guest's disk leases would be lost", m[1])
 	}
-	return "", nil
+	return ""
 }
 
 // oddProcess looks at QEMU's process.
