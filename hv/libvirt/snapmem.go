@@ -85,6 +85,11 @@ func (g *savedGuest) RAM() phys.Runs { return g.ram }
 
 // Populated implements hv.Memory.
 func (g *savedGuest) Populated(ctx context.Context) (phys.Runs, bool, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return nil, false, os.ErrClosed
+	}
 	return g.populated, true, ctx.Err()
 }
 
