@@ -2,12 +2,13 @@
 
 // Record makes the recordings in this folder anew, with two releases of QEMU:
 //
-//	go run record.go QEMU-7.2 QEMU-10.0
+//	go run record.go qtest.go QEMU-7.2 QEMU-10.0
 //
 // It needs binutils, and root or access to userfaultfd.
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
@@ -25,7 +26,7 @@ import (
 
 func main() {
 	if len(os.Args) != 3 {
-		log.Fatal("usage: go run record.go QEMU-7.2 QEMU-10.0")
+		log.Fatal("usage: go run record.go qtest.go QEMU-7.2 QEMU-10.0")
 	}
 	dir, err := os.MkdirTemp("", "record")
 	check(err)
@@ -35,14 +36,24 @@ func main() {
 	run("ld", "-m", "elf_x86_64", "-Ttext=0", "-e", "0", "-o", dir+"/guest.elf", dir+"/guest.o")
 	run("objcopy", "-O", "binary", "-j", ".text", dir+"/guest.elf", bios)
 	plain := []string{"-m", "4M", "-smp", "2", "-bios", bios, "-cpu", "qemu64,+pdpe1gb"}
-	record(dir, os.Args[1], "qemu-7.2-pc", append(plain, "-machine", "pc,accel=tcg"))
-	record(dir, os.Args[2], "qemu-10.0-q35", append(plain, "-machine", "q35,accel=tcg"))
+	record(dir, os.Args[1], "qemu-7.2-pc", append(plain, "-machine", "pc,accel=tcg"), false)
+	record(dir, os.Args[2], "qemu-10.0-q35", append(plain, "-machine", "q35,accel=tcg"), false)
+	virtio := []string{
+		"-machine", "q35,accel=tcg", "-cpu", "qemu64,+pdpe1gb", "-smp", "2", "-bios", bios,
+		"-m", "4M,maxmem=1G", "-object", "memory-backend-ram,id=vm0,size=64M",
+		"-device", "virtio-mem-pci,addr=5,memdev=vm0,requested-size=16M,block-size=2M",
+	}
+	record(dir, os.Args[2], "qemu-10.0-virtio-mem", virtio, true)
 }
 
-// record starts a guest, stops it and asks QEMU for its state in every way.
-func record(dir, qemu, name string, args []string) {
+// record starts a guest, stops it and asks QEMU for its state in every way. If
+// plug is set, the guest gets a part of its virtio-mem device's memory before.
+func record(dir, qemu, name string, args []string, plug bool) {
 	sock := filepath.Join(dir, name+".sock")
 	args = append(args, "-nodefaults", "-display", "none", "-qmp", "unix:"+sock+",server=on,wait=off")
+	if plug {
+		args = append(args, "-qtest", "unix:"+sock+".qtest,server=on,wait=off")
+	}
 	cmd := exec.Command(qemu, args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	check(cmd.Start())
@@ -51,6 +62,11 @@ func record(dir, qemu, name string, args []string) {
 	m := dial(sock)
 	m.do("qmp_capabilities", nil)
 	time.Sleep(time.Second) // the guest sets its registers
+	if plug {
+		c, err := net.Dial("unix", sock+".qtest")
+		check(err)
+		plugMemory(&qtest{c, bufio.NewReader(c)})
+	}
 	m.do("stop", nil)
 
 	registers := m.hmp("info registers -a")
