@@ -9,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"snap/dump"
+	"snap/hv"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
 )
@@ -228,6 +231,83 @@ func TestOperatorDuringSnapshot(t *testing.T) {
 		}
 	}
 	mustRun(t, g)
+}
+
+// TestSnapshotOfPaused: a guest that stands still already needs no snapshot, and
+// stands still afterwards.
+func TestSnapshotOfPaused(t *testing.T) {
+	g := upGuest(t, lab.Spec{Name: "snappaused", MemoryMiB: 128, CPUs: 1, FillMiB: 16, Seed: 45})
+	virsh(t, g.Connection, "suspend", g.Name)
+	for _, mode := range []string{"snapshot", "auto"} {
+		out := filepath.Join(t.TempDir(), "x.dmp.zst")
+		r := runSnap(t, g.Connection, "dump", g.Name, "--mode", mode, "--json", "-o", out).want(t, exitOK)
+		var sum snapshotSummary
+		if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
+			t.Fatal(err)
+		}
+		if sum.Mode != "pause" || !sum.Consistent || sum.PauseMS != 0 || sum.DowntimeMS != nil || len(sum.Warnings) != 0 {
+			t.Errorf("--mode %s: summary is %+v", mode, sum)
+		}
+		if got := virsh(t, g.Connection, "domstate", g.Name); got != "paused" {
+			t.Errorf("--mode %s: the guest is %s; want paused", mode, got)
+		}
+	}
+}
+
+// upSaved starts a guest that QEMU saves for long enough to be interfered with.
+func upSaved(t *testing.T, name string) *heldGuest {
+	t.Helper()
+	userfaultfd(t, true)
+	g := upGuest(t, lab.Spec{Name: name, NewerQEMU: true, MemoryMiB: 1024, CPUs: 1, FillMiB: 64, Seed: 46})
+	return &heldGuest{Guest: g, vm: lookUp(t, g), folder: t.TempDir()}
+}
+
+// TestSnapshotKilledWithGuardian kills both processes while QEMU saves: snap
+// recover puts it right, from the state file or, if that is lost, from the mark.
+func TestSnapshotKilledWithGuardian(t *testing.T) {
+	g := upSaved(t, "snapkilledboth")
+	for _, lost := range []bool{false, true} {
+		r := g.start(t, "--mode", "snapshot", "--source", "auto")
+		g.untilSaving(t, r)
+		run, path := g.runFile(t)
+		if err := unix.Kill(run.Guardian.PID, unix.SIGKILL); err != nil {
+			t.Fatalf("kill the guardian: %v", err)
+		}
+		r.kill()
+		if lost {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range run.Files {
+				_ = os.Remove(f) // nothing knows of them any more
+			}
+		}
+		done := runSnap(t, g.Connection, "recover").want(t, exitOK)
+		if !strings.Contains(done.stdout, g.Name+": ended the snapshot") {
+			t.Errorf("snap recover says %q; want that it ended the snapshot", done.stdout)
+		}
+		if left := g.left(t, hv.StateRunning); len(left) > 0 {
+			t.Errorf("after snap recover: %q", left)
+		}
+		snapshotOff(t, g.Guest)
+	}
+	mustRun(t, g.Guest)
+}
+
+// TestDomainEndsDuringSnapshot: that is why the dump failed, and nothing is left.
+func TestDomainEndsDuringSnapshot(t *testing.T) {
+	g := upSaved(t, "snapends")
+	r := g.start(t, "--mode", "snapshot", "--source", "auto")
+	g.untilSaving(t, r)
+	virsh(t, g.Connection, "destroy", g.Name)
+	if got := r.wait(t).want(t, exitNoDomain); !strings.Contains(got.stderr, "destroyed") {
+		t.Errorf("stderr is %q; want that the domain was destroyed", got.stderr)
+	}
+	for _, glob := range []string{g.folder + "/*", "/run/snap/" + g.vm.Identity().UUID + "-*"} {
+		if files, err := filepath.Glob(glob); err != nil || len(files) > 0 {
+			t.Errorf("%v was left behind (%v)", files, err)
+		}
+	}
 }
 
 // untilSaving waits until QEMU saves the guest, which runs again by then: the guest
