@@ -232,8 +232,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestTruncatedRecording does the same to a real one, at a prime distance and
-// around each section that is not RAM.
+// TestTruncatedRecording cuts a real one at every 487th byte.
 func TestTruncatedRecording(t *testing.T) {
 	b := recording(t, "qemu-10.0-virtio-mem.stream")
 	for n := 0; n < len(b); n += 487 {
