@@ -146,6 +146,8 @@ func TestParseErrors(t *testing.T) {
 		{"text", func(s *testStream) { s.text = []byte("{]}") }, "description: "},
 		{"two lists", func(s *testStream) { s.text = []byte(`{"devices":[],"devices":[]}`) }, "two lists of devices"},
 		{"no list of devices", func(s *testStream) { s.text = []byte(`{"page_size":4096}`) }, "no list of devices"},
+		{"devices", func(s *testStream) { s.text = []byte(`{"devices":{}}`) }, "want an array: another token"},
+		{"fields", device(0, func(d *testSection) { d.described = jsonMap{"name": "timer", "fields": "none"} }), "want an array: another token"},
 		{"after the text", func(s *testStream) { s.text = append(s.description(), '}') }, "text follows the description"},
 		{"early", func(s *testStream) {
 			s.earlyDesc = []any{jsonMap{"name": "dev/early", "version": 1, "fields": []any{jsonMap{"size": 16}}}}
