@@ -55,7 +55,7 @@ func parseDescription(text []byte) (map[deviceKey]deviceShape, error) {
 	var shapes map[deviceKey]deviceShape
 	d := json.NewDecoder(bytes.NewReader(text))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, fmt.Errorf("description is no JSON object: %w", cmpErr(err))
+		return nil, fmt.Errorf("description is no JSON object: %w", tokenErr(err))
 	}
 	for d.More() {
 		key, err := d.Token()
@@ -97,8 +97,8 @@ func parseDescription(text []byte) (map[deviceKey]deviceShape, error) {
 	return shapes, nil
 }
 
-// cmpErr gives an error to an unexpected token.
-func cmpErr(err error) error {
+// tokenErr is err, or the error that another token was there than expected.
+func tokenErr(err error) error {
 	if err == nil {
 		return errors.New("another token")
 	}
@@ -136,7 +136,7 @@ func devices(d *json.Decoder) (map[deviceKey]deviceShape, error) {
 // each calls f at each element of the array that d is in front of.
 func each(d *json.Decoder, f func() error) error {
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return fmt.Errorf("want an array: %w", cmpErr(err))
+		return fmt.Errorf("want an array: %w", tokenErr(err))
 	}
 	for d.More() {
 		if err := f(); err != nil {

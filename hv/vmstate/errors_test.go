@@ -146,6 +146,8 @@ func TestParseErrors(t *testing.T) {
 		{"text", func(s *testStream) { s.text = []byte("{]}") }, "description: "},
 		{"two lists", func(s *testStream) { s.text = []byte(`{"devices":[],"devices":[]}`) }, "two lists of devices"},
 		{"no list of devices", func(s *testStream) { s.text = []byte(`{"page_size":4096}`) }, "no list of devices"},
+		{"devices", func(s *testStream) { s.text = []byte(`{"devices":{}}`) }, "want an array: another token"},
+		{"fields", device(0, func(d *testSection) { d.described = jsonMap{"name": "timer", "fields": "none"} }), "want an array: another token"},
 		{"after the text", func(s *testStream) { s.text = append(s.description(), '}') }, "text follows the description"},
 		{"early", func(s *testStream) {
 			s.earlyDesc = []any{jsonMap{"name": "dev/early", "version": 1, "fields": []any{jsonMap{"size": 16}}}}
@@ -232,8 +234,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestTruncatedRecording does the same to a real one, at a prime distance and
-// around each section that is not RAM.
+// TestTruncatedRecording cuts a real one at every 487th byte.
 func TestTruncatedRecording(t *testing.T) {
 	b := recording(t, "qemu-10.0-virtio-mem.stream")
 	for n := 0; n < len(b); n += 487 {

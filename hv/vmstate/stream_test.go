@@ -104,7 +104,20 @@ func TestFootersInside(t *testing.T) {
 	if st, err := Parse(s.bytes(), Options{}); err != nil || len(st.CPUs) != 2 {
 		t.Errorf("Parse() = %+v, %v; want 2 processors", st, err)
 	}
-	// Too many of them end the search.
+	// Those that no section ends in front of don't count.
+	for range 2 * maxCandidates {
+		s.devices[1].body = be(s.devices[1].body, byte(0), byte(6), uint32(2), []byte("{}"))
+	}
+	if _, err := Parse(s.bytes(), Options{}); err != nil {
+		t.Errorf("Parse() = %v with texts that no section ends in front of; want none", err)
+	}
+	// A processor is known to be of some length.
+	copy(s.devices[2].body[600:], testSection{name: "x", id: s.devices[2].id}.bytes())
+	copy(s.devices[2].body[595:], be(byte(0x7e), s.devices[2].id))
+	if cpus, err := ParseDevices(s.deviceBytes(), Options{}); err != nil || len(cpus) != 2 {
+		t.Errorf("ParseDevices() = %d processors, %v; want 2", len(cpus), err)
+	}
+	// Too many of the others end the search.
 	for range maxCandidates {
 		s.devices[0].body = be(s.devices[0].body, footer, byte(0), byte(6), uint32(2), []byte("{}"))
 	}
