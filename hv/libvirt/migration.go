@@ -23,9 +23,10 @@ const (
 // migration is what QMP query-migrate returns of an outgoing migration, which a
 // background snapshot is to QEMU.
 type migration struct {
-	Status   string  `json:"status"` // empty if there was none
-	Error    string  `json:"error-desc"`
-	Downtime float64 `json:"downtime"` // milliseconds
+	Status   string   `json:"status"` // empty if there was none
+	Error    string   `json:"error-desc"`
+	Blocked  []string `json:"blocked-reasons"`
+	Downtime float64  `json:"downtime"` // milliseconds
 	RAM      struct {
 		Total     uint64 `json:"total"`     // bytes
 		Remaining uint64 `json:"remaining"` // bytes

@@ -125,6 +125,9 @@ func (d *Domain) otherMigration(ctx context.Context) (string, error) {
 	if !m.over() {
 		return "", d.busy(fmt.Sprintf("QEMU has a migration in state %s", m.Status))
 	}
+	if len(m.Blocked) > 0 {
+		return "QEMU can't save it: " + strings.Join(m.Blocked, "; "), nil
+	}
 	known, on, err := d.snapshotCapability(ctx)
 	switch {
 	case err != nil:
@@ -184,25 +187,23 @@ func (d *Domain) oddProcess(ctx context.Context) (string, error) {
 	if err := d.verifyProcess(pid, cpus); err != nil {
 		return "", err
 	}
-	proc := os.DirFS(fmt.Sprintf("/proc/%d", pid))
-	why, err := firstReason(
-		func() (string, error) { return foreignArguments(proc) },
-		func() (string, error) { return lostStdin(proc) },
-		func() (string, error) { return noUserfaultfd(os.DirFS("/proc"), proc) },
-	)
+	why, err := oddity(os.DirFS("/proc"), os.DirFS(fmt.Sprintf("/proc/%d", pid)))
 	if err != nil {
 		return fmt.Sprintf("QEMU's process can't be looked at: %v", err), nil
 	}
 	return why, nil
 }
 
-func firstReason(checks ...func() (string, error)) (string, error) {
-	for _, check := range checks {
-		if why, err := check(); why != "" || err != nil {
-			return why, err
-		}
+// oddity returns what about QEMU's process, proc of the host's, forbids a
+// snapshot.
+func oddity(host, proc fs.FS) (string, error) {
+	if why, err := foreignArguments(proc); why != "" || err != nil {
+		return why, err
 	}
-	return "", nil
+	if why, err := lostStdin(proc); why != "" || err != nil {
+		return why, err
+	}
+	return noUserfaultfd(host, proc)
 }
 
 // foreignDevice is what QEMU's arguments name devices that write guest memory

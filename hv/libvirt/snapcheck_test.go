@@ -78,6 +78,9 @@ func TestCheckSnapshotRefuses(t *testing.T) {
 			p.monitor[`{"execute":"query-memdev"}`] = `{"return":[{"id":"pc.ram","share":false},{"id":"dimm0","share":true}]}`
 		}, "dimm0 is shared", hv.ErrUnsupported},
 		{"migration", func(p *peer) { p.monitor[`{"execute":"query-migrate"}`] = `{"return":{"status":"active"}}` }, "state active", hv.ErrBusy},
+		{"device that can't be saved", func(p *peer) {
+			p.monitor[`{"execute":"query-migrate"}`] = `{"return":{"blocked-reasons":["State blocked by non-migratable device '0000:00:02.0/nvme'"]}}`
+		}, "02.0/nvme", hv.ErrUnsupported},
 		{"capability on", func(p *peer) {
 			p.monitor[`{"execute":"query-migrate-capabilities"}`] = `{"return":[{"capability":"background-snapshot","state":true}]}`
 		}, "capability is on", hv.ErrUnsupported},
@@ -166,6 +169,38 @@ func TestNoUserfaultfd(t *testing.T) {
 	for _, text := range []string{"", "Uid:\t1\nGid:\t9\t9\t9\t9\nGroups:\t\nCapEff:\t0\n", strings.Replace(status("1", none), "CapEff", "CapPrm", 1), status("x", none)} {
 		if c, err := parseCredentials([]byte(text)); err == nil {
 			t.Errorf("parseCredentials(%q) = %+v; want an error", text, c)
+		}
+	}
+}
+
+// TestOddity: one of them is enough, and so is what can't be looked at.
+func TestOddity(t *testing.T) {
+	const sysctl = "sys/vm/unprivileged_userfaultfd"
+	sound := func() (host, proc fstest.MapFS) {
+		return fstest.MapFS{sysctl: {Data: []byte("1\n")}}, fstest.MapFS{
+			"cmdline": {Data: []byte("qemu\x00")}, "fd/0": {Data: []byte("/dev/null"), Mode: fs.ModeSymlink},
+		}
+	}
+	tests := []struct {
+		name     string
+		spoil    func(host, proc fstest.MapFS)
+		why, err bool
+	}{
+		{"sound", func(_, _ fstest.MapFS) {}, false, false},
+		{"device", func(_, proc fstest.MapFS) { proc["cmdline"].Data = []byte("qemu\x00-device\x00vfio-pci") }, true, false},
+		{"stdin", func(_, proc fstest.MapFS) { delete(proc, "fd/0") }, true, false},
+		{"userfaultfd", func(host, proc fstest.MapFS) {
+			host[sysctl].Data = []byte("0\n")
+			proc["status"] = &fstest.MapFile{Data: []byte("Uid:\t1\t1\t1\t1\nGid:\t1\t1\t1\t1\nGroups:\t\nCapEff:\t0\n")}
+		}, true, false},
+		{"no arguments", func(_, proc fstest.MapFS) { delete(proc, "cmdline") }, false, true},
+		{"no status", func(host, _ fstest.MapFS) { host[sysctl].Data = []byte("0\n") }, false, true},
+	}
+	for _, tt := range tests {
+		host, proc := sound()
+		tt.spoil(host, proc)
+		if why, err := oddity(host, proc); (why != "") != tt.why || (err != nil) != tt.err {
+			t.Errorf("%s: oddity() = %q, %v; want a reason: %v, an error: %v", tt.name, why, err, tt.why, tt.err)
 		}
 	}
 }

@@ -104,7 +104,7 @@ func (d *Domain) snapshot(ctx context.Context, o hv.SnapshotOptions) (_ *savedGu
 	if err != nil {
 		return nil, err
 	}
-	kvm, err := qmp[struct{ Enabled bool }](ctx, d, "query-kvm")
+	kvm, err := d.underKVM(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -112,9 +112,9 @@ func (d *Domain) snapshot(ctx context.Context, o hv.SnapshotOptions) (_ *savedGu
 	if err != nil {
 		return nil, err
 	}
-	st, err := vmstate.Parse(b, vmstate.Options{MaxRAM: all, MaxCPUs: maxCPUs, KVM: kvm.Enabled})
+	st, err := vmstate.Parse(b, vmstate.Options{MaxRAM: all, MaxCPUs: maxCPUs, KVM: kvm})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
 	}
 	if again, err := d.RAM(ctx); err != nil || !slices.Equal(again, m.runs) {
 		return nil, errors.Join(err, fmt.Errorf("%w: the guest's memory changed size meanwhile", hv.ErrBusy))
