@@ -54,6 +54,13 @@ type KUSER struct {
 	ActiveProcessorCount  uint32 // Windows 7 and later
 }
 
+// InterruptTime returns the guest-physical address of the time since boot in
+// KUSER_SHARED_DATA: 8 bytes that change with every tick of the guest's clock.
+func (s *System) InterruptTime(ctx context.Context) (phys.Addr, error) {
+	m, err := s.Space.Translate(ctx, KUSERAddress+kuserInterruptTime)
+	return m.Addr, err
+}
+
 // ReadKUSER reads KUSER_SHARED_DATA. It fails with ErrMalformed on a page that
 // no x64 Windows would have there.
 func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {

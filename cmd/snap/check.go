@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -39,8 +40,9 @@ type checkResult struct {
 
 type modeEstimate struct {
 	Mode       string  `json:"mode"`
-	Spooled    bool    `json:"spooled"` // the guest stands still for a copy only
-	Fits       bool    `json:"fits"`    // its pause is not too long
+	Spooled    bool    `json:"spooled"`       // the guest stands still for a copy only
+	Fits       bool    `json:"fits"`          // it can be taken, and its pause is not too long
+	Why        string  `json:"why,omitempty"` // it can't be taken at all
 	PauseMS    float64 `json:"pause_estimate_ms"`
 	DurationMS float64 `json:"duration_estimate_ms"`
 	Consistent bool    `json:"consistent"`
@@ -123,6 +125,9 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	}
 	r.addEstimate(e)
 	r.addModes(e, spooled, unspooled, job.MaxPause)
+	if err := r.addSnapshot(ctx, mem, e, job); err != nil {
+		return err
+	}
 	if a.json {
 		return a.printJSON(r)
 	}
@@ -169,12 +174,33 @@ func (r *checkResult) addModes(e *capture.Estimate, spooled, unspooled *capture.
 	r.Modes = append(r.Modes, modeEstimate{Mode: string(capture.ModeLive), Fits: true, DurationMS: milliseconds(e.Duration)})
 }
 
+// addSnapshot adds mode snapshot before mode live, which is never a choice of
+// snap's own.
+func (r *checkResult) addSnapshot(ctx context.Context, mem hv.Memory, w *capture.Estimate, job *capture.Job) error {
+	if r.State == hv.StatePaused {
+		return nil
+	}
+	e, err := job.SnapshotEstimate(ctx, mem)
+	if err != nil {
+		return err
+	}
+	m := modeEstimate{
+		Mode: string(capture.ModeSnapshot), Consistent: true, Fits: e.Why == nil && e.Downtime <= job.MaxPause,
+		PauseMS: milliseconds(e.Downtime), DurationMS: milliseconds(e.Saving + w.Duration),
+	}
+	if e.Why != nil {
+		m.Why, m.PauseMS, m.DurationMS = e.Why.Error(), 0, 0
+	}
+	r.Modes = slices.Insert(r.Modes, len(r.Modes)-1, m)
+	return nil
+}
+
 // how tells the ways of mode pause apart.
 func how(m modeEstimate) string {
 	switch {
 	case m.Spooled:
 		return " (copy first)"
-	case m.PauseMS > 0:
+	case m.Mode == string(capture.ModePause) && m.PauseMS > 0:
 		return " (--spool off)"
 	}
 	return ""
@@ -196,6 +222,10 @@ func (a *app) printCheck(r *checkResult) error {
 	fmt.Fprintln(a.stdout)
 	t := report.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
 	for _, m := range r.Modes {
+		if m.Why != "" {
+			t.Add(m.Mode, "can't be taken", "", "")
+			continue
+		}
 		pause := "not at all"
 		switch {
 		case r.State == hv.StatePaused:
@@ -210,6 +240,11 @@ func (a *app) printCheck(r *checkResult) error {
 	}
 	if err := t.Write(a.stdout, "  "); err != nil {
 		return err
+	}
+	for _, m := range r.Modes {
+		if m.Why != "" {
+			fmt.Fprintf(a.stdout, "\n%s\n", m.Why)
+		}
 	}
 	if t := exclusionTable(r.exclusions); t.Len() > 0 {
 		fmt.Fprintf(a.stdout, "\nPages to leave out: %s\n", humanize.Comma(int64(r.ExcludedPages)))

@@ -48,6 +48,13 @@ estimated before from a sample of its pages. A pause that would be longer than
 --max-pause is not begun, and one that becomes longer is ended without a dump. A
 guest that was paused already stays so, for as long as it takes.
 
+In mode snapshot the guest runs on but for a moment: QEMU keeps each page as it was
+until it is saved, to memory of the host (--spool). It takes longer than a pause,
+and only where it is known to do no harm: QEMU 9.0 or later on this host, private
+anonymous memory, no devices that write to it behind QEMU's back, userfaultfd
+allowed. Elsewhere it is refused, and nothing was changed. snap check says what
+each mode would take.
+
 In mode live the guest is not paused, and its pages are from different times. Page
 tables and the kernel's lists are read again until two readings agree. Then all
 pages are read a second time, to count those that changed meanwhile; above
@@ -63,8 +70,12 @@ pages are read a second time, to count those that changed meanwhile; above
 	addConnectFlag(cmd, a)
 	f := cmd.Flags()
 	o.fileOptions.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
-	f.StringVar(&o.mode, "mode", string(capture.ModePause),
-		"pause: the guest stands still while its pages are copied, one point in time;\nlive: it runs, and pages are from different times")
+	f.StringVar(&o.mode, "mode", string(capture.ModeAuto),
+		"pause: the guest stands still while its pages are copied, one point in time;\n"+
+			"snapshot: it runs while QEMU (9.0 or later) saves it, one point in time;\n"+
+			"live: it runs, and pages are from different times;\n"+
+			"auto: pause if its estimate fits --max-pause, else snapshot where it is safe")
+	_ = cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"auto", "pause", "snapshot", "live"}, cobra.ShellCompDirectiveNoFileComp))
 	o.pauseOptions.addTo(cmd)
 	o.liveOptions.addTo(cmd)
 	f.StringVar(&o.source, "source", string(hv.MechanismAuto),
@@ -120,9 +131,13 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 			a.log.Warn().Err(err).Msg("priority unchanged")
 		}
 	})
+	saving := &savingProgress{a: a, name: id.Name}
+	defer saving.end()
+	job.Saving = saving.update
 	var taken *capture.Result // what is known by now
 	job.Writing = func(r *capture.Result) {
 		taken = r
+		saving.saved()
 		if !r.Held {
 			lower()
 		}
@@ -154,8 +169,10 @@ func (o *dumpOptions) job(a *app) (*capture.Job, error) {
 		return nil, err
 	}
 	mode := capture.Mode(o.mode)
-	if mode != capture.ModePause && mode != capture.ModeLive {
-		return nil, usageError("--mode is %q; it can be pause or live", o.mode)
+	switch mode {
+	case capture.ModeAuto, capture.ModePause, capture.ModeSnapshot, capture.ModeLive:
+	default:
+		return nil, usageError("--mode is %q; it can be auto, pause, snapshot or live", o.mode)
 	}
 	mechanism := hv.Mechanism(o.source)
 	switch mechanism {

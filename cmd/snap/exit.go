@@ -97,7 +97,7 @@ var exitClasses = []struct {
 	{hv.ErrNotRunning, exitNoDomain, "start the domain: only a running or paused guest has memory to dump"},
 	{hv.ErrConfidential, exitConfidential, "take the dump inside the guest: its memory is encrypted for the host"},
 	{hv.ErrBusy, exitBusy, "wait for the other job to end (virsh domjobinfo DOMAIN), then try again"},
-	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --source auto lets snap choose"},
+	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --mode auto and --source auto let snap choose"},
 	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},

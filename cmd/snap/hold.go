@@ -59,7 +59,9 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 }
 
 // Hold implements libvirt.Keeper.
-func (h *held) Hold(ctx context.Context) error { return h.guardian.Hold(ctx) }
+func (h *held) Hold(ctx context.Context, why libvirt.Reason) error {
+	return h.guardian.Hold(ctx, why)
+}
 
 // Freed implements libvirt.Keeper.
 func (h *held) Freed() {

@@ -34,6 +34,12 @@ type heldGuest struct {
 func upHeld(t *testing.T, name string) *heldGuest {
 	t.Helper()
 	g := upGuest(t, lab.Spec{Name: name, MemoryMiB: 256, CPUs: 1, FillMiB: 96, Seed: 11})
+	return &heldGuest{Guest: g, vm: lookUp(t, g), folder: t.TempDir()}
+}
+
+// lookUp gives a view of the guest that is the test's own.
+func lookUp(t *testing.T, g *lab.Guest) *libvirt.Domain {
+	t.Helper()
 	conn, err := libvirt.Connect(t.Context(), g.URI)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +49,7 @@ func upHeld(t *testing.T, name string) *heldGuest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &heldGuest{Guest: g, vm: vm, folder: t.TempDir()}
+	return vm
 }
 
 // running is a snap dump that was started.

@@ -129,6 +129,35 @@ func (a *app) showProgress(name string, p *dump.Progress) (stop func()) {
 	return progress.Show(a.stderr, a.log, style, name, counter{p})
 }
 
+// savingProgress shows how far a snapshot is, from its first word on.
+type savingProgress struct {
+	a    *app
+	name string // of the domain
+	p    dump.Progress
+	stop func() // nil before the first word and after the end
+}
+
+func (s *savingProgress) update(done, total uint64) {
+	s.p.Done.Store(done)
+	s.p.Total.Store(total)
+	if s.stop == nil {
+		s.stop = s.a.showProgress("saving "+s.name, &s.p)
+	}
+}
+
+// saved ends the display of a snapshot that is whole.
+func (s *savingProgress) saved() {
+	s.p.Done.Store(s.p.Total.Load())
+	s.end()
+}
+
+func (s *savingProgress) end() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+}
+
 // counter shows a dump.Progress as bytes of the expanded dump.
 type counter struct{ p *dump.Progress }
 

@@ -67,6 +67,17 @@ func (o *pauseOptions) apply(job *capture.Job) error {
 func addPause(sum *report.Summary, r *capture.Result) {
 	sum.Source, sum.Consistent, sum.Spooled = r.Mechanism, r.Consistent, r.Spooled
 	sum.PauseMS, sum.PauseEstimateMS = milliseconds(r.Pause), milliseconds(r.Estimate.Total())
+	if r.Mode != "" {
+		sum.Mode = string(r.Mode)
+	}
+	if r.Mode == capture.ModeSnapshot {
+		down := milliseconds(r.Downtime)
+		sum.DowntimeMS = &down
+		if r.StallSeen {
+			stall := milliseconds(r.Stall)
+			sum.StallMS = &stall
+		}
+	}
 }
 
 // pauseAdvice says what would make a pause fit.

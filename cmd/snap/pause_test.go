@@ -111,9 +111,9 @@ func TestCheckSaysPause(t *testing.T) {
 		flags []string
 		want  []string
 	}{
-		{[]string{"--max-pause", "1h"}, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "live spooled=false fits=true"}},
-		{[]string{"--max-pause", "1ms"}, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "live spooled=false fits=true"}},
-		{[]string{"--max-pause", "1h", "--spool", "1MiB"}, []string{"pause spooled=false fits=true", "live spooled=false fits=true"}},
+		{[]string{"--max-pause", "1h"}, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
+		{[]string{"--max-pause", "1ms"}, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
+		{[]string{"--max-pause", "1h", "--spool", "1MiB"}, []string{"pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
 	}
 	for _, tt := range tests {
 		r := runSnap(t, g.Connection, "check", append([]string{domain, "--json"}, tt.flags...)...).want(t, exitOK)
@@ -124,7 +124,7 @@ func TestCheckSaysPause(t *testing.T) {
 		var modes []string
 		for _, m := range got.Modes {
 			modes = append(modes, fmt.Sprintf("%s spooled=%v fits=%v", m.Mode, m.Spooled, m.Fits))
-			if (m.PauseMS > 0) != (m.Mode == "pause") || m.DurationMS <= 0 {
+			if (m.PauseMS > 0) != (m.Mode == "pause") || (m.DurationMS > 0) != (m.Why == "") || (m.Why == "") != (m.Mode != "snapshot") {
 				t.Errorf("%v: mode is %+v", tt.flags, m)
 			}
 		}

@@ -242,10 +242,10 @@ func (g *Guardian) Marker() libvirt.Marker {
 }
 
 // Hold implements libvirt.Keeper.
-func (g *Guardian) Hold(context.Context) error {
+func (g *Guardian) Hold(_ context.Context, why libvirt.Reason) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.run.Holding = true
+	g.run.Holding, g.run.Why = true, why
 	if err := g.tell(answer); err != nil {
 		g.run.Holding = false
 		return err

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/libvirt"
 )
 
 // Bounds on what is believed of a state file.
@@ -44,18 +45,19 @@ var ErrLocked = errors.New("another dump of it is running")
 
 // Run is one dump and what must be undone if its process dies.
 type Run struct {
-	ID       string    `json:"run"` // in the marker and in the names of partial files
-	URI      string    `json:"uri"`
-	Name     string    `json:"domain"`
-	UUID     string    `json:"uuid"`
-	Instance int       `json:"instance"` // libvirt's id of the running domain
-	Host     string    `json:"domain_host"`
-	Snap     Process   `json:"snap"`
-	Guardian Process   `json:"guardian,omitzero"`
-	Began    time.Time `json:"began"`
-	Holding  bool      `json:"holding"`           // the guest is, or is about to be, paused
-	Files    []string  `json:"files,omitempty"`   // partial ones, absolute
-	Trouble  string    `json:"trouble,omitempty"` // why undoing it failed so far
+	ID       string         `json:"run"` // in the marker and in the names of partial files
+	URI      string         `json:"uri"`
+	Name     string         `json:"domain"`
+	UUID     string         `json:"uuid"`
+	Instance int            `json:"instance"` // libvirt's id of the running domain
+	Host     string         `json:"domain_host"`
+	Snap     Process        `json:"snap"`
+	Guardian Process        `json:"guardian,omitzero"`
+	Began    time.Time      `json:"began"`
+	Holding  bool           `json:"holding"`           // the guest is, or is about to be, held
+	Why      libvirt.Reason `json:"why,omitempty"`     // for what
+	Files    []string       `json:"files,omitempty"`   // partial ones, absolute
+	Trouble  string         `json:"trouble,omitempty"` // why undoing it failed so far
 }
 
 // Dir returns the folder of locks and state files: /run/snap for root, a folder

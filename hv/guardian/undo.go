@@ -54,6 +54,9 @@ func (r *Run) free(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 		defer conn.Close()
 		d = found
 	}
+	if r.Why == libvirt.ForSnapshot {
+		return r.abandon(ctx, d)
+	}
 	before, stateErr := d.State(ctx)
 	_, err := d.Adopt(r.ID, w, during).Release()
 	var did []string
@@ -67,6 +70,24 @@ func (r *Run) free(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 	case stateErr == nil && before == hv.StatePaused:
 		did = append(did, "resumed the guest")
 	}
+	cleared, err := r.unmark(ctx, d)
+	if cleared {
+		did = append(did, "removed the mark")
+	}
+	return did, err
+}
+
+// abandon ends QEMU's snapshot of the guest and removes the marker, if the guest
+// bears it: it does from before the snapshot until after it.
+func (r *Run) abandon(ctx context.Context, d *libvirt.Domain) ([]string, error) {
+	err := d.AbandonSnapshot(ctx)
+	switch {
+	case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
+		return []string{"the domain is gone"}, nil
+	case err != nil:
+		return nil, err
+	}
+	did := []string{"ended the snapshot"}
 	cleared, err := r.unmark(ctx, d)
 	if cleared {
 		did = append(did, "removed the mark")
@@ -164,7 +185,7 @@ func RecoverMarked(ctx context.Context, dir string, d *libvirt.Domain, m *libvir
 func runOf(d *libvirt.Domain, m *libvirt.Marker) *Run {
 	id := d.Identity()
 	return &Run{
-		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true,
+		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true, Why: m.Why,
 		Snap: Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start},
 	}
 }

@@ -22,6 +22,9 @@ type Config struct {
 	Firmware       string   // path of the OS loader, empty for the default BIOS
 	VMCoreInfo     bool     // the vmcoreinfo device is there
 	VirtioMem      bool     // there is memory that the guest plugs by itself
+	MemoryDevices  []string // models of memory that is a device
+	Foreign        []string // devices that write guest memory without QEMU
+	Leases         bool     // it holds leases of a lock manager
 	Warnings       []string // what can make a dump less consistent or complete
 }
 
@@ -142,33 +145,21 @@ func backing(x *libvirtxml.Domain) (kind string, shared bool) {
 // readDevices looks for devices that write guest memory from outside of QEMU, or
 // that are memory.
 func (c *Config) readDevices(d *libvirtxml.DomainDeviceList) {
-	for _, h := range d.Hostdevs {
-		if h.SubsysPCI != nil || h.SubsysMDev != nil {
-			c.warn("a host device is passed through: its DMA goes on while the guest is paused")
-			break
-		}
-	}
-	var vhost []string
-	for _, i := range d.Interfaces {
-		if i.Source != nil && i.Source.VHostUser != nil {
-			vhost = append(vhost, "interface")
-		}
-	}
-	for _, disk := range d.Disks {
-		if disk.Source != nil && disk.Source.VHostUser != nil {
-			vhost = append(vhost, "disk")
-		}
-	}
-	for _, f := range d.Filesystems {
-		if f.Driver != nil && f.Driver.Type == "virtiofs" {
-			vhost = append(vhost, "file system")
-		}
+	passed, vhost := passedThrough(d), vhostUser(d)
+	if passed {
+		c.warn("a host device is passed through: its DMA goes on while the guest is paused")
+		c.Foreign = append(c.Foreign, "a host device is passed through")
 	}
 	if len(vhost) > 0 {
-		c.warn("vhost-user devices (" + strings.Join(vhost, ", ") +
-			") write guest memory from processes of their own: a dump without a pause may be torn there")
+		devices := "vhost-user devices (" + strings.Join(vhost, ", ") + ")"
+		c.warn(devices + " write guest memory from processes of their own: a dump without a pause may be torn there")
+		c.Foreign = append(c.Foreign, devices)
 	}
+	c.Leases = len(d.Leases) > 0
 	for _, m := range d.Memorydevs {
+		if m.Model != "dimm" {
+			c.MemoryDevices = append(c.MemoryDevices, m.Model)
+		}
 		switch m.Model {
 		case "virtio-mem":
 			c.VirtioMem = true
@@ -176,6 +167,53 @@ func (c *Config) readDevices(d *libvirtxml.DomainDeviceList) {
 			c.warn("persistent memory (" + m.Model + ") is not part of a dump")
 		}
 	}
+}
+
+// passedThrough reports whether hardware writes guest memory.
+func passedThrough(d *libvirtxml.DomainDeviceList) bool {
+	for _, h := range d.Hostdevs {
+		if h.SubsysPCI != nil || h.SubsysMDev != nil {
+			return true
+		}
+	}
+	for _, i := range d.Interfaces {
+		if i.Source != nil && (i.Source.Hostdev != nil || i.Source.VDPA != nil) {
+			return true
+		}
+	}
+	for _, disk := range d.Disks {
+		if disk.Source != nil && disk.Source.VHostVDPA != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// vhostUser returns the kinds of devices that other processes serve out of guest
+// memory.
+func vhostUser(d *libvirtxml.DomainDeviceList) []string {
+	var kinds []string
+	for _, i := range d.Interfaces {
+		if i.Source != nil && i.Source.VHostUser != nil {
+			kinds = append(kinds, "interface")
+		}
+	}
+	for _, disk := range d.Disks {
+		if disk.Source != nil && disk.Source.VHostUser != nil {
+			kinds = append(kinds, "disk")
+		}
+	}
+	for _, f := range d.Filesystems {
+		if f.Driver != nil && f.Driver.Type == "virtiofs" {
+			kinds = append(kinds, "file system")
+		}
+	}
+	for _, v := range d.Videos {
+		if v.Driver != nil && v.Driver.Name == "vhostuser" {
+			kinds = append(kinds, "video")
+		}
+	}
+	return kinds
 }
 
 func (c *Config) warn(text string) { c.Warnings = append(c.Warnings, text) }

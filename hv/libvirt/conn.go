@@ -121,6 +121,11 @@ type session struct {
 
 // open dials the daemon and opens its driver.
 func (t *target) open(ctx context.Context) (*session, error) {
+	return t.openOn(ctx, func(conn net.Conn) (net.Conn, error) { return conn, nil })
+}
+
+// openOn is open with something between the client and its connection.
+func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, error)) (*session, error) {
 	ctx, cancel := within(ctx, dialTimeout)
 	defer cancel()
 	conn, err := t.dial(ctx)
@@ -130,7 +135,11 @@ func (t *target) open(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", t.uri, err)
 	}
-	g := &guard{Conn: conn}
+	under, err := between(conn)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", t.uri, err), conn.Close())
+	}
+	g := &guard{Conn: under}
 	s := &session{rpc: rpc.NewWithDialer(dialers.NewAlreadyConnected(g)), conn: g}
 	_, err = run(ctx, s, func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.ConnectToURI(rpc.ConnectURI(t.driver))

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	rpc "github.com/digitalocean/go-libvirt"
 
@@ -120,6 +121,8 @@ type Domain struct {
 
 	bounds *limits  // on pausing; nil for the defaults
 	kept   *keeping // what stands behind a pause; nil if nothing does
+
+	kvm atomic.Pointer[bool] // whether KVM runs the guest; nil until it was asked
 }
 
 var _ hv.VM = (*Domain)(nil)

@@ -12,12 +12,21 @@ import (
 // clearFor bounds the removal of a marker at the end of a pause.
 const clearFor = 10 * time.Second
 
-// Keeper resumes the guest in this process's stead should it die.
+// Reason is why a guest is held, or what of it.
+type Reason string
+
+// Reasons.
+const (
+	ForPause    Reason = "pause"    // it is suspended
+	ForSnapshot Reason = "snapshot" // QEMU saves it while it runs
+)
+
+// Keeper undoes in this process's stead, should it die, what was done to a guest.
 type Keeper interface {
-	// Hold is called before the guest is suspended. If it fails nobody would
-	// resume the guest, and so it isn't suspended.
-	Hold(ctx context.Context) error
-	// Freed is called when the guest runs again, or has ended, and its marker
+	// Hold is called before anything is done to the guest. If it fails nobody
+	// would undo it, and so it isn't done.
+	Hold(ctx context.Context, why Reason) error
+	// Freed is called when all is undone, or the guest has ended, and its marker
 	// is gone.
 	Freed()
 }
@@ -29,22 +38,22 @@ type keeping struct {
 	watch  *Watch
 }
 
-// Guard has every later Pause stand under k, and under the marker m on the
-// domain. w, which stays the caller's, tells a pause whether somebody else
+// Guard has every later Pause and Snapshot stand under k, and under the marker m
+// on the domain. w, which stays the caller's, tells a pause whether somebody else
 // resumed the guest meanwhile; Release then fails with hv.ErrDisturbed and
 // leaves the guest as it is. Call it before anything else uses d.
 func (d *Domain) Guard(k Keeper, m Marker, w *Watch) {
 	d.kept = &keeping{keeper: k, marker: m, watch: w}
 }
 
-// hold gets everything ready that undoes a suspend.
-func (k *keeping) hold(ctx context.Context, d *Domain) error {
-	if err := k.keeper.Hold(ctx); err != nil {
+// hold gets everything ready that undoes what is about to be done.
+func (k *keeping) hold(ctx context.Context, d *Domain, why Reason) error {
+	if err := k.keeper.Hold(ctx, why); err != nil {
 		return err
 	}
 	k.watch.Reset()
 	m := k.marker
-	m.Since = time.Now().UTC().Truncate(time.Second)
+	m.Why, m.Since = why, time.Now().UTC().Truncate(time.Second)
 	if err := d.SetMarker(ctx, m); err != nil {
 		k.free(d)
 		return err

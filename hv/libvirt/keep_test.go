@@ -19,8 +19,8 @@ type notes struct {
 	fail error
 }
 
-func (n *notes) Hold(context.Context) error { n.note("hold"); return n.fail }
-func (n *notes) Freed()                     { n.note("freed") }
+func (n *notes) Hold(context.Context, Reason) error { n.note("hold"); return n.fail }
+func (n *notes) Freed()                             { n.note("freed") }
 
 func (n *notes) note(what string) {
 	n.p.mu.Lock()

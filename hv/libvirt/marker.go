@@ -29,6 +29,7 @@ type Marker struct {
 	Start   uint64    `xml:"start,attr"` // of that process, in clock ticks since boot
 	Since   time.Time `xml:"since,attr"`
 	Was     string    `xml:"was,attr"` // the guest's state before: always "running"
+	Why     Reason    `xml:"why,attr"`
 }
 
 // SetMarker puts m on the running domain. It replaces one that is there.

@@ -29,12 +29,18 @@ func (e *qmpError) Error() string { return fmt.Sprintf("QEMU answered %s: %s", e
 
 // qmp runs a QMP command without arguments and decodes what it returns.
 func qmp[T any](ctx context.Context, d *Domain, command string) (T, error) {
+	return qmpWith[T](ctx, d, command, nil)
+}
+
+// qmpWith runs a QMP command with arguments, a map or a struct, and decodes what
+// it returns. QEMU's own refusal is a *qmpError.
+func qmpWith[T any](ctx context.Context, d *Domain, command string, args any) (T, error) {
 	var v T
-	cmd, err := json.Marshal(map[string]string{"execute": command})
+	cmd, err := encodeQMP(command, args)
 	if err != nil {
-		return v, fmt.Errorf("encode QMP command %s: %w", command, err)
+		return v, err
 	}
-	text, err := d.monitor(ctx, command, string(cmd), monitorQMP)
+	text, err := d.monitor(ctx, command, cmd, monitorQMP)
 	if err != nil {
 		return v, err
 	}
@@ -42,6 +48,20 @@ func qmp[T any](ctx context.Context, d *Domain, command string) (T, error) {
 		return v, fmt.Errorf("QMP command %s on domain %q: %w", command, d.dom.Name, err)
 	}
 	return v, nil
+}
+
+// nothing is what a QMP command returns that has nothing to say.
+type nothing struct{}
+
+func encodeQMP(command string, args any) (string, error) {
+	cmd, err := json.Marshal(struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}{command, args})
+	if err != nil {
+		return "", fmt.Errorf("encode QMP command %s: %w", command, err)
+	}
+	return string(cmd), nil
 }
 
 // decodeQMP splits a QMP reply. QEMU's errors are inside of it: for libvirt the

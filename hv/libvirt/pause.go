@@ -57,7 +57,7 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	}
 	h := &hold{d: d, session: s, limits: d.limits()}
 	if d.kept != nil {
-		if err := d.kept.hold(ctx, d); err != nil {
+		if err := d.kept.hold(ctx, d, ForPause); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
 		h.kept, h.watch = d.kept, d.kept.watch

@@ -99,6 +99,7 @@ func newPeer(t *testing.T) *peer {
 			"info ramblock": readFixture(t, "q35-2g.ramblock"),
 			`{"execute":"query-memory-size-summary"}`: readFixture(t, "q35-2g.sizes.json"),
 			`{"execute":"query-memory-devices"}`:      readFixture(t, "q35-2g.devices.json"),
+			`{"execute":"query-kvm"}`:                 `{"return":{"enabled":false,"present":true}}`,
 		},
 	}
 	l, err := net.Listen("unix", p.socket)

@@ -38,7 +38,11 @@ func (d *Domain) Registers(ctx context.Context) ([]phys.Registers, error) {
 	if err != nil {
 		return nil, err
 	}
-	regs, err := parseRegisters(text)
+	kvm, err := d.underKVM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	regs, err := parseRegisters(text, kvm)
 	if err != nil {
 		return nil, fmt.Errorf("registers of domain %q: %w", d.dom.Name, err)
 	}
@@ -74,9 +78,21 @@ var (
 	plainValue  = regexp.MustCompile(`\b([A-Z][A-Z0-9]*) ?=([0-9a-f]+)`)
 )
 
-// parseRegisters reads the output of `info registers -a`, processors in the
-// order in which they are listed.
-func parseRegisters(text string) ([]phys.Registers, error) {
+// underKVM reports whether KVM runs the guest, and not QEMU itself.
+func (d *Domain) underKVM(ctx context.Context) (bool, error) {
+	if known := d.kvm.Load(); known != nil {
+		return *known, nil
+	}
+	now, err := qmp[struct{ Enabled bool }](ctx, d, "query-kvm")
+	if err == nil {
+		d.kvm.Store(&now.Enabled)
+	}
+	return now.Enabled, err
+}
+
+// parseRegisters reads the output of `info registers -a` of a guest under KVM or
+// not, processors in the order in which they are listed.
+func parseRegisters(text string, kvm bool) ([]phys.Registers, error) {
 	var out []phys.Registers
 	var cur *registerText
 	flush := func() error {
@@ -97,7 +113,7 @@ func parseRegisters(text string) ([]phys.Registers, error) {
 			if err != nil || len(out) == maxCPUs {
 				return nil, fmt.Errorf("%q is one processor too many", line)
 			}
-			cur = &registerText{regs: phys.Registers{CPU: n}, seen: make(map[string]uint64)}
+			cur = &registerText{regs: phys.Registers{CPU: n}, seen: make(map[string]uint64), kvm: kvm}
 			continue
 		}
 		if cur == nil {
@@ -125,6 +141,7 @@ type registerText struct {
 	seen map[string]uint64 // plain values by name
 	fpr  [8][10]byte       // by physical register, not by stack position
 	nfpr int
+	kvm  bool
 }
 
 func (t *registerText) line(line string) error {

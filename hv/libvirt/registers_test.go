@@ -35,7 +35,7 @@ func registersDiff(monitor, core phys.Registers) string {
 func TestRegistersAgainstCore(t *testing.T) {
 	for _, name := range []string{"compat", "xmm", "ymm"} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseRegisters(readFixture(t, name+".registers"))
+			got, err := parseRegisters(readFixture(t, name+".registers"), false)
 			if err != nil {
 				t.Fatalf("parseRegisters failed: %v", err)
 			}
@@ -72,7 +72,7 @@ func TestRegistersAgainstCore(t *testing.T) {
 func TestRegistersBeyondCore(t *testing.T) {
 	for _, name := range []string{"compat", "xmm", "ymm"} {
 		t.Run(name, func(t *testing.T) {
-			regs, err := parseRegisters(readFixture(t, name+".registers"))
+			regs, err := parseRegisters(readFixture(t, name+".registers"), false)
 			if err != nil {
 				t.Fatalf("parseRegisters failed: %v", err)
 			}
@@ -108,6 +108,23 @@ func TestRegistersBeyondCore(t *testing.T) {
 	}
 }
 
+// TestRegistersUnderKVM: there QEMU shows the x87 registers as an FXSAVE image has
+// them.
+func TestRegistersUnderKVM(t *testing.T) {
+	regs, err := parseRegisters(readFixture(t, "xmm.registers"), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The program's values, which TCG keeps in its registers 5 to 7.
+	var want [8][10]byte
+	want[5] = f80(0xb8aa3b295c17f0bc, 0x3fff)
+	want[6] = f80(1<<63, 0x3fff)
+	want[7] = f80(0xc90fdaa22168c235, 0x4000)
+	if diff := cmp.Diff(want, regs[0].FPU.ST); diff != "" {
+		t.Errorf("ST (-want +got):\n%s", diff)
+	}
+}
+
 func f80(mantissa uint64, exponent uint16) (b [10]byte) {
 	binary.LittleEndian.PutUint64(b[:], mantissa)
 	binary.LittleEndian.PutUint16(b[8:], exponent)
@@ -125,7 +142,7 @@ func TestRegistersZMM(t *testing.T) {
 		z.WriteString("ZMM" + string(rune('0'+n/10)) + string(rune('0'+n%10)) + "=" +
 			strings.Repeat("eeeeeeeeeeeeeeee ", 6) + "2222222222222222 111111111111111" + string(rune('0'+n%8)) + "\r\n")
 	}
-	regs, err := parseRegisters(text[:i] + z.String() + "\r\n" + text[j:])
+	regs, err := parseRegisters(text[:i]+z.String()+"\r\n"+text[j:], false)
 	if err != nil {
 		t.Fatalf("parseRegisters failed: %v", err)
 	}
@@ -154,7 +171,7 @@ func TestRegistersRefuses(t *testing.T) {
 		if tt.text == good {
 			t.Fatalf("%s: the case changes nothing", tt.name)
 		}
-		if _, err := parseRegisters(tt.text); err == nil {
+		if _, err := parseRegisters(tt.text, false); err == nil {
 			t.Errorf("parseRegisters of a dump with %s succeeded", tt.name)
 		}
 	}
@@ -177,7 +194,7 @@ func FuzzRegisters(f *testing.F) {
 		f.Add(readFixture(f, name+".registers"))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		regs, err := parseRegisters(text)
+		regs, err := parseRegisters(text, false)
 		if err == nil && len(regs) == 0 {
 			t.Error("parseRegisters returned no processor and no error")
 		}

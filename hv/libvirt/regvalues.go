@@ -95,9 +95,10 @@ func (t *registerText) debug() {
 	}
 }
 
-// float makes the FPU state whole: QEMU shows x87 registers by their physical
-// number, while an FXSAVE image has them by their distance from the top of the
-// stack, which is in bits 11 to 13 of the status word.
+// float makes the FPU state whole. An FXSAVE image has the x87 registers by their
+// distance from the top of the stack, which is in bits 11 to 13 of the status word,
+// and so has QEMU what it shows under KVM, whose image it takes over as it is
+// (target/i386/xsave_helper.c). Otherwise it shows them by their physical number.
 func (t *registerText) float() {
 	f := &t.regs.FPU
 	fcw, ok1 := t.seen["FCW"]
@@ -111,7 +112,10 @@ func (t *registerText) float() {
 	}
 	t.regs.HasFPU = true
 	f.FCW, f.FSW, f.FTW, f.MXCSR = uint16(fcw), uint16(fsw), uint8(ftw), uint32(mxcsr)
-	top := int(fsw >> 11 & 7)
+	top := 0
+	if !t.kvm {
+		top = int(fsw >> 11 & 7)
+	}
 	for i := range f.ST {
 		f.ST[i] = t.fpr[(top+i)%len(t.fpr)]
 	}

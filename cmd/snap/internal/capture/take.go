@@ -22,8 +22,12 @@ type Mode string
 
 // Modes.
 const (
-	ModePause Mode = "pause" // it stands still: one point in time
-	ModeLive  Mode = "live"  // it runs: pages are from different times
+	ModePause    Mode = "pause"    // it stands still: one point in time
+	ModeSnapshot Mode = "snapshot" // it runs, and the hypervisor keeps one point in time
+	ModeLive     Mode = "live"     // it runs: pages are from different times
+	// ModeAuto is pause if its estimate fits, else snapshot if that can do no
+	// harm, else none.
+	ModeAuto Mode = "auto"
 )
 
 // surveyTries is how often a running guest is looked at before it counts as
@@ -39,15 +43,19 @@ type Job struct {
 	Write     dump.Options
 	Log       zerolog.Logger
 
-	// MaxPause is the longest that ModePause may hold a running guest still; 0
-	// is no limit. A pause that is estimated to be longer is not begun, and one
+	// MaxPause is the longest that ModePause or ModeSnapshot may hold a running
+	// guest still; 0 is no limit. A pause that is estimated to be longer is not begun, and one
 	// that becomes longer is ended: errors.Is(err, ErrPauseTooLong).
 	MaxPause time.Duration
 	// Spool is how many bytes of the host's memory may be used to copy a running
 	// guest's pages to, so that in ModePause all else happens when it runs again,
 	// and in ModeLive pages are of times that are less far apart. Where they don't
-	// fit, they are read as the dump is written.
+	// fit, they are read as the dump is written. A snapshot is kept there too, and
+	// isn't taken where it doesn't fit.
 	Spool uint64
+	// Saving, if it isn't nil, is called while a snapshot is being taken with the
+	// bytes of the guest's memory that are saved, of so many.
+	Saving func(done, total uint64)
 
 	// Writing is called once, when everything is known and the pages are
 	// about to be read.
@@ -60,12 +68,16 @@ type Job struct {
 type Result struct {
 	Survey     *Survey // once Take has returned, the memory that it is of is closed
 	Stats      *dump.Stats
+	Mode       Mode // that was taken, never ModeAuto
 	Mechanism  string
 	Consistent bool          // all pages are of one point in time
 	Pause      time.Duration // how long snap held the guest still
 	Estimate   PauseEstimate // of that, made before; zero if snap held nothing
 	Spooled    bool          // pages were copied first: all else is of the copy
 	Live       *Live         // how far pages are of different times; nil but in ModeLive, and until it is known
+	Downtime   time.Duration // that the hypervisor held the guest still for a snapshot, as it reports
+	Stall      time.Duration // the longest that the guest's own clock was seen to stand still during a snapshot
+	StallSeen  bool          // Stall is known
 	Held       bool          // snap holds the guest still right now
 	Warnings   []string
 }
@@ -101,7 +113,7 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	res = &Result{Mechanism: mem.Mechanism(), Consistent: state == hv.StatePaused}
+	res = &Result{Mode: j.Mode, Mechanism: mem.Mechanism(), Consistent: state == hv.StatePaused}
 	if f, ok := mem.(fallback); ok && f.WhyNotDirect() != nil {
 		res.warn("memory is read through libvirt, which is slow: %v", f.WhyNotDirect())
 	}
@@ -114,7 +126,15 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 	}
 	if state == hv.StatePaused {
 		// No pause of ours: nothing to make short, and nothing to end.
+		res.Mode = ModePause
 		return res, j.hold(ctx, false, res, func(ctx context.Context) error { return j.write(ctx, t) })
+	}
+	switch j.Mode {
+	case ModeSnapshot:
+		return res, j.takeSnapshot(ctx, t)
+	case ModeAuto:
+		res.Mode = ModePause
+		return res, j.takeBest(ctx, t)
 	}
 	return res, j.takePaused(ctx, t)
 }

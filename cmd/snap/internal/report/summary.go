@@ -27,7 +27,11 @@ type Summary struct {
 	PauseMS         float64 `json:"pause_ms"`
 	PauseEstimateMS float64 `json:"pause_estimate_ms"`
 	Spooled         bool    `json:"spooled"` // pages were copied first: the guest stood still, if at all, for that only
-	DurationMS      float64 `json:"duration_ms"`
+	// Of a snapshot only: how long QEMU says that it stopped the guest, and the
+	// longest time for which the guest's own clock was seen not to move.
+	DowntimeMS *float64 `json:"downtime_ms,omitempty"`
+	StallMS    *float64 `json:"stall_ms,omitempty"`
+	DurationMS float64  `json:"duration_ms"`
 
 	Guest  Guest   `json:"guest"`
 	Header Header  `json:"header"`

@@ -1,10 +1,12 @@
-// Command benchpause measures how long a lab guest stands still: for snap dump,
-// for the bare copy of the same pages, and for virsh dump --memory-only.
+// Command benchpause measures how long a lab guest stands still: for snap dump by
+// pause and by snapshot, for the bare copy of the same pages, and for virsh dump
+// --memory-only.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -39,77 +42,106 @@ func main() {
 }
 
 func run(ctx context.Context, program string, fill uint64, rounds int) (err error) {
-	g, err := lab.Up(ctx, lab.Spec{Name: "benchpause", MemoryMiB: fill + 256, CPUs: 2, FillMiB: fill, Seed: 1})
+	release, err := lab.Userfaultfd(true)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if e := g.Close(); err == nil {
-			err = e
-		}
-	}()
-	b := bench{g: g, program: program}
-	fmt.Println("| round | load | pages | bare copy ms | snap estimate ms | snap pause ms | virsh dump ms |")
-	fmt.Println("|---|---|---|---|---|---|---|")
-	var copies, pauses, dumps []float64
-	for i := range rounds {
-		load, err := os.ReadFile("/proc/loadavg")
-		if err != nil {
-			return err
-		}
-		pages, bare, err := b.bareCopy(ctx)
-		if err != nil {
-			return fmt.Errorf("bare copy: %w", err)
-		}
-		estimate, pause, err := b.snapDump(ctx)
-		if err != nil {
-			return err
-		}
-		core, err := b.virshDump(ctx)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("| %d | %.4s | %d | %.1f | %.1f | %.1f | %.0f |\n", i+1, load, pages, bare, estimate, pause, core)
-		copies, pauses, dumps = append(copies, bare), append(pauses, pause), append(dumps, core)
+	defer func() { err = errors.Join(err, release()) }()
+	g, err := lab.Up(ctx, lab.Spec{Name: "benchpause", NewerQEMU: true, MemoryMiB: fill + 256, CPUs: 2, FillMiB: fill, Seed: 1})
+	if err != nil {
+		return err
 	}
-	c, p, d := median(copies), median(pauses), median(dumps)
-	fmt.Printf("| median | | | %.1f | | %.1f | %.0f |\n\n", c, p, d)
-	fmt.Printf("pause / bare copy = %.2f, pause / virsh dump = %.4f (of the medians; %d processors)\n", p/c, p/d, runtime.NumCPU())
+	defer func() { err = errors.Join(err, g.Close()) }()
+	b := bench{g: g, program: program}
+	var all [][]float64
+	row := func(name, load string, v []float64) {
+		fmt.Printf("| %s | %s | %.1f | %.1f | %.1f | %.0f | %.1f | %.1f | %.0f | %.0f |\n", name, load, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7])
+	}
+	fmt.Println("| round | load | bare copy | pause: estimate | pause | all | snapshot: QEMU's downtime | clock's longest stall | all | virsh dump |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|---|")
+	for i := range rounds {
+		v, load, err := b.round(ctx)
+		if err != nil {
+			return err
+		}
+		row(strconv.Itoa(i+1), load, v)
+		all = append(all, v)
+	}
+	m := medians(all)
+	row("median", "", m)
+	fmt.Printf("\nMilliseconds. %d processors, %d pages. Of the medians: pause / bare copy = %.2f, pause / virsh dump = %.4f\n",
+		runtime.NumCPU(), b.pages, m[2]/m[0], m[2]/m[7])
 	return nil
+}
+
+// round measures everything once.
+func (b *bench) round(ctx context.Context) (v []float64, load string, err error) {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return nil, "", err
+	}
+	bare, err := b.bareCopy(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("bare copy: %w", err)
+	}
+	pause, err := b.snapDump(ctx, "pause")
+	if err != nil {
+		return nil, "", err
+	}
+	snapshot, err := b.snapDump(ctx, "snapshot")
+	if err != nil {
+		return nil, "", err
+	}
+	core, err := b.virshDump(ctx)
+	v = []float64{
+		bare, pause.EstimateMS, pause.PauseMS, pause.DurationMS,
+		snapshot.DowntimeMS, snapshot.StallMS, snapshot.DurationMS, core,
+	}
+	return v, string(text[:4]), err
+}
+
+// medians are those of the columns.
+func medians(rows [][]float64) []float64 {
+	var out []float64
+	for c := range rows[0] {
+		var column []float64
+		for _, r := range rows {
+			column = append(column, r[c])
+		}
+		slices.Sort(column)
+		out = append(out, column[len(column)/2])
+	}
+	return out
 }
 
 type bench struct {
 	g       *lab.Guest
 	program string
+	pages   uint64 // populated
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
-}
-
 // bareCopy copies the populated pages of the paused guest to memory that is
 // there already, on all processors, and does nothing else.
-func (b *bench) bareCopy(ctx context.Context) (pages uint64, took float64, err error) {
+func (b *bench) bareCopy(ctx context.Context) (took float64, err error) {
 	conn, err := libvirt.Connect(ctx, b.g.URI)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer conn.Close()
 	vm, err := conn.Lookup(ctx, b.g.Name)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer vm.Close()
 	mem, err := vm.OpenMemory(ctx, hv.MechanismDirect)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer mem.Close()
 	if _, err := b.g.Virsh(ctx, "suspend", b.g.Name); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer func() {
 		if _, e := b.g.Virsh(context.WithoutCancel(ctx), "resume", b.g.Name); err == nil {
@@ -118,11 +150,11 @@ func (b *bench) bareCopy(ctx context.Context) (pages uint64, took float64, err e
 	}()
 	set, _, err := mem.Populated(ctx)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	to, err := unix.Mmap(-1, 0, int(set.Pages()*phys.PageSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer func() { _ = unix.Munmap(to) }()
 	_ = unix.Madvise(to, unix.MADV_HUGEPAGE)
@@ -130,7 +162,8 @@ func (b *bench) bareCopy(ctx context.Context) (pages uint64, took float64, err e
 		to[i] = 0
 	}
 	took, err = copyAll(ctx, mem, set, to)
-	return set.Pages(), took, err
+	b.pages = set.Pages()
+	return took, err
 }
 
 func copyAll(ctx context.Context, mem phys.Reader, set phys.Runs, to []byte) (float64, error) {
@@ -164,26 +197,31 @@ func copyAll(ctx context.Context, mem phys.Reader, set phys.Runs, to []byte) (fl
 	return ms(time.Since(start)), err
 }
 
-// snapDump takes a dump and returns what its summary says of the pause.
-func (b *bench) snapDump(ctx context.Context) (estimate, pause float64, err error) {
-	cmd := exec.CommandContext(ctx, b.program, "dump", b.g.Name, "-c", b.g.URI, "--max-pause", "60s", "--json", "-o", filepath.Join(b.g.Dir(), "bench.dmp.zst"), "--force")
+// summary is what a dump says of how the guest stood still, in milliseconds.
+type summary struct {
+	Spooled    bool
+	PauseMS    float64 `json:"pause_ms"`
+	EstimateMS float64 `json:"pause_estimate_ms"`
+	DowntimeMS float64 `json:"downtime_ms"`
+	StallMS    float64 `json:"stall_ms"`
+	DurationMS float64 `json:"duration_ms"`
+}
+
+// snapDump takes a dump.
+func (b *bench) snapDump(ctx context.Context, mode string) (sum summary, err error) {
+	cmd := exec.CommandContext(ctx, b.program, "dump", b.g.Name, "-c", b.g.URI, "--mode", mode, "--max-pause", "60s", "--json", "-o", filepath.Join(b.g.Dir(), "bench.dmp.zst"), "--force")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it resumes the guest
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, 0, fmt.Errorf("snap dump: %w", err)
-	}
-	var sum struct {
-		Spooled    bool
-		PauseMS    float64 `json:"pause_ms"`
-		EstimateMS float64 `json:"pause_estimate_ms"`
+		return sum, fmt.Errorf("snap dump: %w", err)
 	}
 	if err := json.Unmarshal(out, &sum); err != nil {
-		return 0, 0, err
+		return sum, err
 	}
-	if !sum.Spooled {
-		return 0, 0, fmt.Errorf("snap dump: the guest's pages don't fit the spool on this host")
+	if mode == "pause" && !sum.Spooled {
+		return sum, errors.New("snap dump: the guest's pages don't fit the spool on this host")
 	}
-	return sum.EstimateMS, sum.PauseMS, nil
+	return sum, nil
 }
 
 // virshDump has libvirt dump the guest, which stands still all the while but for
