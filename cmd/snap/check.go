@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -36,16 +34,6 @@ type checkResult struct {
 	Warnings      []string           `json:"warnings"`
 	exclusions    *report.Summary
 	crFrom        string
-}
-
-type modeEstimate struct {
-	Mode       string  `json:"mode"`
-	Spooled    bool    `json:"spooled"`       // the guest stands still for a copy only
-	Fits       bool    `json:"fits"`          // it can be taken, and its pause is not too long
-	Why        string  `json:"why,omitempty"` // it can't be taken at all
-	PauseMS    float64 `json:"pause_estimate_ms"`
-	DurationMS float64 `json:"duration_estimate_ms"`
-	Consistent bool    `json:"consistent"`
 }
 
 func newCheckCommand(a *app) *cobra.Command {
@@ -119,13 +107,8 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	if err != nil {
 		return err
 	}
-	spooled, unspooled, err := job.PauseEstimates(ctx, mem, s, e)
-	if err != nil {
-		return err
-	}
 	r.addEstimate(e)
-	r.addModes(e, spooled, unspooled, job.MaxPause)
-	if err := r.addSnapshot(ctx, mem, e, job); err != nil {
+	if r.Modes, err = modesOf(ctx, r.State, mem, job, s, e); err != nil {
 		return err
 	}
 	if a.json {
@@ -150,60 +133,6 @@ func (r *checkResult) addSurvey(s *capture.Survey) {
 
 func (r *checkResult) addEstimate(e *capture.Estimate) {
 	r.Pages, r.Populated, r.DumpBytes, r.Bytes = e.Pages, e.Populated, e.DumpBytes, e.Bytes
-}
-
-// addModes lists the modes, what snap dump would do first.
-func (r *checkResult) addModes(e *capture.Estimate, spooled, unspooled *capture.PauseEstimate, limit time.Duration) {
-	if r.State == hv.StatePaused {
-		r.Modes = []modeEstimate{{Mode: string(capture.ModePause), Fits: true, DurationMS: milliseconds(e.Duration), Consistent: true}}
-		return
-	}
-	for _, p := range []*capture.PauseEstimate{spooled, unspooled} {
-		if p == nil {
-			continue
-		}
-		m := modeEstimate{
-			Mode: string(capture.ModePause), Spooled: p.Spooled, Fits: p.Total() <= limit,
-			PauseMS: milliseconds(p.Total()), DurationMS: milliseconds(p.Total()), Consistent: true,
-		}
-		if p.Spooled {
-			m.DurationMS += milliseconds(e.Duration)
-		}
-		r.Modes = append(r.Modes, m)
-	}
-	r.Modes = append(r.Modes, modeEstimate{Mode: string(capture.ModeLive), Fits: true, DurationMS: milliseconds(e.Duration)})
-}
-
-// addSnapshot adds mode snapshot before mode live, which is never a choice of
-// snap's own.
-func (r *checkResult) addSnapshot(ctx context.Context, mem hv.Memory, w *capture.Estimate, job *capture.Job) error {
-	if r.State == hv.StatePaused {
-		return nil
-	}
-	e, err := job.SnapshotEstimate(ctx, mem)
-	if err != nil {
-		return err
-	}
-	m := modeEstimate{
-		Mode: string(capture.ModeSnapshot), Consistent: true, Fits: e.Why == nil && e.Downtime <= job.MaxPause,
-		PauseMS: milliseconds(e.Downtime), DurationMS: milliseconds(e.Saving + w.Duration),
-	}
-	if e.Why != nil {
-		m.Why, m.PauseMS, m.DurationMS = e.Why.Error(), 0, 0
-	}
-	r.Modes = slices.Insert(r.Modes, len(r.Modes)-1, m)
-	return nil
-}
-
-// how tells the ways of mode pause apart.
-func how(m modeEstimate) string {
-	switch {
-	case m.Spooled:
-		return " (copy first)"
-	case m.Mode == string(capture.ModePause) && m.PauseMS > 0:
-		return " (--spool off)"
-	}
-	return ""
 }
 
 func (a *app) printCheck(r *checkResult) error {

@@ -111,8 +111,8 @@ func TestCheckSaysPause(t *testing.T) {
 		flags []string
 		want  []string
 	}{
-		{[]string{"--max-pause", "1h"}, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
-		{[]string{"--max-pause", "1ms"}, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
+		{[]string{"--max-pause", "1h"}, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
+		{[]string{"--max-pause", "1ms"}, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
 		{[]string{"--max-pause", "1h", "--spool", "1MiB"}, []string{"pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
 	}
 	for _, tt := range tests {

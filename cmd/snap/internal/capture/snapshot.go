@@ -36,7 +36,7 @@ type SnapshotEstimate struct {
 func (j *Job) SnapshotEstimate(ctx context.Context, mem hv.Memory) (*SnapshotEstimate, error) {
 	vm, ok := j.VM.(hv.Snapshotter)
 	if !ok {
-		return &SnapshotEstimate{Why: fmt.Errorf("%w: this hypervisor takes no snapshots", hv.ErrUnsupported)}, nil
+		return &SnapshotEstimate{Why: fmt.Errorf("no snapshot: %w: this hypervisor takes none", hv.ErrUnsupported)}, nil
 	}
 	err := vm.CheckSnapshot(ctx)
 	if errors.Is(err, hv.ErrUnsupported) {
@@ -58,7 +58,7 @@ func (j *Job) SnapshotEstimate(ctx context.Context, mem hv.Memory) (*SnapshotEst
 		return nil, err
 	}
 	if e.Bytes > j.Spool {
-		e.Why = fmt.Errorf("%w: a snapshot takes %s of the host's memory, more than a spool of %s", hv.ErrUnsupported, size(e.Bytes), size(j.Spool))
+		e.Why = fmt.Errorf("no snapshot: %w: it takes %s of the host's memory, more than a spool of %s", hv.ErrUnsupported, size(e.Bytes), size(j.Spool))
 	}
 	return e, nil
 }
@@ -73,7 +73,7 @@ func (j *Job) takeSnapshot(ctx context.Context, t *taking) error {
 	case e.Why != nil:
 		return e.Why
 	case j.MaxPause > 0 && e.Downtime > j.MaxPause:
-		return fmt.Errorf("no snapshot was begun: %w: about %s, and %s are allowed", ErrPauseTooLong, rounded(e.Downtime), j.MaxPause)
+		return fmt.Errorf("no snapshot: %w: about %s, and %s are allowed", ErrPauseTooLong, rounded(e.Downtime), j.MaxPause)
 	}
 	set, _, err := t.mem.Populated(ctx)
 	if err != nil {
