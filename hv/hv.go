@@ -31,8 +31,8 @@ var (
 	ErrUnsupported = errors.New("not possible here")
 	// ErrStillPaused: the guest was paused by snap and could not be resumed.
 	ErrStillPaused = errors.New("guest may still be paused")
-	// ErrDisturbed: somebody else resumed the guest while snap held it, so
-	// that what was read is not of one point in time.
+	// ErrDisturbed: somebody else resumed the guest while it was to stand still,
+	// so that what was read is not of one point in time.
 	ErrDisturbed = errors.New("the guest was interfered with")
 	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
 	ErrFormat = errors.New("damaged or unknown format")
@@ -126,6 +126,7 @@ type Hold interface {
 	// stood still, 0 if it had been paused by somebody else. Later calls
 	// return the first one's result. It works after the context of Pause has
 	// ended and after the connection was lost; if the guest could not be
-	// resumed, errors.Is(err, ErrStillPaused).
+	// resumed, errors.Is(err, ErrStillPaused). If somebody else resumed the
+	// guest meanwhile, errors.Is(err, ErrDisturbed).
 	Release() (time.Duration, error)
 }

@@ -44,12 +44,17 @@ var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCa
 // When ctx ends while the daemon is stopping the guest, Pause waits for the
 // answer before it undoes it.
 func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
-	still, err := d.mayPause(ctx)
+	var w *Watch
+	if d.kept != nil {
+		w = d.kept.watch
+		w.reset(true) // before the state is asked for: a resume after it counts
+	}
+	now, err := d.mayPause(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if still {
-		return idleHold{}, nil
+	if now != hv.StateRunning {
+		return &idleHold{d: d, was: now, watch: w}, nil
 	}
 	s, err := d.conn.target.open(ctx)
 	if err != nil {
@@ -60,7 +65,7 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 		if err := d.kept.hold(ctx, d); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
-		h.kept, h.watch = d.kept, d.kept.watch
+		h.kept, h.watch = d.kept, w
 	}
 	h.began = time.Now()
 	err = h.suspend(ctx)
@@ -84,32 +89,25 @@ func (d *Domain) limits() limits {
 	return defaultLimits
 }
 
-// mayPause reports whether the guest stands still already, and fails if it must
-// not be paused.
-func (d *Domain) mayPause(ctx context.Context) (still bool, err error) {
+// mayPause returns whether the guest runs or stands still already, and fails if
+// it must not be paused.
+func (d *Domain) mayPause(ctx context.Context) (hv.State, error) {
 	if err := d.CheckJob(ctx); err != nil {
-		return false, err
+		return "", err
 	}
 	s, err := d.status(ctx)
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	switch stateOf(s.state) {
-	case hv.StateRunning:
-		return false, nil
-	case hv.StatePaused, hv.StateCrashed:
-		return true, nil
+	switch now := stateOf(s.state); now {
+	case hv.StateRunning, hv.StatePaused, hv.StateCrashed:
+		return now, nil
 	case hv.StateAsleep:
-		return false, fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
+		return "", fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
 			d.dom.Name, hv.ErrUnsupported, d.conn.URI(), d.dom.Name)
 	}
-	return false, fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+	return "", fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
 }
-
-// idleHold is the Hold of a guest that somebody else paused.
-type idleHold struct{}
-
-func (idleHold) Release() (time.Duration, error) { return 0, nil }
 
 // hold is a pause that we made, or may have made.
 type hold struct {
