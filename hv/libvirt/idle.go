@@ -52,3 +52,11 @@ func (h *idleHold) check() error {
 	}
 	return nil
 }
+
+// standsStill reports whether the guest doesn't run any more.
+func (h *hold) standsStill(ctx context.Context) (bool, error) {
+	ctx, cancel := within(ctx, h.d.conn.timeout)
+	defer cancel()
+	s, err := h.status(ctx)
+	return stateOf(s.state) != hv.StateRunning, err
+}

@@ -237,6 +237,32 @@ func TestPausedIsResumed(t *testing.T) {
 	}
 }
 
+// TestPausedMeanwhile: a guest that somebody pauses while a pause is made ready is
+// theirs.
+func TestPausedMeanwhile(t *testing.T) {
+	p := newPeer(t)
+	d, n, _ := p.kept()
+	p.on(procSetMetadata, func(n int, _ []byte) *answer {
+		if n == 1 {
+			p.set(statePaused, pausedByUser)
+		}
+		return nil
+	})
+	h, err := d.Pause(t.Context())
+	if err != nil {
+		t.Fatalf("Pause() failed: %v", err)
+	}
+	if last := n.said[len(n.said)-1]; last != "freed paused" {
+		t.Errorf("the keeper was last told %q; want freed, of a guest without a mark", last)
+	}
+	if stood, err := h.Release(); stood != 0 || err != nil {
+		t.Errorf("Release() = %v, %v; want 0", stood, err)
+	}
+	if p.now() != statePaused || p.count(procSuspend)+p.count(procResume) != 0 {
+		t.Errorf("state = %d after %d suspends and %d resumes; want %d after none", p.now(), p.count(procSuspend), p.count(procResume), statePaused)
+	}
+}
+
 // TestAdopt: another process's pause is undone only if the guest bears its mark.
 func TestAdopt(t *testing.T) {
 	const mine = `<hold run="mine" pid="1" start="2" since="2026-11-22T01:00:00Z"/>`

@@ -30,6 +30,9 @@ const (
 	settleCalm = 500 * time.Millisecond
 	// pollEvery is the pause between two looks at a domain.
 	pollEvery = 50 * time.Millisecond
+	// resumeAgain is the longest pause between two attempts to resume: a daemon
+	// that is back finds the guest running soon.
+	resumeAgain = 250 * time.Millisecond
 )
 
 // limits are the bounds above, so that tests need not wait for them.
@@ -66,6 +69,17 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
 		h.kept, h.watch = d.kept, w
+	}
+	// Getting ready takes a while, over ssh seconds. Whoever paused the guest
+	// meanwhile has it: a suspend of ours would change nothing, but a resume would.
+	still, err := h.standsStill(ctx)
+	if err != nil {
+		h.drop()
+		return nil, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
+	}
+	if still {
+		h.drop()
+		return d.Pause(ctx)
 	}
 	h.began = time.Now()
 	err = h.suspend(ctx)
@@ -158,14 +172,19 @@ func (h *hold) suspend(ctx context.Context) error {
 // giveUp undoes a suspend that failed or came too late.
 func (h *hold) giveUp() error {
 	if h.refused {
-		_ = h.session.close() // nothing was done on it
-		if h.kept != nil {
-			h.kept.free(h.d)
-		}
+		h.drop()
 		return nil
 	}
 	_, err := h.Release()
 	return err
+}
+
+// drop lets go of a pause that was not made.
+func (h *hold) drop() {
+	_ = h.session.close() // nothing was done on it
+	if h.kept != nil {
+		h.kept.free(h.d)
+	}
 }
 
 // Release implements hv.Hold.
@@ -198,7 +217,7 @@ func settled(err error) bool {
 
 // resume tries until the guest is seen to run, or ctx ends.
 func (h *hold) resume(ctx context.Context) error {
-	for wait := h.limits.pollEvery; ; wait = min(2*wait, time.Second) {
+	for wait := h.limits.pollEvery; ; wait = min(2*wait, resumeAgain) {
 		done, err := h.try(ctx)
 		if done {
 			return err
