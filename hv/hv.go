@@ -25,6 +25,8 @@ var (
 	ErrDenied = errors.New("not allowed")
 	// ErrBusy: the domain is migrating, being saved or being dumped.
 	ErrBusy = errors.New("domain is busy")
+	// ErrUnreachable: there is no way to the hypervisor's daemon, or no longer.
+	ErrUnreachable = errors.New("the daemon can't be reached")
 	// ErrConfidential: the guest's memory is encrypted (SEV, TDX).
 	ErrConfidential = errors.New("confidential guest")
 	// ErrUnsupported: the source or mode that was asked for can't work safely here.

@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -241,6 +243,9 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 	}
 	for _, l := range locks {
 		f, err := os.Open(l)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its guardian has just removed it
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
