@@ -25,14 +25,16 @@ var (
 	ErrDenied = errors.New("not allowed")
 	// ErrBusy: the domain is migrating, being saved or being dumped.
 	ErrBusy = errors.New("domain is busy")
+	// ErrUnreachable: there is no way to the hypervisor's daemon, or no longer.
+	ErrUnreachable = errors.New("the daemon can't be reached")
 	// ErrConfidential: the guest's memory is encrypted (SEV, TDX).
 	ErrConfidential = errors.New("confidential guest")
 	// ErrUnsupported: the source or mode that was asked for can't work safely here.
 	ErrUnsupported = errors.New("not possible here")
 	// ErrStillPaused: the guest was paused by snap and could not be resumed.
 	ErrStillPaused = errors.New("guest may still be paused")
-	// ErrDisturbed: somebody else resumed the guest while snap held it, so
-	// that what was read is not of one point in time.
+	// ErrDisturbed: somebody else resumed the guest while it was to stand still,
+	// so that what was read is not of one point in time.
 	ErrDisturbed = errors.New("the guest was interfered with")
 	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
 	ErrFormat = errors.New("damaged or unknown format")
@@ -170,6 +172,7 @@ type Hold interface {
 	// stood still, 0 if it had been paused by somebody else. Later calls
 	// return the first one's result. It works after the context of Pause has
 	// ended and after the connection was lost; if the guest could not be
-	// resumed, errors.Is(err, ErrStillPaused).
+	// resumed, errors.Is(err, ErrStillPaused). If somebody else resumed the
+	// guest meanwhile, errors.Is(err, ErrDisturbed).
 	Release() (time.Duration, error)
 }

@@ -100,6 +100,7 @@ var exitClasses = []struct {
 	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --mode auto and --source auto let snap choose"},
 	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
+	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
 	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},
 	{capture.ErrTooManyRuns, exitFailed, "--format bitmap has room for any number of holes"},

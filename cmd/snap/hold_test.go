@@ -3,8 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,28 +29,43 @@ const runsAgainIn = 2 * time.Second
 type heldGuest struct {
 	*lab.Guest
 	vm     *libvirt.Domain
-	folder string
+	folder string // that dumps go to
+	states string // the folder of locks and state files
 }
 
 func upHeld(t *testing.T, name string) *heldGuest {
 	t.Helper()
-	g := upGuest(t, lab.Spec{Name: name, MemoryMiB: 256, CPUs: 1, FillMiB: 96, Seed: 11})
-	return &heldGuest{Guest: g, vm: lookUp(t, g), folder: t.TempDir()}
+	return upHeldWith(t, lab.Spec{Name: name, MemoryMiB: 256, CPUs: 1, FillMiB: 96, Seed: 11})
 }
 
-// lookUp gives a view of the guest that is the test's own.
-func lookUp(t *testing.T, g *lab.Guest) *libvirt.Domain {
+func upHeldWith(t *testing.T, s lab.Spec) *heldGuest {
 	t.Helper()
+	g := upGuest(t, s)
+	h := &heldGuest{Guest: g, folder: filepath.Join(g.Dir(), "dumps"), states: "/run/snap"}
+	if err := os.Mkdir(h.folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if u := g.User; u != nil {
+		h.states = filepath.Join(u.RuntimeDir, "snap")
+		if err := os.Chown(h.folder, u.UID, u.GID); err != nil {
+			t.Fatal(err)
+		}
+	}
 	conn, err := libvirt.Connect(t.Context(), g.URI)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	vm, err := conn.Lookup(t.Context(), g.Name)
+	h.vm, err = conn.Lookup(t.Context(), g.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return vm
+	return h
+}
+
+// stateFiles is a pattern for the files that a dump has in the folder of state.
+func (g *heldGuest) stateFiles(suffix string) string {
+	return filepath.Join(g.states, g.vm.Identity().UUID+"-*"+suffix)
 }
 
 // running is a snap dump that was started.
@@ -62,6 +78,14 @@ type running struct {
 // start begins a dump that holds the guest for long, unless flags say otherwise.
 func (g *heldGuest) start(t *testing.T, flags ...string) *running {
 	t.Helper()
+	r := g.prepare(t, flags...)
+	r.begin(t)
+	return r
+}
+
+// prepare is start but for its start.
+func (g *heldGuest) prepare(t *testing.T, flags ...string) *running {
+	t.Helper()
 	bin, err := program()
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +97,6 @@ func (g *heldGuest) start(t *testing.T, flags ...string) *running {
 	}
 	r.Cmd = g.Command(t.Context(), bin, append(args, flags...)...)
 	r.Stderr = &r.stderr
-	r.begin(t)
 	return r
 }
 
@@ -125,10 +148,64 @@ func (g *heldGuest) untilHeld(t *testing.T, r *running) {
 	}
 }
 
+// until waits until is says so.
+func (r *running) until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for !is() {
+		select {
+		case <-r.ended:
+			t.Fatalf("snap ended before %s: %s", what, r.stderr.String())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// untilKnown waits until the guardian is ready: snap has done nothing yet.
+func (g *heldGuest) untilKnown(t *testing.T, r *running) {
+	t.Helper()
+	r.until(t, "its guardian was ready", func() bool {
+		files, _ := filepath.Glob(g.stateFiles(".json"))
+		if len(files) == 0 {
+			return false
+		}
+		run, _ := g.runFile(t)
+		return run.Guardian.PID != 0
+	})
+}
+
+// written returns how much of the dump stands in its partial file.
+func (g *heldGuest) written() int64 {
+	files, _ := filepath.Glob(g.folder + "/*.partial-*")
+	if len(files) == 0 {
+		return -1
+	}
+	info, err := os.Stat(files[0])
+	if err != nil {
+		return -1
+	}
+	return info.Size()
+}
+
+// untilWriting waits until snap writes pages.
+func (g *heldGuest) untilWriting(t *testing.T, r *running) {
+	t.Helper()
+	r.until(t, "it wrote", func() bool { return g.written() > 0 })
+}
+
+// untilWritingSpooled waits until snap has let the guest go and writes the copy.
+func (g *heldGuest) untilWritingSpooled(t *testing.T, r *running) {
+	t.Helper()
+	g.untilWriting(t, r)
+	r.until(t, "the guest ran", func() bool {
+		run, _ := g.runFile(t)
+		return !run.Holding
+	})
+}
+
 // runFile reads what stands in the dump's state file.
 func (g *heldGuest) runFile(t *testing.T) (*guardian.Run, string) {
 	t.Helper()
-	paths, err := filepath.Glob("/run/snap/" + g.vm.Identity().UUID + "-*.json")
+	paths, err := filepath.Glob(g.stateFiles(".json"))
 	if err != nil || len(paths) != 1 {
 		t.Fatalf("state files are %v (%v); want one", paths, err)
 	}
@@ -153,19 +230,25 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 	if m, err := g.vm.Marker(t.Context()); err != nil || m != nil {
 		left = append(left, fmt.Sprintf("it is marked (%v)", err))
 	}
-	for _, glob := range []string{g.folder + "/*", "/run/snap/" + g.vm.Identity().UUID + "-*.json"} {
+	if g.Spec.NewerQEMU && snapshotsOn(t, g.Guest) {
+		left = append(left, "QEMU's capability is on")
+	}
+	for _, glob := range []string{g.folder + "/*", g.stateFiles(".json")} {
 		files, err := filepath.Glob(glob)
 		if err != nil {
 			t.Fatal(err)
 		}
 		left = append(left, files...)
 	}
-	locks, err := filepath.Glob("/run/snap/" + g.vm.Identity().UUID + "-*.lock")
+	locks, err := filepath.Glob(g.stateFiles(".lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range locks {
 		f, err := os.Open(l)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its guardian has just removed it
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,132 +274,6 @@ func (g *heldGuest) undone(t *testing.T, state hv.State, killed time.Time) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-// TestKilled kills snap at random moments: of a dump that holds the guest for
-// long, and of a quick one from its start to its end.
-func TestKilled(t *testing.T) {
-	g := upHeld(t, "killed")
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
-	for i := range 20 {
-		var r *running
-		if i%5 < 2 {
-			r = g.start(t)
-			g.untilHeld(t, r)
-			time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
-		} else {
-			r = g.start(t, "--source", "direct")
-			time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
-		}
-		killed := time.Now()
-		r.kill()
-		g.wholeOrNone(t)
-		g.undone(t, hv.StateRunning, killed)
-	}
-	takeCore(t, g.Guest, "after.elf")
-	runSnap(t, g.Connection, "dump", g.Name, "-o", filepath.Join(g.folder, "after.dmp.zst"), "-q").want(t, exitOK)
-	mustRun(t, g.Guest)
-}
-
-// wholeOrNone removes the dump that a killed snap had finished already. A file
-// that has the final name must be whole.
-func (g *heldGuest) wholeOrNone(t *testing.T) {
-	t.Helper()
-	path := filepath.Join(g.folder, "out.dmp.zst")
-	if _, err := os.Stat(path); err != nil {
-		return
-	}
-	runSnap(t, g.Connection, "verify", path).want(t, exitOK)
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	_ = os.Remove(path + ".json") // it is written last
-}
-
-// TestKilledWithGuardian kills both processes: snap recover undoes the dump, from
-// its state file or, if that is lost, from the domain's mark.
-func TestKilledWithGuardian(t *testing.T) {
-	g := upHeld(t, "killed-both")
-	for _, lost := range []bool{false, true} {
-		r := g.start(t)
-		g.untilHeld(t, r)
-		run, path := g.runFile(t)
-		if err := unix.Kill(run.Guardian.PID, unix.SIGKILL); err != nil {
-			t.Fatalf("kill the guardian: %v", err)
-		}
-		done := runSnap(t, g.Connection, "recover", g.Name).want(t, exitOK)
-		if !strings.Contains(done.stdout, "left alone") {
-			t.Errorf("snap recover says %q of a dump that runs; want that it is left alone", done.stdout)
-		}
-		r.kill()
-		if s, err := g.vm.State(t.Context()); s != hv.StatePaused || err != nil {
-			t.Fatalf("the guest is %s (%v) with nobody to resume it; want paused", s, err)
-		}
-		if lost {
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range run.Files {
-				_ = os.Remove(f) // nothing knows of them any more
-			}
-		}
-		done = runSnap(t, g.Connection, "recover").want(t, exitOK)
-		if !strings.Contains(done.stdout, g.Name+": resumed the guest") {
-			t.Errorf("snap recover says %q; want that it resumed the guest", done.stdout)
-		}
-		if left := g.left(t, hv.StateRunning); len(left) > 0 {
-			t.Errorf("after snap recover: %q", left)
-		}
-	}
-	runSnap(t, g.Connection, "recover", "snap-lab-nobody").want(t, exitNoDomain)
-	mustRun(t, g.Guest)
-}
-
-// TestKilledOfPaused: a guest that somebody else paused stays so.
-func TestKilledOfPaused(t *testing.T) {
-	g := upHeld(t, "killed-paused")
-	virsh(t, g.Connection, "suspend", g.Name)
-	r := g.start(t)
-	for { // until it writes the dump
-		if files, _ := filepath.Glob(g.folder + "/*"); len(files) > 0 {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	killed := time.Now()
-	r.kill()
-	g.undone(t, hv.StatePaused, killed)
-	virsh(t, g.Connection, "resume", g.Name)
-}
-
-// TestOperatorResumes: a resume in the middle ends the dump, and a pause after it
-// is the operator's.
-func TestOperatorResumes(t *testing.T) {
-	g := upHeld(t, "operator")
-	r := g.start(t)
-	g.untilHeld(t, r)
-	virsh(t, g.Connection, "resume", g.Name)
-	if got := r.wait(t).want(t, exitFailed); !strings.Contains(got.stderr, "somebody resumed it") {
-		t.Errorf("stderr is %q; want that somebody resumed the guest", got.stderr)
-	}
-	g.undone(t, hv.StateRunning, time.Now())
-
-	for _, kill := range []bool{false, true} {
-		r = g.start(t)
-		g.untilHeld(t, r)
-		virsh(t, g.Connection, "resume", g.Name)
-		virsh(t, g.Connection, "suspend", g.Name)
-		killed := time.Now()
-		if kill {
-			r.kill()
-		} else {
-			r.wait(t).want(t, exitFailed)
-			killed = time.Now()
-		}
-		g.undone(t, hv.StatePaused, killed)
-		virsh(t, g.Connection, "resume", g.Name)
-	}
-	mustRun(t, g.Guest)
 }
 
 // TestTwoDumps: of one domain there is one at a time.

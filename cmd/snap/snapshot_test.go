@@ -41,8 +41,8 @@ func userfaultfd(t *testing.T, allowed bool) {
 	})
 }
 
-// snapshotOff demands that QEMU's capability is off and the domain bears no mark.
-func snapshotOff(t *testing.T, g *lab.Guest) {
+// snapshotsOn reports whether QEMU's capability is on.
+func snapshotsOn(t *testing.T, g *lab.Guest) bool {
 	t.Helper()
 	var caps struct {
 		Return []struct {
@@ -54,17 +54,20 @@ func snapshotOff(t *testing.T, g *lab.Guest) {
 	if err := json.Unmarshal([]byte(text), &caps); err != nil {
 		t.Fatal(err)
 	}
-	found := false
 	for _, c := range caps.Return {
 		if c.Capability == "background-snapshot" {
-			found = true
-			if c.State {
-				t.Error("the capability is still on")
-			}
+			return c.State
 		}
 	}
-	if !found {
-		t.Errorf("capabilities are %q; want background-snapshot among them", text)
+	t.Fatalf("capabilities are %q; want background-snapshot among them", text)
+	return false
+}
+
+// snapshotOff demands that the capability is off and the domain bears no mark.
+func snapshotOff(t *testing.T, g *lab.Guest) {
+	t.Helper()
+	if snapshotsOn(t, g) {
+		t.Error("the capability is still on")
 	}
 	if _, err := g.Virsh(t.Context(), "metadata", g.Name, "urn:snap:hold:1"); err == nil {
 		t.Error("the domain still bears the mark")
@@ -200,8 +203,8 @@ func TestAutoMode(t *testing.T) {
 // and the dump is of the moment before.
 func TestOperatorDuringSnapshot(t *testing.T) {
 	userfaultfd(t, true)
-	g := upGuest(t, lab.Spec{Name: "snapoperator", NewerQEMU: true, MemoryMiB: 2048, CPUs: 2, Mode: boot.Busy, FillMiB: 64, Seed: 44})
-	held := &heldGuest{Guest: g, vm: lookUp(t, g), folder: t.TempDir()}
+	held := upHeldWith(t, lab.Spec{Name: "snapoperator", NewerQEMU: true, MemoryMiB: 2048, CPUs: 2, Mode: boot.Busy, FillMiB: 64, Seed: 44})
+	g := held.Guest
 	for _, do := range [][]string{{"suspend"}, {"suspend", "resume"}} {
 		r := held.start(t, "--mode", "snapshot", "--source", "auto", "--force")
 		held.untilSaving(t, r)
@@ -258,8 +261,7 @@ func TestSnapshotOfPaused(t *testing.T) {
 func upSaved(t *testing.T, name string) *heldGuest {
 	t.Helper()
 	userfaultfd(t, true)
-	g := upGuest(t, lab.Spec{Name: name, NewerQEMU: true, MemoryMiB: 1024, CPUs: 1, FillMiB: 64, Seed: 46})
-	return &heldGuest{Guest: g, vm: lookUp(t, g), folder: t.TempDir()}
+	return upHeldWith(t, lab.Spec{Name: name, NewerQEMU: true, MemoryMiB: 1024, CPUs: 1, FillMiB: 64, Seed: 46})
 }
 
 // TestSnapshotKilledWithGuardian kills both processes while QEMU saves: snap
@@ -303,7 +305,7 @@ func TestDomainEndsDuringSnapshot(t *testing.T) {
 	if got := r.wait(t).want(t, exitNoDomain); !strings.Contains(got.stderr, "destroyed") {
 		t.Errorf("stderr is %q; want that the domain was destroyed", got.stderr)
 	}
-	for _, glob := range []string{g.folder + "/*", "/run/snap/" + g.vm.Identity().UUID + "-*"} {
+	for _, glob := range []string{g.folder + "/*", g.stateFiles("")} {
 		if files, err := filepath.Glob(glob); err != nil || len(files) > 0 {
 			t.Errorf("%v was left behind (%v)", files, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,10 +59,27 @@ func Serve(report func(string)) error {
 	}
 	done := s.listen()
 	defer s.close()
-	if done || s.run == nil {
+	switch {
+	case done:
 		return nil
+	case s.run == nil:
+		return forgetUntold(dir)
 	}
 	return s.undo()
+}
+
+// forgetUntold removes the state file of a snap that died before it had said
+// what it is about. It is beside the lock, which this process has.
+func forgetUntold(dir string) error {
+	lock, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", lockFD))
+	if err != nil {
+		return err
+	}
+	r, err := load(filepath.Join(dir, strings.TrimSuffix(filepath.Base(lock), lockSuffix)+stateSuffix))
+	if err != nil || r.Holding || len(r.Files) > 0 {
+		return err
+	}
+	return r.finish(dir)
 }
 
 // listen takes in what snap says until it says that it is done, or dies.

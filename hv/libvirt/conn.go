@@ -41,7 +41,7 @@ type Conn struct {
 
 // Connect opens uri: qemu:///system, qemu:///session, qemu+unix:///…?socket=,
 // qemu+ssh://, qemu+tls:// or qemu+tcp://. An error is hv.ErrDenied where the
-// daemon or its socket refuses us.
+// daemon or its socket refuses us, and hv.ErrUnreachable where there is none.
 func Connect(ctx context.Context, uri string) (*Conn, error) {
 	t, err := parseTarget(uri)
 	if err != nil {
@@ -131,6 +131,9 @@ func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, e
 	conn, err := t.dial(ctx)
 	if ctx.Err() != nil && err != nil {
 		err = ended(ctx)
+	}
+	if err != nil && !errors.Is(err, hv.ErrDenied) {
+		err = fmt.Errorf("%w: %w", hv.ErrUnreachable, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", t.uri, err)

@@ -40,8 +40,9 @@ type keeping struct {
 
 // Guard has every later Pause and Snapshot stand under k, and under the marker m
 // on the domain. w, which stays the caller's, tells a pause whether somebody else
-// resumed the guest meanwhile; Release then fails with hv.ErrDisturbed and
-// leaves the guest as it is. Call it before anything else uses d.
+// resumed the guest meanwhile, also one that somebody else had paused; Release
+// then fails with hv.ErrDisturbed and leaves the guest as it is. Call it before
+// anything else uses d.
 func (d *Domain) Guard(k Keeper, m Marker, w *Watch) {
 	d.kept = &keeping{keeper: k, marker: m, watch: w}
 }

@@ -190,6 +190,79 @@ func TestDisturbed(t *testing.T) {
 	}
 }
 
+// TestPausedIsResumed: a guest that was paused before, and is resumed during the
+// pause, was not held still.
+func TestPausedIsResumed(t *testing.T) {
+	tests := []struct {
+		name   string
+		watch  bool
+		happen func(*peer, *Watch)
+		want   error
+	}{
+		{"nothing", true, func(*peer, *Watch) {}, nil},
+		{"nothing, unwatched", false, func(*peer, *Watch) {}, nil},
+		{"resumed", true, func(p *peer, _ *Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
+		{"resumed, unwatched", false, func(p *peer, _ *Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
+		{"resumed and suspended", true, func(p *peer, w *Watch) {
+			p.event(rpc.DomainEventResumed, 0)
+			p.event(rpc.DomainEventSuspended, 0)
+			sees(p.t, "the resume", w.Resumed)
+		}, hv.ErrDisturbed},
+		{"off", true, func(p *peer, _ *Watch) { p.set(stateOff, 0) }, hv.ErrNotRunning},
+		{"daemon restarts", true, func(p *peer, _ *Watch) { p.hangUp() }, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPeer(t)
+			d, n, w := p.kept()
+			if !tt.watch {
+				d.kept = nil
+			}
+			p.set(statePaused, pausedByUser)
+			h, err := d.Pause(t.Context())
+			if err != nil {
+				t.Fatalf("Pause() failed: %v", err)
+			}
+			tt.happen(p, w)
+			before := p.now()
+			for range 2 {
+				if stood, err := h.Release(); stood != 0 || !errors.Is(err, tt.want) {
+					t.Errorf("Release() = %v, %v; want 0, %v", stood, err, tt.want)
+				}
+			}
+			if got := p.now(); got != before || p.count(procSuspend)+p.count(procResume) != 0 || len(n.said) != 0 {
+				t.Errorf("state = %d, and the keeper was told %q; want %d and nothing", got, n.said, before)
+			}
+		})
+	}
+}
+
+// TestPausedMeanwhile: a guest that somebody pauses while a pause is made ready is
+// theirs.
+func TestPausedMeanwhile(t *testing.T) {
+	p := newPeer(t)
+	d, n, _ := p.kept()
+	p.on(procSetMetadata, func(n int, _ []byte) *answer {
+		if n == 1 {
+			p.set(statePaused, pausedByUser)
+		}
+		return nil
+	})
+	h, err := d.Pause(t.Context())
+	if err != nil {
+		t.Fatalf("Pause() failed: %v", err)
+	}
+	if last := n.said[len(n.said)-1]; last != "freed paused" {
+		t.Errorf("the keeper was last told %q; want freed, of a guest without a mark", last)
+	}
+	if stood, err := h.Release(); stood != 0 || err != nil {
+		t.Errorf("Release() = %v, %v; want 0", stood, err)
+	}
+	if p.now() != statePaused || p.count(procSuspend)+p.count(procResume) != 0 {
+		t.Errorf("state = %d after %d suspends and %d resumes; want %d after none", p.now(), p.count(procSuspend), p.count(procResume), statePaused)
+	}
+}
+
 // TestAdopt: another process's pause is undone only if the guest bears its mark.
 func TestAdopt(t *testing.T) {
 	const mine = `<hold run="mine" pid="1" start="2" since="2026-11-22T01:00:00Z"/>`

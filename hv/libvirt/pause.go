@@ -30,6 +30,9 @@ const (
 	settleCalm = 500 * time.Millisecond
 	// pollEvery is the pause between two looks at a domain.
 	pollEvery = 50 * time.Millisecond
+	// resumeAgain is the longest pause between two attempts to resume: a daemon
+	// that is back finds the guest running soon.
+	resumeAgain = 250 * time.Millisecond
 )
 
 // limits are the bounds above, so that tests need not wait for them.
@@ -44,12 +47,17 @@ var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCa
 // When ctx ends while the daemon is stopping the guest, Pause waits for the
 // answer before it undoes it.
 func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
-	still, err := d.mayPause(ctx)
+	var w *Watch
+	if d.kept != nil {
+		w = d.kept.watch
+		w.reset(true) // before the state is asked for: a resume after it counts
+	}
+	now, err := d.mayPause(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if still {
-		return idleHold{}, nil
+	if now != hv.StateRunning {
+		return &idleHold{d: d, was: now, watch: w}, nil
 	}
 	s, err := d.conn.target.open(ctx)
 	if err != nil {
@@ -60,7 +68,18 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 		if err := d.kept.hold(ctx, d, ForPause); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
-		h.kept, h.watch = d.kept, d.kept.watch
+		h.kept, h.watch = d.kept, w
+	}
+	// Getting ready takes a while, over ssh seconds. Whoever paused the guest
+	// meanwhile has it: a suspend of ours would change nothing, but a resume would.
+	still, err := h.standsStill(ctx)
+	if err != nil {
+		h.drop()
+		return nil, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
+	}
+	if still {
+		h.drop()
+		return d.Pause(ctx)
 	}
 	h.began = time.Now()
 	err = h.suspend(ctx)
@@ -84,32 +103,25 @@ func (d *Domain) limits() limits {
 	return defaultLimits
 }
 
-// mayPause reports whether the guest stands still already, and fails if it must
-// not be paused.
-func (d *Domain) mayPause(ctx context.Context) (still bool, err error) {
+// mayPause returns whether the guest runs or stands still already, and fails if
+// it must not be paused.
+func (d *Domain) mayPause(ctx context.Context) (hv.State, error) {
 	if err := d.CheckJob(ctx); err != nil {
-		return false, err
+		return "", err
 	}
 	s, err := d.status(ctx)
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	switch stateOf(s.state) {
-	case hv.StateRunning:
-		return false, nil
-	case hv.StatePaused, hv.StateCrashed:
-		return true, nil
+	switch now := stateOf(s.state); now {
+	case hv.StateRunning, hv.StatePaused, hv.StateCrashed:
+		return now, nil
 	case hv.StateAsleep:
-		return false, fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
+		return "", fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
 			d.dom.Name, hv.ErrUnsupported, d.conn.URI(), d.dom.Name)
 	}
-	return false, fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+	return "", fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
 }
-
-// idleHold is the Hold of a guest that somebody else paused.
-type idleHold struct{}
-
-func (idleHold) Release() (time.Duration, error) { return 0, nil }
 
 // hold is a pause that we made, or may have made.
 type hold struct {
@@ -160,14 +172,19 @@ func (h *hold) suspend(ctx context.Context) error {
 // giveUp undoes a suspend that failed or came too late.
 func (h *hold) giveUp() error {
 	if h.refused {
-		_ = h.session.close() // nothing was done on it
-		if h.kept != nil {
-			h.kept.free(h.d)
-		}
+		h.drop()
 		return nil
 	}
 	_, err := h.Release()
 	return err
+}
+
+// drop lets go of a pause that was not made.
+func (h *hold) drop() {
+	_ = h.session.close() // nothing was done on it
+	if h.kept != nil {
+		h.kept.free(h.d)
+	}
 }
 
 // Release implements hv.Hold.
@@ -200,7 +217,7 @@ func settled(err error) bool {
 
 // resume tries until the guest is seen to run, or ctx ends.
 func (h *hold) resume(ctx context.Context) error {
-	for wait := h.limits.pollEvery; ; wait = min(2*wait, time.Second) {
+	for wait := h.limits.pollEvery; ; wait = min(2*wait, resumeAgain) {
 		done, err := h.try(ctx)
 		if done {
 			return err

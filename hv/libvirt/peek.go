@@ -111,6 +111,7 @@ func (p *PeekMemory) Close() error {
 }
 
 // ReadPhys implements phys.Reader. Large reads are split and asked for together.
+// The error is hv.ErrUnreachable, and no phys.AccessError, if the daemon is away.
 func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
@@ -135,8 +136,11 @@ func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error
 	} else if err == nil && size > 0 {
 		err = p.sameRun(ctx)
 	}
-	var access *phys.AccessError
-	if err == nil || errors.As(err, &access) {
+	access, ok := errors.AsType[*phys.AccessError](err)
+	switch {
+	case ok && errors.Is(err, hv.ErrUnreachable):
+		return access.Err // no page is to blame, and none can be read
+	case err == nil || ok || errors.Is(err, hv.ErrUnreachable):
 		return err
 	}
 	return &phys.AccessError{At: start, Len: size, Err: err}

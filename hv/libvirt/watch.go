@@ -49,10 +49,13 @@ func (w *Watch) Close() {
 }
 
 // Reset forgets suspends and resumes: those that count come now.
-func (w *Watch) Reset() {
+func (w *Watch) Reset() { w.reset(false) }
+
+// reset is Reset, of a guest that may be suspended already.
+func (w *Watch) reset(held bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held, w.resumed = false, false
+	w.held, w.resumed = held, false
 }
 
 // Resumed reports whether the guest was suspended and resumed since Reset, by

@@ -34,14 +34,16 @@ func Open(ctx context.Context, k Kind) (*Connection, error) {
 		err = os.MkdirAll(c.state, 0o755)
 	case Session:
 		err = c.openSession()
+	case Private:
+		err = c.openPrivate()
 	default:
-		err = errors.New("there is system and session")
+		err = errors.New("there is system, session and private")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect to libvirt's %s: %w", k, err)
+		return nil, errors.Join(fmt.Errorf("connect to libvirt's %s: %w", k, err), c.forget())
 	}
 	if err := c.startDaemons(ctx); err != nil {
-		return nil, fmt.Errorf("start libvirt for %s: %w", c.URI, err)
+		return nil, errors.Join(fmt.Errorf("start libvirt for %s: %w", c.URI, err), c.forget())
 	}
 	return c, nil
 }
@@ -106,7 +108,7 @@ func (c *Connection) Close() error {
 		return err
 	}
 	defer last()
-	return c.stopDaemons()
+	return errors.Join(c.stopDaemons(), c.forget())
 }
 
 // output runs cmd and returns what it wrote, with what it said on standard

@@ -35,15 +35,21 @@ func (c *Connection) startDaemons(ctx context.Context) error {
 		}
 	}
 	for _, d := range daemons {
-		if answers(filepath.Join(filepath.Dir(c.Socket), d.socket)) {
-			continue
-		}
-		// Both daemons return when the one they leave behind answers.
-		if _, err := output(c.Command(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d))); err != nil {
+		if err := c.startDaemon(ctx, d); err != nil {
 			return err
 		}
 	}
 	c.release, err = c.lock("use.lock", unix.LOCK_SH)
+	return err
+}
+
+// startDaemon starts a daemon that doesn't answer.
+func (c *Connection) startDaemon(ctx context.Context, d daemon) error {
+	if answers(filepath.Join(filepath.Dir(c.Socket), d.socket)) {
+		return nil
+	}
+	// Both daemons return when the one they leave behind answers.
+	_, err := output(c.Command(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d)))
 	return err
 }
 
@@ -64,14 +70,14 @@ func answers(socket string) bool {
 func (c *Connection) stopDaemons() error {
 	var errs []error
 	for i := len(daemons) - 1; i >= 0; i-- {
-		errs = append(errs, stopDaemon(daemons[i].name, c.pidFile(daemons[i])))
+		errs = append(errs, stopDaemon(daemons[i].name, c.pidFile(daemons[i]), unix.SIGTERM))
 	}
 	return errors.Join(errs...)
 }
 
-// stopDaemon ends the process that a pid file names, if it still is the
-// program it was.
-func stopDaemon(name, pidFile string) error {
+// stopDaemon ends the process that a pid file names by a signal, if it still is
+// the program it was.
+func stopDaemon(name, pidFile string, by unix.Signal) error {
 	text, err := os.ReadFile(pidFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -96,7 +102,7 @@ func stopDaemon(name, pidFile string) error {
 	if err != nil || strings.TrimSpace(string(comm)) != name {
 		return os.Remove(pidFile)
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+	if err := unix.PidfdSendSignal(fd, by, nil, 0); err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
 	for {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestDaemons starts a session's daemons in a runtime folder of their own:
@@ -64,14 +66,14 @@ func TestStopDaemonSparesOthers(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := stopDaemon("libvirtd", path); err != nil {
+		if err := stopDaemon("libvirtd", path, unix.SIGTERM); err != nil {
 			t.Errorf("stopDaemon(%q) = %v; want no error", text, err)
 		}
 	}
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := stopDaemon("libvirtd", path); err == nil {
+	if err := stopDaemon("libvirtd", path, unix.SIGTERM); err == nil {
 		t.Error("stopDaemon(no number) = nil; want an error")
 	}
 }

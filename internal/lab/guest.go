@@ -65,7 +65,7 @@ func (g *Guest) Qword(ctx context.Context, at phys.Addr) (uint64, error) {
 // PID returns the process id of the guest's QEMU.
 func (g *Guest) PID() (int, error) {
 	dir := "/run/libvirt/qemu"
-	if g.Kind == Session {
+	if g.Kind != System {
 		dir = filepath.Join(filepath.Dir(g.Socket), "qemu", "run")
 	}
 	b, err := os.ReadFile(filepath.Join(dir, g.Name+".pid"))

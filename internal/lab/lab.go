@@ -28,6 +28,7 @@ type Kind string
 const (
 	System  Kind = "system"  // qemu:///system, QEMU as the user that libvirt's qemu.conf names
 	Session Kind = "session" // qemu:///session of an ordinary user: SessionUser where root asks
+	Private Kind = "private" // a session of SessionUser's with daemons of its own, which may be killed; only root has it
 )
 
 // Backing is what the guest's RAM is on the host.
