@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -70,15 +71,7 @@ func (a *app) list(ctx context.Context) error {
 		Right:   map[string]bool{"MEMORY": true, "CPUS": true},
 	}
 	for _, e := range entries {
-		modes := "-"
-		for i, m := range e.Modes {
-			if i == 0 {
-				modes = m
-			} else {
-				modes += ", " + m
-			}
-		}
-		t.Add(e.Name, string(e.State), humanize.IBytes(e.Memory), strconv.Itoa(e.CPUs), e.Guest, dash(e.Source), modes)
+		t.Add(e.Name, string(e.State), humanize.IBytes(e.Memory), strconv.Itoa(e.CPUs), e.Guest, dash(e.Source), dash(strings.Join(e.Modes, ", ")))
 	}
 	if err := t.Write(a.stdout, ""); err != nil {
 		return err
@@ -128,7 +121,11 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 		return err
 	}
 	e.Guest = guestName(s.System)
-	e.Modes = append(e.Modes, "pause", "live")
+	e.Modes = append(e.Modes, string(capture.ModePause))
+	if d, ok := vm.(hv.Snapshotter); ok && d.CheckSnapshot(ctx) == nil {
+		e.Modes = append(e.Modes, string(capture.ModeSnapshot))
+	}
+	e.Modes = append(e.Modes, string(capture.ModeLive))
 	return nil
 }
 

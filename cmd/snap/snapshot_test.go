@@ -148,6 +148,10 @@ func TestSnapshotRefused(t *testing.T) {
 			snapshotOff(t, g)
 			mustRun(t, g)
 
+			if got := listedModes(t, g); got != "pause live" {
+				t.Errorf("snap list says that modes %q work; want pause and live", got)
+			}
+
 			// Left to itself, snap says of both modes why not.
 			r = runSnap(t, g.Connection, "dump", g.Name, "--max-pause", "1ms", "--log-format", "console", "-o", filepath.Join(dir, "x.dmp.zst")).want(t, exitTooLong)
 			for _, want := range []string{"not paused", tt.want, "--max-pause"} {
@@ -196,7 +200,30 @@ func TestAutoMode(t *testing.T) {
 		}
 	}
 	snapshotOff(t, g)
+	if got := listedModes(t, g); got != "pause snapshot live" {
+		t.Errorf("snap list says that modes %q work; want pause, snapshot and live", got)
+	}
 	mustRun(t, g)
+}
+
+// listedModes are the modes that snap list says work.
+func listedModes(t *testing.T, g *lab.Guest) string {
+	t.Helper()
+	var list []struct {
+		Name  string
+		Modes []string
+	}
+	r := runSnap(t, g.Connection, "list", "--json").want(t, exitOK)
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range list {
+		if d.Name == g.Name {
+			return strings.Join(d.Modes, " ")
+		}
+	}
+	t.Fatalf("snap list doesn't show %s: %s", g.Name, r.stdout)
+	return ""
 }
 
 // TestOperatorDuringSnapshot: what an operator does to the guest meanwhile stays,
