@@ -122,6 +122,17 @@ type VM interface {
 	Pause(ctx context.Context) (Hold, error)
 }
 
+// JobPauser is a VM that can be held still by a job of the hypervisor's own.
+type JobPauser interface {
+	VM
+
+	// PauseByJob is Pause, by a job that ends with this process if not before: the
+	// hypervisor then lets the guest go on. Suspends and resumes by others wait
+	// for its end and are carried out then, so it is for a moment only. The error
+	// is ErrUnsupported, and the guest runs as before, where it can't be done.
+	PauseByJob(ctx context.Context) (Hold, error)
+}
+
 // Snapshotter is a VM whose memory of one moment can be had while it runs on.
 type Snapshotter interface {
 	VM

@@ -104,7 +104,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	defer closeVM()
 	id := vm.Identity()
 	if _, err := readable(ctx, vm); err != nil {
-		return fmt.Errorf("dump %s: %w", id.Name, err)
+		return fmt.Errorf("dump %s: %w", id.Name, busyWithDump(vm, err))
 	}
 	if o.held, err = a.hold(ctx, vm); err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)

@@ -54,8 +54,21 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 		return nil, errors.Join(err, g.End())
 	}
 	h := &held{guardian: g, watch: w, vm: d}
-	d.Guard(h, g.Marker(), w)
+	d.Guard(h, g.Marker(), w, g.FIFO())
 	return h, nil
+}
+
+// busyWithDump returns err, or who takes a dump of the domain if that is why it is
+// busy: a dump may hold the guest by a job of libvirt's.
+func busyWithDump(vm hv.VM, err error) error {
+	d, ok := vm.(*libvirt.Domain)
+	if !ok || !errors.Is(err, hv.ErrBusy) {
+		return err
+	}
+	if locked := guardian.Locked(d); errors.Is(locked, guardian.ErrLocked) {
+		return locked
+	}
+	return err
 }
 
 // Hold implements libvirt.Keeper.

@@ -233,7 +233,7 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 	if g.Spec.NewerQEMU && snapshotsOn(t, g.Guest) {
 		left = append(left, "QEMU's capability is on")
 	}
-	for _, glob := range []string{g.folder + "/*", g.stateFiles(".json")} {
+	for _, glob := range []string{g.folder + "/*", g.stateFiles(".json"), filepath.Join(g.states, "hold.*")} {
 		files, err := filepath.Glob(glob)
 		if err != nil {
 			t.Fatal(err)
@@ -298,7 +298,7 @@ func TestDomainEnds(t *testing.T) {
 	}{{"destroy", exitNoDomain}, {"save", exitBusy}} {
 		t.Run(tt.end, func(t *testing.T) {
 			g := upHeld(t, "ends-"+tt.end)
-			r := g.start(t)
+			r := g.start(t, "--spool", "off")
 			g.untilHeld(t, r)
 			args := []string{tt.end, g.Name}
 			if tt.end == "save" {

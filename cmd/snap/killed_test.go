@@ -139,7 +139,7 @@ func (g *heldGuest) wholeOrNone(t *testing.T) {
 func TestKilledWithGuardian(t *testing.T) {
 	g := upHeld(t, "killed-both")
 	for _, lost := range []bool{false, true} {
-		r := g.start(t)
+		r := g.start(t, "--spool", "off")
 		g.untilHeld(t, r)
 		run, path := g.runFile(t)
 		if err := unix.Kill(run.Guardian.PID, unix.SIGKILL); err != nil {
@@ -170,6 +170,48 @@ func TestKilledWithGuardian(t *testing.T) {
 		}
 	}
 	runSnap(t, g.Connection, "recover", "snap-lab-nobody").want(t, exitNoDomain)
+	mustRun(t, g.Guest)
+}
+
+// TestKilledWithGuardianHeld: a guest that is held for a moment goes on by itself
+// when both processes are gone, and snap recover removes the rest.
+func TestKilledWithGuardianHeld(t *testing.T) {
+	g := upHeldWith(t, lab.Spec{Name: "killed-job", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 14})
+	for _, lost := range []bool{false, true} {
+		r := g.start(t)
+		g.untilHeld(t, r)
+		run, path := g.runFile(t)
+		if err := unix.Kill(run.Guardian.PID, unix.SIGKILL); err != nil {
+			t.Fatalf("kill the guardian: %v", err)
+		}
+		killed := time.Now()
+		r.kill()
+		for {
+			asked := time.Now()
+			s, err := g.vm.State(t.Context())
+			if s == hv.StateRunning && err == nil {
+				break
+			}
+			if asked.After(killed.Add(runsAgainIn)) {
+				t.Fatalf("the guest is %s (%v) %v after both were killed; want running", s, err, asked.Sub(killed))
+			}
+		}
+		if lost {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range run.Files {
+				_ = os.Remove(f) // nothing knows of them any more
+			}
+		}
+		runSnap(t, g.Connection, "recover").want(t, exitOK)
+		if left := g.left(t, hv.StateRunning); len(left) > 0 {
+			t.Errorf("after snap recover: %q", left)
+		}
+		if fifos, err := filepath.Glob(filepath.Join(g.states, "hold.*")); err != nil || len(fifos) > 0 {
+			t.Errorf("%v was left behind (%v)", fifos, err)
+		}
+	}
 	mustRun(t, g.Guest)
 }
 

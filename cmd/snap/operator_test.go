@@ -9,11 +9,11 @@ import (
 	"snap/internal/lab"
 )
 
-// TestOperatorResumes: a resume in the middle ends the dump, and a pause after it
-// is the operator's.
+// TestOperatorResumes: a resume in the middle of a pause that lasts until the dump
+// is written ends the dump, and a pause after it is the operator's.
 func TestOperatorResumes(t *testing.T) {
 	g := upHeld(t, "operator")
-	r := g.start(t)
+	r := g.start(t, "--spool", "off")
 	g.untilHeld(t, r)
 	virsh(t, g.Connection, "resume", g.Name)
 	if got := r.wait(t).want(t, exitFailed); !strings.Contains(got.stderr, "somebody resumed it") {
@@ -22,7 +22,7 @@ func TestOperatorResumes(t *testing.T) {
 	g.undone(t, hv.StateRunning, time.Now())
 
 	for _, kill := range []bool{false, true} {
-		r = g.start(t)
+		r = g.start(t, "--spool", "off")
 		g.untilHeld(t, r)
 		virsh(t, g.Connection, "resume", g.Name)
 		virsh(t, g.Connection, "suspend", g.Name)
@@ -64,19 +64,19 @@ func TestOperatorResumesPaused(t *testing.T) {
 	mustRun(t, g.Guest)
 }
 
-// TestOperatorSuspends: a pause while snap holds nothing is the operator's and
-// stays: before snap's, and when the dump is written from the spool.
+// TestOperatorSuspends: an operator's pause stays, whenever in a dump it comes.
 func TestOperatorSuspends(t *testing.T) {
 	g := upHeldWith(t, lab.Spec{Name: "suspends", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 12})
 	for _, tt := range []struct {
-		name string
-		when func(*testing.T, *running)
+		name, source string
+		when         func(*testing.T, *running)
 	}{
-		{"while snap looks at it", g.untilKnown},
-		{"while snap writes the copy", g.untilWritingSpooled},
+		{"while snap looks at it", "direct", g.untilKnown},
+		{"while snap holds it", "peek", g.untilHeld}, // which takes its time
+		{"while snap writes the copy", "direct", g.untilWritingSpooled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := g.start(t, "--source", "direct", "--level", "best")
+			r := g.start(t, "--source", tt.source, "--level", "best")
 			tt.when(t, r)
 			virsh(t, g.Connection, "suspend", g.Name)
 			r.wait(t).want(t, exitOK)
@@ -86,6 +86,23 @@ func TestOperatorSuspends(t *testing.T) {
 			}
 			virsh(t, g.Connection, "resume", g.Name)
 		})
+	}
+	mustRun(t, g.Guest)
+}
+
+// TestOperatorResumesHeld: a resume while the guest is held for a moment waits for
+// the end of that, and spoils nothing.
+func TestOperatorResumesHeld(t *testing.T) {
+	g := upHeldWith(t, lab.Spec{Name: "resumesheld", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 13})
+	r := g.start(t)
+	g.untilHeld(t, r)
+	if _, err := g.Virsh(t.Context(), "resume", g.Name); err == nil || !strings.Contains(err.Error(), "already running") {
+		t.Errorf("virsh resume = %v; want that the guest runs already", err)
+	}
+	r.wait(t).want(t, exitOK)
+	g.wholeOrNone(t)
+	if left := g.left(t, hv.StateRunning); len(left) > 0 {
+		t.Errorf("after the dump: %q", left)
 	}
 	mustRun(t, g.Guest)
 }

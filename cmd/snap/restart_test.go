@@ -18,7 +18,7 @@ import (
 // upPrivate starts a guest whose libvirtd may be killed.
 func upPrivate(t *testing.T, name string) *heldGuest {
 	t.Helper()
-	return upHeldWith(t, lab.Spec{Name: name, Connect: lab.Private, MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 31})
+	return upHeldWith(t, lab.Spec{Name: name, Connect: lab.Private, MemoryMiB: 256, CPUs: 1, FillMiB: 160, Seed: 31})
 }
 
 // pipedDump is a dump to a pipe: it goes on only as long as somebody reads.
@@ -153,6 +153,66 @@ func TestLibvirtdKilled(t *testing.T) {
 		back := g.startLibvirtd(t)
 		g.undone(t, hv.StateRunning, back)
 		p.wait(t).want(t, exitFailed).lostDaemon(t)
+	})
+	mustRun(t, g.Guest)
+}
+
+// TestLibvirtdKilledInJob kills libvirtd while a job of its own holds the guest for
+// snap. What was read doesn't count then, and the guest runs soon after there is a
+// libvirtd again.
+func TestLibvirtdKilledInJob(t *testing.T) {
+	g := upPrivate(t, "awayinjob")
+	hold := func(t *testing.T) *running {
+		r := g.start(t, "--source", "peek")
+		g.untilHeld(t, r)
+		time.Sleep(100 * time.Millisecond) // until it copies, which takes peek longer
+		if err := r.Process.Signal(unix.SIGSTOP); err != nil { // so that it holds it for long enough
+			t.Fatal(err)
+		}
+		g.stopLibvirtd(t, unix.SIGKILL)
+		return r
+	}
+	goOn := func(t *testing.T, r *running) {
+		if err := r.Process.Signal(unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("and back after the end", func(t *testing.T) {
+		r := hold(t)
+		goOn(t, r)
+		time.Sleep(time.Second)
+		back := g.startLibvirtd(t)
+		g.undone(t, hv.StateRunning, back)
+		r.wait(t).want(t, exitFailed).lostDaemon(t)
+	})
+	t.Run("and back before the end", func(t *testing.T) {
+		r := hold(t)
+		g.startLibvirtd(t)
+		goOn(t, r)
+		// libvirt 9.0 crashes on the end of a dump that it knows nothing of any
+		// more; systemd would start it again.
+		back := time.Now()
+		for {
+			select {
+			case <-r.ended:
+			case <-time.After(200 * time.Millisecond):
+				if _, err := g.Virsh(t.Context(), "list"); err != nil {
+					g.stopLibvirtd(t, unix.SIGKILL)
+					back = g.startLibvirtd(t)
+				}
+				continue
+			}
+			break
+		}
+		r.wait(t).want(t, exitFailed).lostDaemon(t)
+		g.undone(t, hv.StateRunning, back)
+	})
+	t.Run("and snap with it", func(t *testing.T) {
+		r := hold(t)
+		r.kill()
+		time.Sleep(time.Second)
+		back := g.startLibvirtd(t)
+		g.undone(t, hv.StateRunning, back)
 	})
 	mustRun(t, g.Guest)
 }

@@ -81,6 +81,21 @@ type Guardian struct {
 	run Run
 }
 
+// Locked fails with ErrLocked if a dump of the domain runs.
+func Locked(d *libvirt.Domain) error {
+	dir, err := Dir()
+	if err != nil {
+		return err
+	}
+	id := d.Identity()
+	r := &Run{URI: id.URI, Name: id.Name, UUID: id.UUID, Host: id.Host}
+	lock, err := r.lock(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(lock.Name()), lock.Close())
+}
+
 // Start locks the domain and starts its guardian: this program with the arguments
 // args, which call Serve. When it returns the guardian is ready. What an earlier
 // dump of the domain left when it was killed is undone first. The error is
@@ -123,7 +138,7 @@ func Start(ctx context.Context, d *libvirt.Domain, args ...string) (_ *Guardian,
 func (g *Guardian) clear(ctx context.Context, d *libvirt.Domain) error {
 	left, err := load(g.run.path(g.dir))
 	if err == nil {
-		did, err := left.undo(ctx, nil, nil, recoverFor)
+		did, err := left.undo(ctx, g.dir, nil, nil, recoverFor)
 		g.recovered = append(g.recovered, did...)
 		if err != nil {
 			return fmt.Errorf("undo the dump of domain %q that process %d left: %w", left.Name, left.Snap.PID, err)
@@ -142,7 +157,7 @@ func (g *Guardian) clear(ctx context.Context, d *libvirt.Domain) error {
 	if r.Snap.Alive() {
 		return fmt.Errorf("lock domain %q: %w: process %d on host %s", r.Name, ErrLocked, r.Snap.PID, r.Snap.Host)
 	}
-	did, err := r.undo(ctx, d, nil, recoverFor)
+	did, err := r.undo(ctx, g.dir, d, nil, recoverFor)
 	g.recovered = append(g.recovered, did...)
 	return err
 }
@@ -240,6 +255,10 @@ func (g *Guardian) Marker() libvirt.Marker {
 	s := g.run.Snap
 	return libvirt.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start}
 }
+
+// FIFO is the path for the one that a job of libvirt's is made to wait at. The
+// guardian removes it if need be.
+func (g *Guardian) FIFO() string { return g.run.fifo(g.dir) }
 
 // Hold implements libvirt.Keeper.
 func (g *Guardian) Hold(_ context.Context, why libvirt.Reason) error {

@@ -165,7 +165,7 @@ func (s *server) undo() error {
 	r := s.run
 	s.report(fmt.Sprintf("snap, process %d, died during a dump of domain %q; undoing it", r.Snap.PID, r.Name))
 	r.Guardian = s.self
-	did, err := r.undo(context.Background(), s.vm, s.watch, tryFor)
+	did, err := r.undo(context.Background(), s.dir, s.vm, s.watch, tryFor)
 	if err == nil {
 		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))
 		return r.finish(s.dir)

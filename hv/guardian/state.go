@@ -38,6 +38,7 @@ const (
 	// partialInfix begins the suffix of the files that may be removed; the run's
 	// name follows.
 	partialInfix = ".partial-"
+	fifoInfix    = ".fifo-"
 )
 
 // ErrLocked is the failure of a dump while another of its domain is running.
@@ -242,6 +243,9 @@ func (r *Run) removeFiles() (gone []string, err error) {
 	}
 	return gone, errors.Join(errs...)
 }
+
+// fifo is where a job of libvirt's is made to wait.
+func (r *Run) fifo(dir string) string { return filepath.Join(dir, "hold"+fifoInfix+r.ID) }
 
 func (r *Run) path(dir string) string { return filepath.Join(dir, r.key()+stateSuffix) }
 

@@ -20,10 +20,10 @@ const (
 	markerTries = time.Second // between two attempts to remove a marker
 )
 
-// undo does what the dead process of the run would have done. d is the domain, if
-// it is known already; w may be nil. It tries for the given time, and returns
+// undo does what the dead process of the run would have done. dir is the folder of
+// its state; d is the domain, if it is known already; w may be nil. It tries for the given time, and returns
 // what it did.
-func (r *Run) undo(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) (did []string, err error) {
+func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) (did []string, err error) {
 	var files []string
 	var filesErr error
 	var all sync.WaitGroup
@@ -32,7 +32,7 @@ func (r *Run) undo(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 	if r.Holding {
 		ctx, cancel := context.WithTimeout(ctx, during)
 		defer cancel()
-		did, err = r.free(ctx, d, w, during)
+		did, err = r.free(ctx, dir, d, w, during)
 	}
 	all.Wait()
 	for _, f := range files {
@@ -42,7 +42,7 @@ func (r *Run) undo(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 }
 
 // free resumes the guest and removes its marker.
-func (r *Run) free(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) ([]string, error) {
+func (r *Run) free(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) ([]string, error) {
 	if d == nil {
 		conn, found, err := r.find(ctx)
 		if errors.Is(err, hv.ErrNoDomain) {
@@ -54,8 +54,12 @@ func (r *Run) free(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 		defer conn.Close()
 		d = found
 	}
-	if r.Why == libvirt.ForSnapshot {
-		return r.abandon(ctx, d)
+	switch r.Why {
+	case libvirt.ForSnapshot:
+		return r.abandon(ctx, d, d.AbandonSnapshot, "ended the snapshot")
+	case libvirt.ForJob:
+		end := func(ctx context.Context) error { return d.AbandonJob(ctx, r.fifo(dir)) }
+		return r.abandon(ctx, d, end, "had libvirt let the guest go")
 	}
 	before, stateErr := d.State(ctx)
 	_, err := d.Adopt(r.ID, w, during).Release()
@@ -77,17 +81,17 @@ func (r *Run) free(ctx context.Context, d *libvirt.Domain, w *libvirt.Watch, dur
 	return did, err
 }
 
-// abandon ends QEMU's snapshot of the guest and removes the marker, if the guest
-// bears it: it does from before the snapshot until after it.
-func (r *Run) abandon(ctx context.Context, d *libvirt.Domain) ([]string, error) {
-	err := d.AbandonSnapshot(ctx)
+// abandon ends what goes on with the guest and removes the marker, if the guest
+// bears it: it does from before that until after it.
+func (r *Run) abandon(ctx context.Context, d *libvirt.Domain, end func(context.Context) error, what string) ([]string, error) {
+	err := end(ctx)
 	switch {
 	case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
 		return []string{"the domain is gone"}, nil
 	case err != nil:
 		return nil, err
 	}
-	did := []string{"ended the snapshot"}
+	did := []string{what}
 	cleared, err := r.unmark(ctx, d)
 	if cleared {
 		did = append(did, "removed the mark")
@@ -158,7 +162,7 @@ func Recover(ctx context.Context, dir string, r *Run) (Recovery, error) {
 	if now, err := load(r.path(dir)); err != nil || now.ID != r.ID {
 		return Recovery{Did: []string{"its guardian has undone it"}}, nil // or a later dump has the file
 	}
-	did, err := r.undo(ctx, nil, nil, recoverFor)
+	did, err := r.undo(ctx, dir, nil, nil, recoverFor)
 	if err != nil {
 		r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
 		return Recovery{Did: did}, errors.Join(err, r.save(dir))
@@ -174,7 +178,7 @@ func RecoverMarked(ctx context.Context, dir string, d *libvirt.Domain, m *libvir
 		return Recovery{Running: running}, err
 	}
 	defer lock.Close()
-	did, err := r.undo(ctx, d, nil, recoverFor)
+	did, err := r.undo(ctx, dir, d, nil, recoverFor)
 	if err != nil {
 		return Recovery{Did: did}, err
 	}

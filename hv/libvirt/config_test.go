@@ -43,7 +43,11 @@ func TestParseConfig(t *testing.T) {
 <filesystem type='mount'><driver type='virtiofs'/><source dir='/a'/><target dir='b'/></filesystem>
 <memory model='virtio-mem'><target><size unit='KiB'>1048576</size></target></memory>
 <memory model='nvdimm'><target><size unit='KiB'>1048576</size></target></memory></devices></domain>`,
-			Config{Memory: gib, CPUs: 1, Arch: "x86_64", Machine: "pc", Backing: "anonymous", VirtioMem: true},
+			Config{
+				Memory: gib, CPUs: 1, Arch: "x86_64", Machine: "pc", Backing: "anonymous", VirtioMem: true,
+				MemoryDevices: []string{"virtio-mem", "nvdimm"},
+				Foreign:       []string{"a host device is passed through", "vhost-user devices (interface, file system)"},
+			},
 			3,
 		},
 	}

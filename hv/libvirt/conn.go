@@ -207,11 +207,13 @@ func (s *session) explain(err error) error {
 }
 
 // lostError is a call whose connection went away under it: it may or may not
-// have been carried out.
+// have been carried out. It is hv.ErrUnreachable.
 type lostError struct{ err error }
 
-func (e lostError) Error() string { return "connection to the daemon was lost: " + e.err.Error() }
-func (e lostError) Unwrap() error { return e.err }
+func (e lostError) Error() string {
+	return fmt.Sprintf("%v: the connection was lost: %v", hv.ErrUnreachable, e.err)
+}
+func (e lostError) Unwrap() []error { return []error{hv.ErrUnreachable, e.err} }
 
 // isLost reports whether the client's err means that the connection is gone.
 func isLost(err error) bool {

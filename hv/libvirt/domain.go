@@ -214,15 +214,11 @@ func (d *Domain) CheckJob(ctx context.Context) error {
 	if err := d.active(ctx); err != nil {
 		return err
 	}
-	job, err := query(ctx, d.conn, fmt.Sprintf("ask for the job of domain %q", d.dom.Name),
-		func(l *rpc.Libvirt) (int32, error) {
-			job, _, _, _, _, _, _, _, _, _, _, _, err := l.DomainGetJobInfo(d.dom)
-			return job, err
-		})
+	job, err := d.jobType(ctx)
 	if err != nil {
 		return err
 	}
-	switch rpc.DomainJobType(job) {
+	switch job {
 	case rpc.DomainJobBounded, rpc.DomainJobUnbounded:
 		return d.busy("a migration, save or dump of it goes on")
 	}
@@ -235,6 +231,14 @@ func (d *Domain) CheckJob(ctx context.Context) error {
 		return d.busy(why)
 	}
 	return nil
+}
+
+func (d *Domain) jobType(ctx context.Context) (rpc.DomainJobType, error) {
+	return query(ctx, d.conn, fmt.Sprintf("ask for the job of domain %q", d.dom.Name),
+		func(l *rpc.Libvirt) (rpc.DomainJobType, error) {
+			job, _, _, _, _, _, _, _, _, _, _, _, err := l.DomainGetJobInfo(d.dom)
+			return rpc.DomainJobType(job), err
+		})
 }
 
 func (d *Domain) busy(why string) error {

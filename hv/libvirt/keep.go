@@ -18,6 +18,7 @@ type Reason string
 // Reasons.
 const (
 	ForPause    Reason = "pause"    // it is suspended
+	ForJob      Reason = "job"      // a job of libvirt's holds it still
 	ForSnapshot Reason = "snapshot" // QEMU saves it while it runs
 )
 
@@ -36,15 +37,17 @@ type keeping struct {
 	keeper Keeper
 	marker Marker
 	watch  *Watch
+	fifo   string // that a job may be made to wait at
 }
 
 // Guard has every later Pause and Snapshot stand under k, and under the marker m
 // on the domain. w, which stays the caller's, tells a pause whether somebody else
 // resumed the guest meanwhile, also one that somebody else had paused; Release
-// then fails with hv.ErrDisturbed and leaves the guest as it is. Call it before
-// anything else uses d.
-func (d *Domain) Guard(k Keeper, m Marker, w *Watch) {
-	d.kept = &keeping{keeper: k, marker: m, watch: w}
+// then fails with hv.ErrDisturbed and leaves the guest as it is. fifo is a path
+// at which PauseByJob may make one; it is removed again, but by k if this process
+// dies. Call it before anything else uses d.
+func (d *Domain) Guard(k Keeper, m Marker, w *Watch, fifo string) {
+	d.kept = &keeping{keeper: k, marker: m, watch: w, fifo: fifo}
 }
 
 // hold gets everything ready that undoes what is about to be done.

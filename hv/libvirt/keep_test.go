@@ -3,6 +3,7 @@ package libvirt
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func (p *peer) kept() (*Domain, *notes, *Watch) {
 	}
 	p.t.Cleanup(w.Close)
 	n := &notes{p: p}
-	d.Guard(n, Marker{Run: "run", PID: 1}, w)
+	d.Guard(n, Marker{Run: "run", PID: 1}, w, filepath.Join(p.t.TempDir(), "hold"))
 	return d, n, w
 }
 

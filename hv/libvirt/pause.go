@@ -323,22 +323,20 @@ func (h *hold) settle(ctx context.Context) error {
 // pending reports whether the domain has a job that may be our suspend, or may
 // be what it waits for.
 func (h *hold) pending(ctx context.Context) (bool, error) {
-	type control struct {
-		state uint32
-		since uint64 // milliseconds
+	is, err := run(ctx, h.session, func(l *rpc.Libvirt) (bool, error) { return h.d.readPending(l, h.began) })
+	return is, classify(err)
+}
+
+// readPending reports whether the domain has a job that may be, or may be waited
+// for by, a call that was made before the given time. Such a call waits for so
+// long and no longer.
+func (d *Domain) readPending(l *rpc.Libvirt, before time.Time) (bool, error) {
+	state, _, ms, err := l.DomainGetControlInfo(d.dom, 0)
+	if err != nil || rpc.DomainControlState(state) == rpc.DomainControlOk {
+		return false, err
 	}
-	c, err := run(ctx, h.session, func(l *rpc.Libvirt) (control, error) {
-		state, _, since, err := l.DomainGetControlInfo(h.d.dom, 0)
-		return control{state, since}, err
-	})
-	if err != nil {
-		return false, classify(err)
-	}
-	if rpc.DomainControlState(c.state) == rpc.DomainControlOk {
-		return false, nil
-	}
-	since := time.Duration(min(c.since, uint64(time.Hour/time.Millisecond))) * time.Millisecond
-	return time.Since(h.began)-since < h.limits.jobWait, nil
+	since := time.Duration(min(ms, uint64(time.Hour/time.Millisecond))) * time.Millisecond
+	return time.Since(before)-since < d.limits().jobWait, nil
 }
 
 func (h *hold) status(ctx context.Context) (status, error) {

@@ -76,7 +76,7 @@ func (j *Job) takePaused(ctx context.Context, t *taking) error {
 	if err := j.begin(t.res, e); err != nil {
 		return err
 	}
-	return j.hold(ctx, true, t.res, func(ctx context.Context) error { return j.write(ctx, t) })
+	return j.hold(ctx, forWriting, t.res, func(ctx context.Context) error { return j.write(ctx, t) })
 }
 
 // begin notes the estimate and fails if it doesn't fit.
@@ -138,7 +138,7 @@ func (j *Job) reserve(ctx context.Context, mem hv.Memory, pages uint64) (region,
 // stands still. memory is the spool's only if there is no error.
 func (j *Job) copyPaused(ctx context.Context, t *taking, memory region) (s *spool, cpus []phys.Registers, err error) {
 	var full error
-	err = j.hold(ctx, true, t.res, func(ctx context.Context) (err error) {
+	err = j.hold(ctx, forCopy, t.res, func(ctx context.Context) (err error) {
 		// The hypervisor takes a while to answer, and nothing changes meanwhile.
 		var mem hv.Memory
 		var closeMem func()
@@ -185,12 +185,34 @@ func (j *Job) copyNow(ctx context.Context, mem hv.Memory, memory region) (*spool
 	return s, s.fill(ctx, mem, j.workers())
 }
 
-// hold calls do while the guest stands still. Where the pause is ours, and not
-// somebody else's, do's context ends when the time for it is up. When hold returns, the guest does what it did
+// holding is what a guest is held still for.
+type holding int
+
+const (
+	forCopy    holding = iota // of its memory: for a moment
+	forWriting                // of the whole dump
+	forOthers                 // somebody else paused it, so that it is no pause of ours
+)
+
+// pause stops the guest, for a moment by a job of the hypervisor's where it can:
+// what others want of the guest meanwhile then waits and isn't lost.
+func (j *Job) pause(ctx context.Context, why holding) (hv.Hold, error) {
+	if vm, ok := j.VM.(hv.JobPauser); ok && why == forCopy {
+		hold, err := vm.PauseByJob(ctx)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, hv.ErrUnsupported) {
+			return hold, err
+		}
+		j.Log.Debug().Err(err).Msg("suspend the guest instead")
+	}
+	return j.VM.Pause(ctx)
+}
+
+// hold calls do while the guest stands still. Where the pause is ours, do's context
+// ends when the time for it is up. When hold returns, the guest does what it did
 // before, unless errors.Is(err, hv.ErrStillPaused).
-func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.Context) error) (err error) {
+func (j *Job) hold(ctx context.Context, why holding, res *Result, do func(context.Context) error) (err error) {
 	within, limit := ctx, j.MaxPause
-	if !ours {
+	if why == forOthers {
 		limit = 0
 	}
 	if limit > 0 {
@@ -214,7 +236,7 @@ func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.
 			res.warn("the guest stood still for %s, longer than the %s allowed: it took that long to resume it", rounded(stood), limit)
 		}
 	}()
-	hold, err := j.VM.Pause(within)
+	hold, err := j.pause(within, why)
 	if err != nil {
 		return err
 	}
@@ -232,7 +254,7 @@ func (j *Job) hold(ctx context.Context, ours bool, res *Result, do func(context.
 			err = errors.Join(err, released)
 		}
 	}()
-	res.Consistent, res.Held = true, ours
+	res.Consistent, res.Held = true, why != forOthers
 	return do(within)
 }
 

@@ -127,7 +127,7 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 	if state == hv.StatePaused {
 		// No pause of ours: nothing to make short, and nothing to end.
 		res.Mode = ModePause
-		return res, j.hold(ctx, false, res, func(ctx context.Context) error { return j.write(ctx, t) })
+		return res, j.hold(ctx, forOthers, res, func(ctx context.Context) error { return j.write(ctx, t) })
 	}
 	switch j.Mode {
 	case ModeSnapshot:
