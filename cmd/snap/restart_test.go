@@ -165,7 +165,7 @@ func TestLibvirtdKilledInJob(t *testing.T) {
 	hold := func(t *testing.T) *running {
 		r := g.start(t, "--source", "peek")
 		g.untilHeld(t, r)
-		time.Sleep(100 * time.Millisecond) // until it copies, which takes peek longer
+		time.Sleep(100 * time.Millisecond)                     // until it copies, which takes peek longer
 		if err := r.Process.Signal(unix.SIGSTOP); err != nil { // so that it holds it for long enough
 			t.Fatal(err)
 		}

@@ -6,14 +6,17 @@
 // the guardian has a session of its own, so no signal to snap's group or terminal
 // reaches it, and its standard streams are /dev/null, so nobody waits for it. On
 // the socket snap says what it is about to do (a file that it will create, a
-// guest that it will suspend) and goes on only when the guardian knows. When the
+// guest that it will hold still or have QEMU save) and goes on only when the
+// guardian knows. When the
 // socket or snap ends without the word that all is undone, the guardian undoes
 // it: at once, and for ten minutes if libvirt is away.
 //
 // Suspending a guest gives nobody ownership of it, and libvirt doesn't say who
 // did. So the guardian resumes a guest only if it bears the marker of this very
 // dump (set before the suspend), is paused for no other reason than a suspend,
-// and no resume was seen since.
+// and no resume was seen since. A guest that a job of libvirt's holds for snap goes on
+// by itself when snap dies; the guardian sees to it that it does. A snapshot is ended
+// and QEMU's settings are put back.
 //
 // The domain's lock is an open file that both processes have: no other dump of it
 // begins before the last of them is gone. What is to be undone is also in a state

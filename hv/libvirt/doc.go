@@ -14,9 +14,16 @@
 // Both read only what the RAM map of QEMU's flat view calls the machine's own
 // memory. A peek outside of RAM would not fail: it would read device registers.
 //
+// A guest is held still in one of two ways: by virDomainSuspend, or for a moment by
+// a job of the daemon's own (PauseByJob), which others wait for. Snapshot has QEMU
+// save a guest that runs on (a background snapshot), where that is known to be
+// harmless. Guard puts a marker on the domain meanwhile, and somebody behind it who
+// undoes all that should this process die.
+//
 // RAM map, registers and host addresses come from QEMU's monitor through
-// virDomainQemuMonitorCommand, with queries only. libvirt marks the domain as
-// tainted by that (custom-monitor), which is a line in its log.
+// virDomainQemuMonitorCommand. But for a snapshot, for which a descriptor goes along,
+// the commands are queries only. libvirt marks the domain as tainted by that
+// (custom-monitor), which is a line in its log.
 //
 // No call here outlives its context. The RPC client has no timeouts, so a context
 // that ends cuts the connection; what must still happen then, like resuming a
