@@ -232,18 +232,9 @@ func TestDumpOfRunningGuest(t *testing.T) {
 		if paused := mode == "pause"; sum.Consistent != paused || (sum.PauseMS > 0) != paused {
 			t.Errorf("mode %s: summary says consistent %v, pause %v ms", mode, sum.Consistent, sum.PauseMS)
 		}
-		f, err := dump.Open(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if mode == "pause" && !c.OnePoint {
+		if c := chainsIn(t, g, out); mode == "pause" && !c.OnePoint {
 			t.Errorf("a dump of a guest that stood still is smeared by %d rounds", c.Smear)
 		}
-		f.Close()
 		mustRun(t, g)
 	}
 }

@@ -40,16 +40,7 @@ func TestOnePointInTime(t *testing.T) {
 		if !sum.Consistent || sum.Spooled != (spool == "auto") || sum.PauseMS <= 0 || sum.EstimateMS <= 0 || len(sum.Warnings) != 0 {
 			t.Errorf("dump %d, --spool %s: summary is %+v", i, spool, sum)
 		}
-		f, err := dump.Open(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		if !c.OnePoint {
+		if c := chainsIn(t, g, out); !c.OnePoint {
 			t.Errorf("dump %d, --spool %s: pages are from different times, up to %d rounds apart", i, spool, c.Smear)
 		}
 		now, err := g.Heartbeats(t.Context())
@@ -62,6 +53,21 @@ func TestOnePointInTime(t *testing.T) {
 		last = now
 	}
 	mustRun(t, g)
+}
+
+// chainsIn looks at the guest's chains of pages in a dump of it.
+func chainsIn(t *testing.T, g *lab.Guest, path string) boot.Consistency {
+	t.Helper()
+	f, err := dump.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // TestPauseRefused demands that a pause that can't fit is not begun: the guest

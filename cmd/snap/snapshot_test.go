@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/dump"
 	"snap/hv"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
@@ -93,16 +92,7 @@ func TestSnapshotOnePoint(t *testing.T) {
 		if sum.DowntimeMS == nil || *sum.DowntimeMS <= 0 || sum.StallMS == nil || *sum.StallMS <= 0 {
 			t.Errorf("dump %d: QEMU's downtime and the guest's stall are %v and %v; want both", i, sum.DowntimeMS, sum.StallMS)
 		}
-		f, err := dump.Open(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		if !c.OnePoint {
+		if c := chainsIn(t, g, out); !c.OnePoint {
 			t.Errorf("dump %d: pages are from different times, up to %d rounds apart", i, c.Smear)
 		}
 		now, err := g.Heartbeats(t.Context())
@@ -244,16 +234,7 @@ func TestOperatorDuringSnapshot(t *testing.T) {
 			t.Errorf("after %v during the snapshot the guest is %s; want %s", do, got, want)
 		}
 		snapshotOff(t, g)
-		f, err := dump.Open(filepath.Join(held.folder, "out.dmp.zst"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := boot.CheckChains(t.Context(), f, g.Boot.Chains)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
-		if !c.OnePoint {
+		if c := chainsIn(t, g, filepath.Join(held.folder, "out.dmp.zst")); !c.OnePoint {
 			t.Errorf("after %v: pages are from different times, up to %d rounds apart", do, c.Smear)
 		}
 		if want == "paused" {
