@@ -39,7 +39,7 @@ func (d *Domain) PauseByJob(ctx context.Context) (hv.Hold, error) {
 	if err := d.kept.hold(ctx, d, ForJob); err != nil {
 		return nil, fail(err)
 	}
-	h := &jobHold{d: d, call: make(chan error, 1)}
+	h := &jobHold{d: d, call: make(chan answered, 1)}
 	err = h.begin(ctx)
 	if err == nil {
 		return h, nil
@@ -55,7 +55,7 @@ type jobHold struct {
 	d       *Domain
 	fifo    *os.File // its reading end, of which nothing is read
 	session *session // of the call
-	call    chan error
+	call    chan answered
 	called  bool // the call was made, and its result not taken
 	began   time.Time
 	held    bool // the guest was seen to be held
@@ -64,6 +64,9 @@ type jobHold struct {
 	stood time.Duration
 	err   error
 }
+
+// answered is what came of the call.
+type answered struct{ err error }
 
 // begin has libvirt begin to dump, and returns when the guest stands still. What
 // it did is undone by Release, also if it fails.
@@ -84,35 +87,35 @@ func (h *jobHold) begin(ctx context.Context) (err error) {
 		_, err := run(context.Background(), h.session, func(l *rpc.Libvirt) (struct{}, error) {
 			return struct{}{}, l.DomainCoreDumpWithFormat(h.d.dom, path, uint32(rpc.DomainCoreDumpFormatRaw), rpc.DumpMemoryOnly)
 		})
-		h.call <- err
+		h.call <- answered{err}
 	}()
-	if err := h.await(ctx); err != nil {
-		return err
-	}
-	s, err := h.d.status(ctx)
-	if err != nil {
-		return err
-	}
-	if h.held = byDump(s); !h.held {
-		return fmt.Errorf("%w: libvirt dumps it, but its state is %s", hv.ErrUnsupported, stateOf(s.state))
-	}
-	return nil
+	return h.await(ctx)
 }
 
-// await waits until QEMU has written to the FIFO, which it does when the guest
-// stands still.
+// await waits until libvirt says that the guest stands still for the dump, which is
+// before anything is dumped.
 func (h *jobHold) await(ctx context.Context) error {
-	for !readable(h.fifo, time.Millisecond) {
+	for {
+		dumped := readable(h.fifo, time.Millisecond)
+		s, err := h.d.status(ctx)
+		if err != nil {
+			return err
+		}
+		if h.held = byDump(s); h.held {
+			return nil
+		}
+		if dumped {
+			return fmt.Errorf("%w: libvirt dumps it, but its state is %s", hv.ErrUnsupported, stateOf(s.state))
+		}
 		select {
-		case err := <-h.call:
+		case a := <-h.call:
 			h.called = false
-			return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(err))
+			return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(a.err))
 		case <-ctx.Done():
 			return ended(ctx)
 		default:
 		}
 	}
-	return nil
 }
 
 // byDump reports whether s is that of a guest which libvirt dumps.
@@ -164,26 +167,25 @@ func (h *jobHold) disturbed(ctx context.Context) error {
 	return nil
 }
 
-// end has the dump fail, and waits for that. While libvirt may still come to open
-// the FIFO, there must be somebody who reads it: without a reader that would never
-// end, and without the FIFO libvirt would make a file. answered is false if libvirt
-// gave no answer until ctx ended.
-func (h *jobHold) end(ctx context.Context) (answered bool) {
+// end has the dump fail, and waits for that. Until it is seen that libvirt has
+// opened the FIFO, there must be somebody who reads it: without a reader the opening
+// would never end, and without the FIFO libvirt would make a file. over is false if
+// libvirt gave no answer until ctx ended.
+func (h *jobHold) end(ctx context.Context) (over bool) {
 	if h.fifo == nil {
 		return true
 	}
-	if h.held {
-		_ = h.fifo.Close()
-	}
-	for h.called && ctx.Err() == nil {
-		if !h.held && readable(h.fifo, time.Millisecond) {
+	wait := time.NewTicker(time.Millisecond)
+	defer wait.Stop()
+	for open := true; h.called && ctx.Err() == nil; {
+		if open && readable(h.fifo, 0) {
 			_ = h.fifo.Close()
-			h.held = true
+			open = false
 		}
 		select {
 		case <-h.call: // it fails, as it must
 			h.called = false
-		case <-time.After(time.Millisecond):
+		case <-wait.C:
 		}
 	}
 	if h.called {

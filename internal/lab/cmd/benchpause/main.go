@@ -32,27 +32,28 @@ func main() {
 	program := flag.String("snap", "bin/snap", "the snap `binary`")
 	fill := flag.Uint64("fill", 2048, "`MiB` of memory that the guest fills")
 	rounds := flag.Int("rounds", 5, "how often each is measured")
+	newer := flag.Bool("newer-qemu", false, "take the QEMU of Debian's backports, and snapshots as well: the huge\npages of the guest's memory are gone then")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, *program, *fill, *rounds); err != nil {
+	if err := run(ctx, *program, *fill, *rounds, *newer); err != nil {
 		fmt.Fprintln(os.Stderr, "benchpause:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, program string, fill uint64, rounds int) (err error) {
+func run(ctx context.Context, program string, fill uint64, rounds int, newer bool) (err error) {
 	release, err := lab.Userfaultfd(true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	g, err := lab.Up(ctx, lab.Spec{Name: "benchpause", NewerQEMU: true, MemoryMiB: fill + 256, CPUs: 2, FillMiB: fill, Seed: 1})
+	g, err := lab.Up(ctx, lab.Spec{Name: "benchpause", NewerQEMU: newer, MemoryMiB: fill + 256, CPUs: 2, FillMiB: fill, Seed: 1})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	b := bench{g: g, program: program}
+	b := bench{g: g, program: program, snapshots: newer}
 	var all [][]float64
 	row := func(name, load string, v []float64) {
 		fmt.Printf("| %s | %s | %.1f | %.1f | %.1f | %.0f | %.1f | %.1f | %.0f | %.0f |\n", name, load, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7])
@@ -88,9 +89,11 @@ func (b *bench) round(ctx context.Context) (v []float64, load string, err error)
 	if err != nil {
 		return nil, "", err
 	}
-	snapshot, err := b.snapDump(ctx, "snapshot")
-	if err != nil {
-		return nil, "", err
+	var snapshot summary
+	if b.snapshots {
+		if snapshot, err = b.snapDump(ctx, "snapshot"); err != nil {
+			return nil, "", err
+		}
 	}
 	core, err := b.virshDump(ctx)
 	v = []float64{
@@ -115,9 +118,10 @@ func medians(rows [][]float64) []float64 {
 }
 
 type bench struct {
-	g       *lab.Guest
-	program string
-	pages   uint64 // populated
+	g         *lab.Guest
+	program   string
+	snapshots bool
+	pages     uint64 // populated
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
