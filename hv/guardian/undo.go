@@ -44,6 +44,9 @@ func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvir
 // free resumes the guest and removes its marker.
 func (r *Run) free(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) ([]string, error) {
 	if d == nil {
+		if r.Why == libvirt.ForJob {
+			libvirt.UnblockJob(r.fifo(dir))
+		}
 		conn, found, err := r.find(ctx)
 		if errors.Is(err, hv.ErrNoDomain) {
 			return []string{"the domain is gone"}, nil

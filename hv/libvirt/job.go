@@ -206,6 +206,21 @@ func readable(f *os.File, wait time.Duration) bool {
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLIN != 0
 }
 
+// unblockFor is how long UnblockJob waits: libvirt dumps as soon as the FIFO is open.
+const unblockFor = time.Second
+
+// UnblockJob lets a libvirt go on that has come to open the FIFO of a process that
+// died, and has its dump end. It needs no connection: until then libvirt answers
+// nothing that is about the domain.
+func UnblockJob(fifo string) {
+	f, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return // then nobody waits there
+	}
+	readable(f, unblockFor)
+	_ = f.Close()
+}
+
 // AbandonJob ends the job, if there is one, by which a process that died held the
 // guest still, or was about to: its FIFO was at the given path and is removed. If
 // libvirt left the guest paused after the job, it is resumed; if somebody else
