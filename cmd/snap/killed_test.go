@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/libvirt"
 	"snap/internal/lab"
 )
 
@@ -231,7 +232,10 @@ func (g *heldGuest) blockAt(t *testing.T, fifo string) {
 		defer close(ended)
 		_, _ = g.Virsh(context.Background(), "dump", "--memory-only", g.Name, fifo) // it fails
 	}()
-	t.Cleanup(func() { <-ended })
+	t.Cleanup(func() {
+		libvirt.UnblockJob(fifo) // if snap recover didn't
+		<-ended
+	})
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		_, err := g.Virsh(ctx, "domstate", g.Name)
