@@ -63,10 +63,10 @@ func moment(sum *report.Summary) string {
 	case !sum.Consistent:
 		return fmt.Sprintf("pages are from different times: %s changed while they were read", changedPages(sum))
 	case sum.DowntimeMS != nil && sum.StallMS != nil:
-		return fmt.Sprintf("one point in time; the guest ran on, stopped by QEMU for %s, and its clock stood still for %s at most",
+		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s, its clock stalled for %s at most",
 			duration(*sum.DowntimeMS), duration(*sum.StallMS))
 	case sum.DowntimeMS != nil:
-		return fmt.Sprintf("one point in time; the guest ran on, stopped by QEMU for %s", duration(*sum.DowntimeMS))
+		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s", duration(*sum.DowntimeMS))
 	case sum.PauseMS > 0:
 		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
 	default:
