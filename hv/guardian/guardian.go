@@ -7,9 +7,8 @@
 // reaches it, and its standard streams are /dev/null, so nobody waits for it. On
 // the socket snap says what it is about to do (a file that it will create, a
 // guest that it will hold still or have QEMU save) and goes on only when the
-// guardian knows. When the
-// socket or snap ends without the word that all is undone, the guardian undoes
-// it: at once, and for ten minutes if libvirt is away.
+// guardian knows. When the socket or snap ends without the word that all is
+// undone, the guardian undoes it: at once, and for ten minutes if libvirt is away.
 //
 // Suspending a guest gives nobody ownership of it, and libvirt doesn't say who
 // did. So the guardian resumes a guest only if it bears the marker of this very

@@ -21,8 +21,8 @@ const (
 )
 
 // undo does what the dead process of the run would have done. dir is the folder of
-// its state; d is the domain, if it is known already; w may be nil. It tries for the given time, and returns
-// what it did.
+// its state; d is the domain, if it is known already; w may be nil. It tries for the
+// given time, and returns what it did.
 func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) (did []string, err error) {
 	var files []string
 	var filesErr error

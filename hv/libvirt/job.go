@@ -252,26 +252,22 @@ func (d *Domain) AbandonJob(ctx context.Context, fifo string) error {
 	})
 }
 
-// afterJob waits until the guest is as it shall be and settled says that nothing
-// will change that any more.
-func (d *Domain) afterJob(ctx context.Context, settled func(context.Context) (bool, error)) error {
-	every := d.limits().pollEvery
-	for wait := time.Millisecond; ; wait = min(2*wait, every) {
-		is, err := settled(ctx)
-		if err == nil {
-			var done bool
-			done, err = d.lookAfterJob(ctx)
-			if done && is || errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) {
-				return err
-			}
+// afterJob waits until the guest is as it shall be and over says that nothing will
+// change that any more.
+func (d *Domain) afterJob(ctx context.Context, over func(context.Context) (bool, error)) error {
+	err := insist(ctx, time.Millisecond, d.limits().pollEvery, func(ctx context.Context) (bool, error) {
+		is, err := over(ctx)
+		if err != nil {
+			return false, err
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",
-				d.dom.Name, hv.ErrStillPaused, errors.Join(err, ended(ctx)), d.conn.URI(), d.dom.Name)
-		}
+		done, err := d.lookAfterJob(ctx)
+		return done && is || err != nil && settled(err), err
+	})
+	if err == nil || settled(err) {
+		return err
 	}
+	return fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",
+		d.dom.Name, hv.ErrStillPaused, err, d.conn.URI(), d.dom.Name)
 }
 
 // lookAfterJob looks once whether the guest is as it shall be, and resumes it if
@@ -298,8 +294,5 @@ func (d *Domain) lookAfterJob(ctx context.Context) (done bool, err error) {
 	if err != nil || job != rpc.DomainJobNone {
 		return false, err // libvirt is at it
 	}
-	_, err = query(ctx, d.conn, fmt.Sprintf("resume domain %q", d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
-		return struct{}{}, l.DomainResume(d.dom)
-	})
-	return false, err // and look again
+	return false, d.resume(ctx) // and look again
 }

@@ -66,15 +66,23 @@ func (p *peer) nothingLeft(t *testing.T, d *Domain, n *notes) {
 	}
 }
 
+// heldByJob returns the peer's domain while a job holds it, which resumes it or
+// doesn't.
+func (p *peer) heldByJob(t *testing.T, resumes bool) (*Domain, *notes, hv.Hold) {
+	t.Helper()
+	d, n, _ := p.kept()
+	p.dumps(t, resumes)
+	h, err := d.PauseByJob(t.Context())
+	if err != nil {
+		t.Fatalf("PauseByJob() failed: %v", err)
+	}
+	return d, n, h
+}
+
 func TestPauseByJob(t *testing.T) {
 	for _, resumes := range []bool{true, false} {
 		p := newPeer(t)
-		d, n, _ := p.kept()
-		p.dumps(t, resumes)
-		h, err := d.PauseByJob(t.Context())
-		if err != nil {
-			t.Fatalf("PauseByJob() failed: %v", err)
-		}
+		d, n, h := p.heldByJob(t, resumes)
 		if p.now() != statePaused {
 			t.Error("the guest isn't held")
 		}
@@ -110,12 +118,7 @@ func TestPauseByJobOthers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPeer(t)
-			d, n, _ := p.kept()
-			p.dumps(t, true)
-			h, err := d.PauseByJob(t.Context())
-			if err != nil {
-				t.Fatalf("PauseByJob() failed: %v", err)
-			}
+			d, n, h := p.heldByJob(t, true)
 			p.set(tt.state, tt.reason)
 			if _, err := h.Release(); !errors.Is(err, tt.want) {
 				t.Errorf("Release() = %v; want %v", err, tt.want)
@@ -131,12 +134,7 @@ func TestPauseByJobOthers(t *testing.T) {
 // TestPauseByJobPausedAfter: a pause that waited for the job stays.
 func TestPauseByJobPausedAfter(t *testing.T) {
 	p := newPeer(t)
-	d, n, _ := p.kept()
-	p.dumps(t, true)
-	h, err := d.PauseByJob(t.Context())
-	if err != nil {
-		t.Fatalf("PauseByJob() failed: %v", err)
-	}
+	d, n, h := p.heldByJob(t, true)
 	p.on(procJobInfo, nil)
 	p.on(procGetState, func(int, []byte) *answer {
 		p.mu.Lock()

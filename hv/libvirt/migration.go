@@ -92,24 +92,23 @@ func (d *Domain) startSnapshot(ctx context.Context) error {
 // stays so. There need not be anything to undo. It tries until ctx ends; the error
 // is then hv.ErrStillPaused.
 func (d *Domain) AbandonSnapshot(ctx context.Context) error {
-	every := d.limits().pollEvery
-	for wait := every; ; wait = min(2*wait, time.Second) {
+	err := insist(ctx, d.limits().pollEvery, time.Second, func(ctx context.Context) (bool, error) {
 		done, err := d.undoSnapshot(ctx)
 		switch {
-		case done:
-			return nil
-		case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
-			return err
+		case err != nil && settled(err):
+			return true, err
 		case err != nil && d.gone(ctx):
-			return fmt.Errorf("domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+			return true, fmt.Errorf("domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+		case done:
+			return true, nil
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return fmt.Errorf("undo the snapshot of domain %q: %w: %w; `virsh -c %s qemu-monitor-command %s --pretty '{\"execute\":\"query-migrate-capabilities\"}'` shows whether %s is still on",
-				d.dom.Name, hv.ErrStillPaused, errors.Join(err, ended(ctx)), d.conn.URI(), d.dom.Name, capSnapshot)
-		}
+		return false, err
+	})
+	if err == nil || settled(err) {
+		return err
 	}
+	return fmt.Errorf("undo the snapshot of domain %q: %w: %w; `virsh -c %s qemu-monitor-command %s --pretty '{\"execute\":\"query-migrate-capabilities\"}'` shows whether %s is still on",
+		d.dom.Name, hv.ErrStillPaused, err, d.conn.URI(), d.dom.Name, capSnapshot)
 }
 
 // undoSnapshot makes one attempt, as far as it gets. The capability can't be turned
@@ -163,8 +162,13 @@ func (d *Domain) running(ctx context.Context, m migration) (bool, error) {
 	if !stopped || m.Status != "failed" && m.Status != "cancelled" {
 		return true, nil
 	}
-	_, err = query(ctx, d.conn, fmt.Sprintf("resume domain %q", d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
+	return false, d.resume(ctx) // and look again
+}
+
+// resume has libvirt resume the guest, whoever paused it.
+func (d *Domain) resume(ctx context.Context) error {
+	_, err := query(ctx, d.conn, fmt.Sprintf("resume domain %q", d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.DomainResume(d.dom)
 	})
-	return false, err // and look again
+	return err
 }

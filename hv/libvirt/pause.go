@@ -217,8 +217,13 @@ func settled(err error) bool {
 
 // resume tries until the guest is seen to run, or ctx ends.
 func (h *hold) resume(ctx context.Context) error {
-	for wait := h.limits.pollEvery; ; wait = min(2*wait, resumeAgain) {
-		done, err := h.try(ctx)
+	return insist(ctx, h.limits.pollEvery, resumeAgain, h.try)
+}
+
+// insist makes attempts, ever further apart, until one is done or ctx ends.
+func insist(ctx context.Context, wait, longest time.Duration, try func(context.Context) (done bool, err error)) error {
+	for ; ; wait = min(2*wait, longest) {
+		done, err := try(ctx)
 		if done {
 			return err
 		}

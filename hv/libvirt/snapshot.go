@@ -25,15 +25,30 @@ const (
 
 // SnapshotSize implements hv.Snapshotter.
 func (d *Domain) SnapshotSize(ctx context.Context, populated uint64) (uint64, error) {
-	m, err := d.ramMap(ctx)
+	g, err := d.sizes(ctx)
 	if err != nil {
 		return 0, err
 	}
-	all, err := d.blockBytes(ctx)
-	if err != nil {
-		return 0, err
+	return g.stream(populated), nil
+}
+
+// guestSizes is what bounds the stream of a guest.
+type guestSizes struct {
+	ram ramMap
+	all uint64 // bytes of all of QEMU's RAM blocks
+}
+
+func (d *Domain) sizes(ctx context.Context) (g guestSizes, err error) {
+	if g.ram, err = d.ramMap(ctx); err != nil {
+		return g, err
 	}
-	return streamSize(m.runs.Pages(), populated, all), nil
+	g.all, err = d.blockBytes(ctx)
+	return g, err
+}
+
+// stream bounds the stream if so many pages have content.
+func (g guestSizes) stream(populated uint64) uint64 {
+	return streamSize(g.ram.runs.Pages(), populated, g.all)
 }
 
 // streamSize bounds the stream of a guest with so many pages, of which so many
@@ -79,19 +94,15 @@ func (d *Domain) Snapshot(ctx context.Context, o hv.SnapshotOptions) (hv.Snapsho
 }
 
 func (d *Domain) snapshot(ctx context.Context, o hv.SnapshotOptions) (_ *savedGuest, err error) {
-	m, err := d.ramMap(ctx)
+	sizes, err := d.sizes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all, err := d.blockBytes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	size := streamSize(m.runs.Pages(), o.Populated, all)
+	m, size := sizes.ram, sizes.stream(o.Populated)
 	if size > o.Room {
 		return nil, fmt.Errorf("%w: it takes %d bytes of the host's memory, and only %d are allowed", hv.ErrUnsupported, size, o.Room)
 	}
-	s, err := newSink(ctx, size, min(o.Room, streamSize(m.runs.Pages(), m.runs.Pages(), all)))
+	s, err := newSink(ctx, size, min(o.Room, sizes.stream(m.runs.Pages())))
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +123,7 @@ func (d *Domain) snapshot(ctx context.Context, o hv.SnapshotOptions) (_ *savedGu
 	if err != nil {
 		return nil, err
 	}
-	st, err := vmstate.Parse(b, vmstate.Options{MaxRAM: all, MaxCPUs: maxCPUs, KVM: kvm})
+	st, err := vmstate.Parse(b, vmstate.Options{MaxRAM: sizes.all, MaxCPUs: maxCPUs, KVM: kvm})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
 	}

@@ -139,15 +139,18 @@ func (c *Connection) lock(name string, how int) (unlock func(), err error) {
 		unlock()
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
+	if err := flock(f, how); err != nil {
 		unlock()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return unlock, nil
+}
+
+// flock is flock(2), which a signal to the process doesn't end.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

@@ -31,11 +31,7 @@ func Userfaultfd(allowed bool) (release func() error, err error) {
 	if allowed {
 		how, value = unix.LOCK_SH, "1\n"
 	}
-	err = unix.Flock(int(users.Fd()), how)
-	for errors.Is(err, unix.EINTR) {
-		err = unix.Flock(int(users.Fd()), how)
-	}
-	if err == nil {
+	if err = flock(users, how); err == nil {
 		err = c.setUserfaultfd(value)
 	}
 	if err != nil {
@@ -73,7 +69,7 @@ func (c *Connection) restoreUserfaultfd(users *os.File) error {
 		return err
 	}
 	defer unlock()
-	err = unix.Flock(int(users.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = flock(users, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}

@@ -25,10 +25,11 @@ const (
 
 // SnapshotEstimate says what mode snapshot would take.
 type SnapshotEstimate struct {
-	Why      error         // that it can't be taken, an hv.ErrUnsupported; nil if it can
-	Bytes    uint64        // of the host's memory
-	Saving   time.Duration // until QEMU has saved the guest, which runs meanwhile
-	Downtime time.Duration // that the guest stands still
+	Why       error         // that it can't be taken, an hv.ErrUnsupported; nil if it can
+	Populated uint64        // pages that can hold anything but zeros
+	Bytes     uint64        // of the host's memory
+	Saving    time.Duration // until QEMU has saved the guest, which runs meanwhile
+	Downtime  time.Duration // that the guest stands still
 }
 
 // SnapshotEstimate says what a snapshot of the guest in mem would take, or why
@@ -51,10 +52,11 @@ func (j *Job) SnapshotEstimate(ctx context.Context, mem hv.Memory) (*SnapshotEst
 	}
 	pages := mem.RAM().Pages()
 	e := &SnapshotEstimate{
-		Saving:   time.Duration(float64(pages) / snapshotRate * float64(time.Second)),
-		Downtime: stopAndStart + time.Duration(float64(pages<<phys.PageShift)/(1<<30)*float64(protectGiB)),
+		Populated: set.Pages(),
+		Saving:    time.Duration(float64(pages) / snapshotRate * float64(time.Second)),
+		Downtime:  stopAndStart + time.Duration(float64(pages<<phys.PageShift)/(1<<30)*float64(protectGiB)),
 	}
-	if e.Bytes, err = vm.SnapshotSize(ctx, set.Pages()); err != nil {
+	if e.Bytes, err = vm.SnapshotSize(ctx, e.Populated); err != nil {
 		return nil, err
 	}
 	if e.Bytes > j.Spool {
@@ -75,13 +77,9 @@ func (j *Job) takeSnapshot(ctx context.Context, t *taking) error {
 	case j.MaxPause > 0 && e.Downtime > j.MaxPause:
 		return fmt.Errorf("no snapshot: %w: about %s, and %s are allowed", ErrPauseTooLong, rounded(e.Downtime), j.MaxPause)
 	}
-	set, _, err := t.mem.Populated(ctx)
-	if err != nil {
-		return err
-	}
 	t.res.Mode = ModeSnapshot
 	clock := followClock(ctx, t.mem, t.early.System)
-	s, err := j.VM.(hv.Snapshotter).Snapshot(ctx, hv.SnapshotOptions{Populated: set.Pages(), Room: j.Spool, Progress: j.Saving})
+	s, err := j.VM.(hv.Snapshotter).Snapshot(ctx, hv.SnapshotOptions{Populated: e.Populated, Room: j.Spool, Progress: j.Saving})
 	stall, seen := clock.end()
 	if err != nil {
 		return err
