@@ -5,7 +5,7 @@ import (
 	"io"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // benchMemory is 256 MiB of made-up pages, one third of them zero. Reading it

@@ -10,8 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // scattered is 16 MiB of which every 5th page is left out, and the pages left

@@ -20,7 +20,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // sparsePlan is a small plan with zero frames in it, the last one too.

@@ -12,7 +12,7 @@ import (
 	"runtime"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // exercise reads everything that a file offers and returns the first error.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // failingWriter takes n bytes and then fails with err.

@@ -9,8 +9,8 @@ import (
 	"io"
 	"os"
 
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // Container describes how a dump is stored.

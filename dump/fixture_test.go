@@ -8,7 +8,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // fakeMemory is a guest's memory whose pages are made up from their numbers:

@@ -7,7 +7,7 @@ import (
 	"io"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // fuzzBudget bounds what a fuzzed file may expand to.

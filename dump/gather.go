@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"sort"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var zeroPage [phys.PageSize]byte

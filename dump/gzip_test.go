@@ -11,7 +11,7 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // plainGzip is b as gzip makes it: one member that does not say its length.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // A gzip file is a series of members (RFC 1952 2.2). Each of ours says in an

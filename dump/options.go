@@ -5,7 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Compression names the container of a dump file.

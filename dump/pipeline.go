@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // maxDeadFrames is how many frames in a row may fail to give a single page, for

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"sort"
 
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // maxHeader bounds what comes before the pages: the longest bitmap, the header

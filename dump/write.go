@@ -4,7 +4,7 @@ import (
 	"context"
 	"io"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // MaxGaps is how many separate unreadable ranges Stats lists.

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // drawPlan makes a plan of ascending runs, some touching, with overlays

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // counting is a Translator that maps every virtual page by a function, and

@@ -17,7 +17,7 @@ package exclude
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Kind says what the address of a range means. The values are the flags of

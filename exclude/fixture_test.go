@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // kernelHalf is the first address of the canonical upper half.

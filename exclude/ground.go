@@ -3,7 +3,7 @@ package exclude
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // obstacle is why a request can't be honoured.

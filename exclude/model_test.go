@@ -6,7 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // The model's guest has physical pages 0 to modelPFNs-1 and, from kernelHalf

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // What a plan may cost, whatever the guest asks for.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // NewPlan judges all requests and puts the pages of those that are honoured

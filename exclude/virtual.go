@@ -7,7 +7,7 @@ import (
 	"slices"
 	"sort"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // segment is virtual pages [lo, hi) that physical pages from pfn on are mapped

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // advertPages is how much memory a fuzzed guest has for its drivers.

@@ -9,8 +9,8 @@ import (
 	"unicode/utf16"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // What is wrong with one table takes nothing from the others.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"unicode"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // loadedModule is an entry of nt!PsLoadedModuleList, read for what it is good

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // advertHead is the fixed part of a table.

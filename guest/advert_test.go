@@ -9,8 +9,8 @@ import (
 
 	"snap/exclude"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 var _ exclude.Translator = (*guest.AddressSpace)(nil)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Adverts is what the drivers of a guest say about pages that must stay out of

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // follow goes from a candidate to the kernel, from there to the System process

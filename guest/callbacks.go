@@ -7,7 +7,7 @@ import (
 	"sort"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // KBUGCHECK_REASON_CALLBACK_RECORD of 64-bit kernels, what its Reason is for a

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // candidate is a physical address that may be a Windows guest's top-level page

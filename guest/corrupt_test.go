@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // Guests whose memory was scribbled over, in the pages that matter most, give

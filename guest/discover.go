@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Bounds on the search for page tables.

@@ -3,7 +3,7 @@ package guest
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // firstKernelAddress is where the upper canonical half begins with 4-level

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 func TestExtent(t *testing.T) {

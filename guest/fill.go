@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // freeBuild is the top of NtBuildNumber in kernels that aren't checked builds

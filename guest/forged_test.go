@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // A forged KDBG in the kernel image, in front of the real one or behind it,

@@ -19,7 +19,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Classes of failure that callers act on; test with errors.Is. Memory outside

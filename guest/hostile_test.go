@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // discover is guest.Discover of a lab guest.

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Bounds and marks of a KDBG (KDDEBUGGER_DATA64, wdbgexts.h).

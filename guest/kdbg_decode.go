@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Kernels from Windows 8 on that were booted without a debugger keep the KDBG

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // maxKDBGs bounds how many blocks a kernel image is searched for. There is one

@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // realBlocks are the blocks of real dumps, in plain form.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Where a kernel is looked for.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"unicode/utf16"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // KUSERAddress is where every x64 Windows kernel maps KUSER_SHARED_DATA

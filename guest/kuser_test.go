@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // sharedPage is a KUSER_SHARED_DATA of Windows 10 22H2.

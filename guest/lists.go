@@ -3,7 +3,7 @@ package guest
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // listEntry is a LIST_ENTRY: Flink and Blink.

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // listMemory is LIST_ENTRYs by address. Each read of an entry takes the next

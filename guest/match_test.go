@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Three processors whose KPCRs are neighbours in flat memory.

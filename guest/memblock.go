@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // PHYSICAL_MEMORY_DESCRIPTOR64: NumberOfRuns (4 bytes at 0), NumberOfPages (8

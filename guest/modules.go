@@ -3,7 +3,7 @@ package guest
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Offsets in an x64 KLDR_DATA_TABLE_ENTRY (public ntkrnlmp symbols; the same

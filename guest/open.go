@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Open reads the Windows guest whose kernel page table and KDBG are already

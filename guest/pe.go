@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Machines of a PE image (IMAGE_FILE_MACHINE_*, Microsoft PE format).

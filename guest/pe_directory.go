@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Offsets in IMAGE_EXPORT_DIRECTORY and IMAGE_DEBUG_DIRECTORY (winnt.h), and

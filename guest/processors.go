@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // maxProcessors is how many entries KiProcessorBlock has at most

@@ -3,7 +3,7 @@ package guest
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // ProtectedPageTable is the Reason of page tables.

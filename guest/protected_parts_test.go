@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // holds reports whether all of n bytes at va are in a set of pages.

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Bounds on the page tables of the kernel's half. A table maps 512 pages, so a

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // union returns all protected pages.

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // record is a structure read from guest memory. Its accessors return zero

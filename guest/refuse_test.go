@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // countingReader counts what is read of a guest.

@@ -3,7 +3,7 @@ package guest
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // scanChunk is how much memory a scan reads at once.

@@ -1,7 +1,7 @@
 package guest
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // System is a Windows guest as its memory describes it: all that a dump header

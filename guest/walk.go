@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Page table entry bits (Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.4).

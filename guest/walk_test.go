@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // smallRAM is contiguous physical memory from address 0.

@@ -3,7 +3,7 @@ package header
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Bitmap is the header of the page bitmap in dumps of DumpTypeBitmapFull and

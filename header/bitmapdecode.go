@@ -8,7 +8,7 @@ import (
 	"io"
 	"math/bits"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // DecodeBitmap reads the bitmap of the dump in r, which begins with a dump

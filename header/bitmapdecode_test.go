@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // rawBitmap is a 64-bit dump up to its first page, made by hand.

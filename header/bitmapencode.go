@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // InitializeBitmapDumpHeader makes the header of a dump of DumpTypeBitmapFull

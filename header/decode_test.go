@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // poke returns a copy of b with the little-endian v, of size bytes, at offset at.

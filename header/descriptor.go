@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // How many runs a header may have.

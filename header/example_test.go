@@ -3,8 +3,8 @@ package header_test
 import (
 	"fmt"
 
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 func ExampleInitializeCrashDumpHeader() {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Facts is what a header says about a guest. The caller fills it from the

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // FieldValue is a field of one header, for people.

@@ -3,7 +3,7 @@ package header
 import (
 	"encoding/binary"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // An FXSAVE image (Intel SDM volume 1, 10.5.1). Instruction and data pointers

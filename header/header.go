@@ -1,7 +1,7 @@
 package header
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Header is a dump header of either width. Fields hold what the bytes hold: an

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Limits of a header that InitializeCrashDumpHeader makes.

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // factsAMD64 describes a guest like the one of triage_x64.bin.

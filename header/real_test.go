@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // realHeader reads a header from testdata.

@@ -3,7 +3,7 @@ package header
 import (
 	"encoding/binary"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // initialMxCsr is the MXCSR after reset, for a processor whose SSE state is

@@ -11,7 +11,7 @@ import (
 	"errors"
 	"time"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Classes of failure that callers act on; test with errors.Is.

@@ -10,8 +10,8 @@ import (
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // checkResult is what snap check found.

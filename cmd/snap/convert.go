@@ -17,9 +17,9 @@ import (
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/file"
+	"snap/phys"
 )
 
 // inputOptions say how to read an input file.

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // TestDumpIsTheGuest takes dumps of real domains and holds each against an ELF

@@ -13,7 +13,7 @@ import (
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/exclude"
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // lookOptions are the flags that decide what a dump holds.

@@ -14,8 +14,8 @@ import (
 	"snap/cmd/snap/internal/report"
 	"snap/dump"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 func newInfoCommand(a *app) *cobra.Command {

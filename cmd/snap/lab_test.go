@@ -15,8 +15,8 @@ import (
 	"sync"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/internal/lab"
+	"snap/phys"
 )
 
 // program is the snap binary that tests on real domains run: another user

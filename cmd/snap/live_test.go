@@ -12,9 +12,9 @@ import (
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/report"
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // liveSummary is what a dump's summary says of a guest that ran on.

@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/header"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 const labMemory = 64 << 20

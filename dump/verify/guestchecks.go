@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // maxClockDrift is how far the header's times may be from the dumped

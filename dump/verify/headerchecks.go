@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // pageFields are the fields that say where the pages are. They have checks of

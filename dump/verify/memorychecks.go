@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"snap/guest"
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Page table entries (Intel SDM volume 3, 4.5).

@@ -11,9 +11,9 @@ import (
 	"testing"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/header"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // detail is what a check says that must have passed.

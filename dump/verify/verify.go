@@ -17,8 +17,8 @@ import (
 
 	"snap/dump"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // The checks, by the names that reports give them. They are stable.

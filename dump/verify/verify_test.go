@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 func TestGoodDumps(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"io"
 	"os"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Sizes and marks of ELF-64 files (System V ABI, chapters 4 and 5).

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/hvtest"
+	"snap/phys"
 )
 
 // coreSpec is an ELF core that a test makes, in the form of the System V ABI.

@@ -13,9 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/hvtest"
+	"snap/phys"
 )
 
 // image is memory that a test makes: what is at each address is known.

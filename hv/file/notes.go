@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Layout of the processor note that QEMU writes (QEMUCPUState in its

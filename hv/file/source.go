@@ -14,9 +14,9 @@ import (
 	"sort"
 	"sync"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/internal/sparse"
+	"snap/phys"
 )
 
 // Segment says where a range of guest-physical memory lies in a file.

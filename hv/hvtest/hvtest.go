@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Options says what is known of the guest beforehand.

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"strings"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/internal/procmem"
+	"snap/phys"
 )
 
 // openDirect opens the memory of the QEMU process, which must run on this host.

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/file"
 	"snap/hv/hvtest"
 	"snap/internal/lab"
+	"snap/phys"
 )
 
 // upTimeout bounds the start of a guest under TCG on a busy machine.

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // maxRanges bounds the ranges of a flat view that we believe. Machines have a

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // peekChunks are the most bytes that daemons give at once, the newest limit

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // maxMissing is how many bytes of the configured memory may be out of the guest's

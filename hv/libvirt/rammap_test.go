@@ -8,8 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // machine is what QEMU 7.2 said of a machine whose firmware had run.

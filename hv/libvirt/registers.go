@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // maxCPUs bounds the processors that we believe; QEMU's machines stop at 4096.

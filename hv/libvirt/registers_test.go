@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/hv/file"
+	"snap/phys"
 )
 
 // flagsMask is what the monitor shows of a segment's flags.

@@ -3,7 +3,7 @@ package libvirt
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // finish moves the values by name into the registers, and fails if one that

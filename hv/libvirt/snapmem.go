@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/vmstate"
+	"snap/phys"
 )
 
 // mechanismSnapshot is the Mechanism of a background snapshot's memory.

@@ -9,9 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/vmstate"
+	"snap/phys"
 )
 
 // virtioMem is a recording of hv/vmstate's: a guest with 4 MiB of RAM and a

@@ -7,9 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/vmstate"
+	"snap/phys"
 )
 
 // What a page and all that is no page take in QEMU's stream (migration/ram.c):

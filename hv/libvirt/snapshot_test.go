@@ -10,11 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/hvtest"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // snapshotGuest starts a guest that snapshots can be taken of.

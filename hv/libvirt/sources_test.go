@@ -10,8 +10,8 @@ import (
 
 	rpc "github.com/digitalocean/go-libvirt"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // peekGuest is a domain whose memory is full of its own addresses.

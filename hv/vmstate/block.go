@@ -3,7 +3,7 @@ package vmstate
 import (
 	"iter"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // PageKind is what a stream says of a page.

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Subsections of the configuration (QEMU: migration/savevm.c).

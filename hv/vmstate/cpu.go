@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // The section of a processor (QEMU: target/i386/machine.c, vmstate_x86_cpu).

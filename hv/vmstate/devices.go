@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 const (

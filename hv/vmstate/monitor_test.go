@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var (

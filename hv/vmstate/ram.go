@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Flags in the low bits of a RAM record, whose high bits are an offset in the

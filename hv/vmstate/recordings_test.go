@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var recordings = []struct {

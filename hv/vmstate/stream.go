@@ -3,7 +3,7 @@ package vmstate
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 func TestParse(t *testing.T) {

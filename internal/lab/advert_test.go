@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/libvirt"
+	"snap/phys"
 )
 
 // live opens a guest that runs, and its memory, as snap does.

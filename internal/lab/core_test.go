@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var le = binary.LittleEndian

@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // Guest is a domain of the lab.

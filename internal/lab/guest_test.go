@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // within returns a context that ends before the test binary's own limit would.

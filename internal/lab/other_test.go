@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // monitor reads a running guest's memory through QEMU's monitor, 32 bytes at

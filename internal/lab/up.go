@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
+	"snap/phys"
 )
 
 // Up starts a lab image and returns when all its processors run in the kernel.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Flags of a KBUGCHECK_REMOVE_PAGES (WDK wdm.h).

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // readTable reads a table as its layout is published: entries, Sequence and

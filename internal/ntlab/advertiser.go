@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // reasonRemovePages is KbCallbackRemovePages, and stateInserted BufferInserted

@@ -3,7 +3,7 @@ package ntlab
 import (
 	"errors"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // errNoMemory says that the guest's RAM is too small for what it should hold.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // LoadDriver loads a PE file as Windows loads a driver: sections at their

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // sampleDriver builds guest/driver/snapadv.

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // driverFile is a driver on its way into memory. Layouts: Microsoft PE format

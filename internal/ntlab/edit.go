@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"iter"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // WritePhys stores b in guest-physical memory from at on.

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Layout of an ELF core as QEMU's dump-guest-memory writes it without paging

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 func writeFile(t *testing.T, write func(io.Writer) error) *os.File {

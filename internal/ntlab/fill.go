@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Mix says in which proportion (of any sum) filled pages hold what. It stands

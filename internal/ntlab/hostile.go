@@ -3,7 +3,7 @@ package ntlab
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Attack is a change that a hostile or broken guest could make to its own

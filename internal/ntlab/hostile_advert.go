@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // AdvertAttack is a guest with hostile adverts. None of them keeps a careful

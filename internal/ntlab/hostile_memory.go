@@ -3,7 +3,7 @@ package ntlab
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // freeSlots returns PML4 slots of the system half that map nothing.

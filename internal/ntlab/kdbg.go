@@ -3,7 +3,7 @@ package ntlab
 import (
 	"math/bits"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // kdbgLayout is what the KDDEBUGGER_DATA64 of a kernel holds: pointers to

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // spareSize is how much of .text the builder leaves to code of a caller's own.

@@ -3,7 +3,7 @@ package ntlab
 import (
 	"unicode/utf16"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Offsets in KUSER_SHARED_DATA (ntddk.h).

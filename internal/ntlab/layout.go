@@ -1,7 +1,7 @@
 package ntlab
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Fixed addresses of every x64 kernel.

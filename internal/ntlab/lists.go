@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Offsets in KLDR_DATA_TABLE_ENTRY (x64, public symbols).

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 func TestRAMMap(t *testing.T) {

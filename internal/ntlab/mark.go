@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // MarkKind says where marked pages are.

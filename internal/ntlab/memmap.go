@@ -3,7 +3,7 @@ package ntlab
 import (
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 const (

@@ -2,7 +2,7 @@
 // out as Windows lays it out, from published structure layouts and real dumps,
 // for tests, benchmarks, fuzz seeds and the lab:/// connection.
 //
-// It shares no code with the packages under test beyond guest/phys: every
+// It shares no code with the packages under test beyond phys: every
 // structure offset is written down here again from its public source, and
 // Truth says what a correct reader must find.
 package ntlab
@@ -10,7 +10,7 @@ package ntlab
 import (
 	"context"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Config says which guest to build. The zero value of a field means the

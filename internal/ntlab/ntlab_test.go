@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"testing"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // walk is a page-table walk written apart from the builder's: it reads the

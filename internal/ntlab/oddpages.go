@@ -1,7 +1,7 @@
 package ntlab
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // MappingKind is how a page of Truth.Mappings is mapped.

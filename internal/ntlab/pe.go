@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // peImage is a PE image as the loader leaves it in memory. Layout of the

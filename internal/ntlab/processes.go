@@ -1,7 +1,7 @@
 package ntlab
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // process is a process in the making.

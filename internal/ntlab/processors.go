@@ -1,7 +1,7 @@
 package ntlab
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Selectors and descriptors of the Windows x64 GDT. The selectors are in the

@@ -1,7 +1,7 @@
 package ntlab
 
 import (
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // fillRegisters makes the processors' state agree with their KPCRs.

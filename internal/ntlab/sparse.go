@@ -6,7 +6,7 @@ import (
 	"iter"
 	"sync/atomic"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var le = binary.LittleEndian

@@ -8,7 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // TestSparseAgainstModel holds reads and writes against a flat array.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // kdbg reads the guest's KDBG and decodes it with the keys, by the formula of

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // childEnv makes the test binary play the process that runs a guest.

@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // maxCopy is how much one system call copies: large enough that its cost

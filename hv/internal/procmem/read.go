@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/hv/internal/sparse"
+	"snap/phys"
 )
 
 func sortPieces(ps []piece) {

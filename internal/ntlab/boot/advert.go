@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Advert is a table of pages to leave out of dumps (guest/driver/README.md)

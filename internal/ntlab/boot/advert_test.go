@@ -7,8 +7,8 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // generation returns a table's entries as Advert describes them.

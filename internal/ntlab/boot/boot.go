@@ -23,7 +23,7 @@ import (
 	"io"
 	"iter"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Image is guest memory that can be made bootable; *ntlab.Image is one.

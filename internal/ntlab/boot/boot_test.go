@@ -12,8 +12,8 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // TestAssembled holds the embedded code against its source.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // ChainPages is the length of a processor's chain.

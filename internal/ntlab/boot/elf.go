@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // notePVH is the type of the note with the 32-bit entry point (Xen

@@ -4,7 +4,7 @@ import (
 	_ "embed"
 	"math/rand/v2"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // Kind is what a filled page holds. The values are those of stub.asm.

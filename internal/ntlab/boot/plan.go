@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // What SeaBIOS uses while it runs, generously: the first MiB, and the top of

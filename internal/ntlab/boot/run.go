@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // runCode is run.asm.

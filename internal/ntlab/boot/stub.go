@@ -4,7 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // stubCode is stub.asm.

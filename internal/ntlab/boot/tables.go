@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 var le = binary.LittleEndian

@@ -4,7 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // userCode is user.asm: the bridge into a process first, then the loop there.

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/internal/ntlab"
 	"snap/internal/ntlab/labhv"
+	"snap/phys"
 )
 
 func image(t *testing.T, name string) *ntlab.Image {

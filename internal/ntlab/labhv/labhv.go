@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // URI is the connection that the guests are on.

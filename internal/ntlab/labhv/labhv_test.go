@@ -5,9 +5,9 @@ import (
 	"errors"
 	"testing"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab/labhv"
+	"snap/phys"
 )
 
 func TestEveryGuestOpens(t *testing.T) {

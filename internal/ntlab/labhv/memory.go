@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"sync"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // memory reads an image as a hypervisor's mechanism would.

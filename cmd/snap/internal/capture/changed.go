@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 var zeroPage [phys.PageSize]byte

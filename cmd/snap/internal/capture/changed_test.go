@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // twoTimes is RAM that a test gives other contents between two readings.

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // clockEvery is the pause between two looks at a guest's clock. Windows lets it

@@ -8,8 +8,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // stopAndStart is what stopping and starting a guest is assumed to take. It

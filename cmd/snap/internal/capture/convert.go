@@ -7,8 +7,8 @@ import (
 	"io"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Convert writes a dump of the guest that a file holds. writing is called

@@ -6,7 +6,7 @@ import (
 	"reflect"
 
 	"snap/guest"
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // coreFacts are what one reading of a guest's core says: all that has to be the

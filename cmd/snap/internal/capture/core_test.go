@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // cut is a place in the list of processes where it can be cut short.

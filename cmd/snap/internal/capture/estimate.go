@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // What an estimate reads of the guest: enough for a stable ratio, little

@@ -7,8 +7,8 @@ import (
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // Exclusion says what is to stay out of a dump.

@@ -14,10 +14,10 @@ import (
 	"snap/dump"
 	"snap/dump/verify"
 	"snap/exclude"
-	"snap/guest/phys"
 	"snap/header"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // taken is a dump that a test took.

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // imageVM is a lab image as a domain that is running until it is paused.

@@ -6,8 +6,8 @@ import (
 	"sync"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Live says how far the pages of a dump of a guest that ran on are of different

@@ -11,9 +11,9 @@ import (
 
 	"snap/dump"
 	"snap/exclude"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // liveVM is an image that a test changes while it is read.

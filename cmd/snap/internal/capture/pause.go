@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // ErrPauseTooLong is the class of a pause that would be longer than allowed and

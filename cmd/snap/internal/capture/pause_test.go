@@ -13,9 +13,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // spoolSize is more than any guest here has.

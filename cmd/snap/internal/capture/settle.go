@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // settleCaps bound what is done for a core that doesn't come to rest.

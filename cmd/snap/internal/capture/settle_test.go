@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/dump"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // patientJob has no limit of time, so that it doesn't depend on the machine's

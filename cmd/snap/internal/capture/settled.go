@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // settledMemory is a memory some pages of which are taken from a later copy.

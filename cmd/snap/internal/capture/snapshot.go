@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // What a background snapshot is assumed to take. None of it can be measured

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // snapshotVM is a guest that can be saved while it runs: its snapshot is another

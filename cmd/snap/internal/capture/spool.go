@@ -9,8 +9,8 @@ import (
 	"sort"
 	"sync"
 
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // spool is a copy of a guest's memory of one moment, in memory of the host. It

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // fakeMemory is RAM in a slice that begins at address 0, some pages of which

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
+	"snap/phys"
 )
 
 // region is memory of the host outside of Go's heap, page-aligned.

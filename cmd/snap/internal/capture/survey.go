@@ -12,8 +12,8 @@ import (
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/header"
+	"snap/phys"
 )
 
 // Survey is what a guest's memory said at one moment, and the dump that

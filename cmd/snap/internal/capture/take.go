@@ -13,8 +13,8 @@ import (
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
-	"snap/guest/phys"
 	"snap/hv"
+	"snap/phys"
 )
 
 // Mode says what the guest does while its pages are read.

@@ -22,10 +22,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"snap/guest/phys"
 	"snap/hv"
 	"snap/hv/libvirt"
 	"snap/internal/lab"
+	"snap/phys"
 )
 
 func main() {
