@@ -60,3 +60,17 @@ const CR4LA57 = 1 << 12
 
 // UserMode reports whether the processor runs at CPL 3.
 func (r *Registers) UserMode() bool { return r.CS.Selector&3 == 3 }
+
+// ProgramCounter returns the virtual address of the next instruction.
+func (r *Registers) ProgramCounter() VirtAddr { return VirtAddr(r.RIP) }
+
+// StackPointer returns the virtual address of the top of the stack.
+func (r *Registers) StackPointer() VirtAddr { return VirtAddr(r.RSP) }
+
+// cr3Address are the bits of CR3 that are an address (Intel SDM volume 3,
+// 4.5.2): those below are flags or the PCID.
+const cr3Address = uint64(MaxAddr-1) &^ (PageSize - 1)
+
+// PageTableRoot returns the guest-physical address of the top-level page table
+// that the processor uses, without flags and PCID.
+func (r *Registers) PageTableRoot() Addr { return Addr(r.CR3 & cr3Address) }
