@@ -69,6 +69,16 @@ type Memory interface {
 	Close() error
 }
 
+// FallbackMemory is a Memory that MechanismAuto may have chosen because a faster
+// one could not be opened.
+type FallbackMemory interface {
+	Memory
+
+	// WhyNotDirect returns why the faster mechanism could not be used, nil if
+	// this one was asked for.
+	WhyNotDirect() error
+}
+
 // Source is a guest that can be read: a domain, or a file that holds one.
 type Source interface {
 	Identity() Identity
@@ -95,6 +105,11 @@ const (
 	MechanismPeek   Mechanism = "peek"   // through the hypervisor's API
 )
 
+// Mechanisms returns all mechanisms, the default first.
+func Mechanisms() []Mechanism {
+	return []Mechanism{MechanismAuto, MechanismDirect, MechanismPeek}
+}
+
 // State is what a domain does right now.
 type State string
 
@@ -120,6 +135,20 @@ type VM interface {
 	// When Pause returns an error the guest runs as before, unless
 	// errors.Is(err, ErrStillPaused).
 	Pause(ctx context.Context) (Hold, error)
+
+	// RAM asks for the guest's RAM map as it is right now, without opening its
+	// memory: it changes when memory is plugged or taken away.
+	RAM(ctx context.Context) (phys.Runs, error)
+
+	// CheckJob fails with ErrBusy while something else moves the guest's memory
+	// or will resume it by itself (a migration, a save, a dump), and with
+	// ErrNotRunning if there is no guest any more.
+	CheckJob(ctx context.Context) error
+
+	// Warnings returns what in the guest's configuration can make a dump of it
+	// less consistent or less complete, as sentences for an operator. It changes
+	// nothing.
+	Warnings(ctx context.Context) ([]string, error)
 }
 
 // JobPauser is a VM that can be held still by a job of the hypervisor's own.

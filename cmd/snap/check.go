@@ -8,31 +8,32 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
 	"snap/dump"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
 // checkResult is what snap check found.
 type checkResult struct {
-	Domain        string             `json:"domain"`
-	UUID          string             `json:"uuid,omitempty"`
-	State         hv.State           `json:"state"`
-	Source        string             `json:"source"`
-	Guest         report.Guest       `json:"guest"`
-	Header        report.Header      `json:"header"`
-	Matched       int                `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
-	Pages         uint64             `json:"pages"`
-	Populated     uint64             `json:"pages_to_read"`
-	DumpBytes     uint64             `json:"dump_bytes"`
-	Bytes         uint64             `json:"bytes_estimate"`
-	Modes         []modeEstimate     `json:"modes"`
-	ExcludedPages uint64             `json:"pages_excluded"`
-	Excluded      []report.Exclusion `json:"excluded"`
-	Refused       []report.Exclusion `json:"refused_exclusions"`
-	Warnings      []string           `json:"warnings"`
-	exclusions    *report.Summary
+	Domain        string               `json:"domain"`
+	UUID          string               `json:"uuid,omitempty"`
+	State         hv.State             `json:"state"`
+	Source        string               `json:"source"`
+	Guest         manifest.Guest       `json:"guest"`
+	Header        manifest.Header      `json:"header"`
+	Matched       int                  `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
+	Pages         uint64               `json:"pages"`
+	Populated     uint64               `json:"pages_to_read"`
+	DumpBytes     uint64               `json:"dump_bytes"`
+	Bytes         uint64               `json:"bytes_estimate"`
+	Modes         []modeEstimate       `json:"modes"`
+	ExcludedPages uint64               `json:"pages_excluded"`
+	Excluded      []manifest.Exclusion `json:"excluded"`
+	Refused       []manifest.Exclusion `json:"refused_exclusions"`
+	Warnings      []string             `json:"warnings"`
+	exclusions    *manifest.Manifest
 	crFrom        string
 }
 
@@ -86,7 +87,7 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	if r.State, err = readable(ctx, vm); err != nil {
 		return err
 	}
-	warnings, err := configWarnings(ctx, vm)
+	warnings, err := vm.Warnings(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 }
 
 func (r *checkResult) addSurvey(s *capture.Survey) {
-	var sum report.Summary
+	var sum manifest.Manifest
 	describeGuest(&sum, s)
 	r.Guest, r.Header, r.exclusions = sum.Guest, sum.Header, &sum
 	r.ExcludedPages, r.Excluded, r.Refused = sum.Pages.Excluded, sum.Excluded, sum.Refused
@@ -137,7 +138,7 @@ func (r *checkResult) addEstimate(e *capture.Estimate) {
 
 func (a *app) printCheck(r *checkResult) error {
 	fmt.Fprintf(a.stdout, "A dump of %s would work.\n\n", r.Domain)
-	p := report.NewPairs(a.stdout)
+	p := table.NewPairs(a.stdout)
 	p.Add("domain", "%s, %s", r.Domain, r.State)
 	p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
 	p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
@@ -149,7 +150,7 @@ func (a *app) printCheck(r *checkResult) error {
 		return err
 	}
 	fmt.Fprintln(a.stdout)
-	t := report.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
+	t := table.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
 	for _, m := range r.Modes {
 		if m.Why != "" {
 			t.Add(m.Mode, "can't be taken", "", "")

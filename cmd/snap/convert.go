@@ -15,10 +15,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
 	"snap/dump"
 	"snap/hv"
 	"snap/hv/file"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -106,7 +106,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *loo
 	return a.finish(ctx, out, sum)
 }
 
-func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, look capture.Options, write *dump.Options, sum *report.Summary) error {
+func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, look capture.Options, write *dump.Options, sum *manifest.Manifest) error {
 	res, err := capture.Convert(ctx, src, out.writer(), look, *write, func(r *capture.Result) {
 		describeGuest(sum, r.Survey)
 		out.showProgress("converting")
@@ -118,7 +118,7 @@ func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, loo
 	return nil
 }
 
-func (a *app) repack(ctx context.Context, old *dump.File, out *output, write *dump.Options, sum *report.Summary) error {
+func (a *app) repack(ctx context.Context, old *dump.File, out *output, write *dump.Options, sum *manifest.Manifest) error {
 	sum.Source, sum.Consistent = "dump", true
 	describeDump(ctx, sum, old)
 	out.showProgress("converting")

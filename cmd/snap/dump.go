@@ -118,7 +118,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 	job.VM = vm
 	job.Write.Progress = &out.progress
 	sum := a.newSummary(id, o.mode)
-	warnings, err := configWarnings(ctx, vm)
+	warnings, err := vm.Warnings(ctx)
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)
 	}

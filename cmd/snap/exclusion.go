@@ -11,8 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
 	"snap/exclude"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -80,10 +81,10 @@ func parseLimit(s string) (capture.Limit, error) {
 const maxRefusals = 1000
 
 // addExclusions adds the account of all requests to a summary.
-func addExclusions(sum *report.Summary, s *capture.Survey) {
+func addExclusions(sum *manifest.Manifest, s *capture.Survey) {
 	sum.Pages.Excluded = s.Excluded
 	plan := s.Exclusions
-	sum.Excluded, sum.Repeated, sum.Refused, sum.Ignored = []report.Exclusion{}, 0, nil, nil
+	sum.Excluded, sum.Repeated, sum.Refused, sum.Ignored = []manifest.Exclusion{}, 0, nil, nil
 	for _, e := range plan.Entries {
 		if e.Excluded == 0 && e.Shared > 0 {
 			// Nothing but pages that others asked for before.
@@ -114,21 +115,21 @@ func addExclusions(sum *report.Summary, s *capture.Survey) {
 	}
 }
 
-func exclusionOf(r exclude.Request) report.Exclusion {
-	return report.Exclusion{
-		By: r.By, Kind: r.Kind().String(), Address: report.Hex(r.Address), Pages: r.Pages,
-		Features: report.Hex(r.Features()), Reason: string(r.Reason),
+func exclusionOf(r exclude.Request) manifest.Exclusion {
+	return manifest.Exclusion{
+		By: r.By, Kind: r.Kind().String(), Address: manifest.Hex(r.Address), Pages: r.Pages,
+		Features: manifest.Hex(r.Features()), Reason: string(r.Reason),
 	}
 }
 
 // exclusionTable lists what stays out of a dump, what was refused and what was
 // ignored, for a person.
-func exclusionTable(sum *report.Summary) *report.Table {
-	t := &report.Table{
+func exclusionTable(sum *manifest.Manifest) *table.Table {
+	t := &table.Table{
 		Columns: []string{"VERDICT", "ASKED BY", "RANGE", "PAGES", "WHY"},
 		Right:   map[string]bool{"PAGES": true},
 	}
-	add := func(verdict string, lines []report.Exclusion, more int) {
+	add := func(verdict string, lines []manifest.Exclusion, more int) {
 		for i, l := range lines {
 			if i == maxListed {
 				more += len(lines) - i

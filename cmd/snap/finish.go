@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"snap/cmd/snap/internal/report"
 	"snap/dump"
 	"snap/dump/verify"
+	"snap/manifest"
 )
 
 // errDegraded ends a command whose dump was written but is not what it should
@@ -18,7 +18,7 @@ var errDegraded = errors.New("the dump was written but is degraded")
 
 // finish verifies what was written, gives it its name, writes the manifest and
 // tells the operator.
-func (a *app) finish(ctx context.Context, out *output, sum *report.Summary) error {
+func (a *app) finish(ctx context.Context, out *output, sum *manifest.Manifest) error {
 	sum.Output = out.path
 	degraded := sum.Pages.Unreadable > 0 || smeared(sum)
 	if out.pending == nil {
@@ -56,7 +56,7 @@ func (a *app) finish(ctx context.Context, out *output, sum *report.Summary) erro
 
 // verifyAndCommit gives the file its name once it was read back, and reports
 // whether it is all that readers demand.
-func (a *app) verifyAndCommit(ctx context.Context, out *output, sum *report.Summary) (bool, error) {
+func (a *app) verifyAndCommit(ctx context.Context, out *output, sum *manifest.Manifest) (bool, error) {
 	if abs, err := filepath.Abs(out.path); err == nil {
 		sum.Output = abs
 	}
@@ -72,7 +72,7 @@ func (a *app) verifyAndCommit(ctx context.Context, out *output, sum *report.Summ
 
 // verifyOutput reads the file back and adds the verdict to the summary. An
 // error means that the file is not even what was meant to be written.
-func (a *app) verifyOutput(ctx context.Context, out *output, sum *report.Summary) (bool, error) {
+func (a *app) verifyOutput(ctx context.Context, out *output, sum *manifest.Manifest) (bool, error) {
 	f, err := out.reopen()
 	if err != nil {
 		return false, err
@@ -95,10 +95,10 @@ func (a *app) verifyOutput(ctx context.Context, out *output, sum *report.Summary
 	return rep.OK, nil
 }
 
-func verdict(r *verify.Report) *report.Verify {
-	v := &report.Verify{OK: r.OK, Skipped: r.Skipped}
+func verdict(r *verify.Report) *manifest.Verify {
+	v := &manifest.Verify{OK: r.OK, Skipped: r.Skipped}
 	for _, c := range r.Checks {
-		v.Checks = append(v.Checks, report.Check{Name: c.Name, OK: c.OK, Detail: c.Detail})
+		v.Checks = append(v.Checks, manifest.Check{Name: c.Name, OK: c.OK, Detail: c.Detail})
 	}
 	return v
 }

@@ -56,7 +56,7 @@ func upHeldWith(t *testing.T, s lab.Spec) *heldGuest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	h.vm, err = conn.Lookup(t.Context(), g.Name)
+	h.vm, err = conn.LookupDomain(t.Context(), g.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,11 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
 	"snap/dump"
 	"snap/guest"
 	"snap/header"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -49,7 +50,7 @@ type dumpInfo struct {
 	Frames     int             `json:"frames,omitempty"`
 	Header     []fieldInfo     `json:"header"`
 	Runs       []runInfo       `json:"runs"`
-	Guest      *report.Guest   `json:"guest,omitempty"`
+	Guest      *manifest.Guest `json:"guest,omitempty"`
 	Processors []processorInfo `json:"processors,omitempty"`
 	Modules    []moduleInfo    `json:"modules,omitempty"`
 	Processes  []processInfo   `json:"processes,omitempty"`
@@ -64,30 +65,30 @@ type fieldInfo struct {
 }
 
 type runInfo struct {
-	FirstPage report.Hex `json:"first_page"` // PFN
-	Pages     uint64     `json:"pages"`
+	FirstPage manifest.Hex `json:"first_page"` // PFN
+	Pages     uint64       `json:"pages"`
 }
 
 type moduleInfo struct {
-	Name string     `json:"name"`
-	Base report.Hex `json:"base"`
-	Size uint32     `json:"size"`
-	Path string     `json:"path"`
+	Name string       `json:"name"`
+	Base manifest.Hex `json:"base"`
+	Size uint32       `json:"size"`
+	Path string       `json:"path"`
 }
 
 type processInfo struct {
-	Name     string     `json:"name"`
-	PID      uint64     `json:"pid"`
-	CR3      report.Hex `json:"cr3"`
-	EPROCESS report.Hex `json:"eprocess"`
+	Name     string       `json:"name"`
+	PID      uint64       `json:"pid"`
+	CR3      manifest.Hex `json:"cr3"`
+	EPROCESS manifest.Hex `json:"eprocess"`
 }
 
 type processorInfo struct {
-	Number int        `json:"number"`
-	KPRCB  report.Hex `json:"kprcb"`
-	RIP    report.Hex `json:"rip"`
-	RSP    report.Hex `json:"rsp"`
-	CS     uint16     `json:"cs"`
+	Number int          `json:"number"`
+	KPRCB  manifest.Hex `json:"kprcb"`
+	RIP    manifest.Hex `json:"rip"`
+	RSP    manifest.Hex `json:"rsp"`
+	CS     uint16       `json:"cs"`
 }
 
 func (a *app) info(ctx context.Context, path string, all bool) error {
@@ -125,7 +126,7 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 		}
 	}
 	for _, r := range f.RAM() {
-		d.Runs = append(d.Runs, runInfo{report.Hex(r.Base), r.Pages})
+		d.Runs = append(d.Runs, runInfo{manifest.Hex(r.Base), r.Pages})
 	}
 	sys, err := openDumpSystem(ctx, f, h)
 	if err != nil {
@@ -143,14 +144,14 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 		d.Notes = append(d.Notes, fmt.Sprintf("module list: %v", err))
 	}
 	for _, m := range modules {
-		d.Modules = append(d.Modules, moduleInfo{m.Name, report.Hex(m.Base), m.Size, m.Path})
+		d.Modules = append(d.Modules, moduleInfo{m.Name, manifest.Hex(m.Base), m.Size, m.Path})
 	}
 	processes, err := sys.Processes(ctx)
 	if err != nil {
 		d.Notes = append(d.Notes, fmt.Sprintf("process list: %v", err))
 	}
 	for _, p := range processes {
-		d.Processes = append(d.Processes, processInfo{p.Name, p.PID, report.Hex(p.DirectoryTableBase), report.Hex(p.EPROCESS)})
+		d.Processes = append(d.Processes, processInfo{p.Name, p.PID, manifest.Hex(p.DirectoryTableBase), manifest.Hex(p.EPROCESS)})
 	}
 	return d
 }
@@ -161,13 +162,13 @@ func openDumpSystem(ctx context.Context, f *dump.File, h *header.Header) (*guest
 }
 
 // describeDump adds what is in an existing dump to a summary.
-func describeDump(ctx context.Context, sum *report.Summary, f *dump.File) {
+func describeDump(ctx context.Context, sum *manifest.Manifest, f *dump.File) {
 	h, err := f.Header()
 	if err != nil {
 		sum.Warn("the dump's header can't be read: %v", err)
 		return
 	}
-	sum.Header = report.Header{DumpType: int(h.DumpType), Runs: len(f.RAM()), Fields: map[string]report.Field{}}
+	sum.Header = manifest.Header{DumpType: int(h.DumpType), Runs: len(f.RAM()), Fields: map[string]manifest.Field{}}
 	sys, err := openDumpSystem(ctx, f, h)
 	if err != nil {
 		sum.Warn("the guest in the dump can't be read: %v", err)
@@ -177,19 +178,19 @@ func describeDump(ctx context.Context, sum *report.Summary, f *dump.File) {
 }
 
 func processorOf(ctx context.Context, sys *guest.System, p guest.Processor) processorInfo {
-	info := processorInfo{Number: p.Number, KPRCB: report.Hex(p.PRCB)}
+	info := processorInfo{Number: p.Number, KPRCB: manifest.Hex(p.PRCB)}
 	buf := make([]byte, header.ContextSizeAMD64)
 	if p.ContextAt == 0 || sys.Space.ReadVirt(ctx, buf, p.ContextAt) != nil {
 		return info
 	}
 	if c, err := header.DecodeContextAMD64(buf); err == nil {
-		info.RIP, info.RSP, info.CS = report.Hex(c.Rip), report.Hex(c.Rsp), c.SegCs
+		info.RIP, info.RSP, info.CS = manifest.Hex(c.Rip), manifest.Hex(c.Rsp), c.SegCs
 	}
 	return info
 }
 
 func (a *app) printInfo(d *dumpInfo, h *header.Header, all bool) error {
-	p := report.NewPairs(a.stdout)
+	p := table.NewPairs(a.stdout)
 	fmt.Fprintln(a.stdout, "Dump")
 	p.Add("file", "%s", d.File)
 	p.Add("container", "%s, %s; %s when expanded", d.Container, humanize.IBytes(d.FileSize), humanize.IBytes(d.Size))
@@ -207,13 +208,13 @@ func (a *app) printInfo(d *dumpInfo, h *header.Header, all bool) error {
 }
 
 func (a *app) printSections(d *dumpInfo, all bool) error {
-	fields := report.Table{Columns: []string{"OFFSET", "FIELD", "VALUE"}}
+	fields := table.Table{Columns: []string{"OFFSET", "FIELD", "VALUE"}}
 	for _, f := range d.Header {
 		if f.Set || all {
 			fields.Add(fmt.Sprintf("%04x", f.Offset), f.Name, f.Value)
 		}
 	}
-	runs := report.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
+	runs := table.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
 	for i, r := range d.Runs {
 		if i == maxListed && !all {
 			runs.Add("…", fmt.Sprintf("%d more", len(d.Runs)-i), "")
@@ -221,21 +222,21 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 		}
 		runs.Add(r.FirstPage.String(), humanize.Comma(int64(r.Pages)), humanize.IBytes(r.Pages<<phys.PageShift))
 	}
-	cpus := report.Table{Columns: []string{"CPU", "KPRCB", "RIP", "RSP", "CS"}, Right: map[string]bool{"CPU": true}}
+	cpus := table.Table{Columns: []string{"CPU", "KPRCB", "RIP", "RSP", "CS"}, Right: map[string]bool{"CPU": true}}
 	for _, c := range d.Processors {
 		cpus.Add(strconv.Itoa(c.Number), c.KPRCB.String(), c.RIP.String(), c.RSP.String(), fmt.Sprintf("%#x", c.CS))
 	}
-	mods := report.Table{Columns: []string{"BASE", "SIZE", "MODULE", "PATH"}, Right: map[string]bool{"SIZE": true}}
+	mods := table.Table{Columns: []string{"BASE", "SIZE", "MODULE", "PATH"}, Right: map[string]bool{"SIZE": true}}
 	for _, m := range d.Modules {
 		mods.Add(m.Base.String(), humanize.IBytes(uint64(m.Size)), printable(m.Name), printable(m.Path))
 	}
-	procs := report.Table{Columns: []string{"PID", "PROCESS", "CR3", "EPROCESS"}, Right: map[string]bool{"PID": true}}
+	procs := table.Table{Columns: []string{"PID", "PROCESS", "CR3", "EPROCESS"}, Right: map[string]bool{"PID": true}}
 	for _, p := range d.Processes {
 		procs.Add(strconv.FormatUint(p.PID, 10), printable(p.Name), p.CR3.String(), p.EPROCESS.String())
 	}
 	for _, s := range []struct {
 		title string
-		table *report.Table
+		table *table.Table
 	}{
 		{"Header", &fields}, {"Memory", &runs}, {"Processors", &cpus}, {"Modules", &mods}, {"Processes", &procs},
 	} {

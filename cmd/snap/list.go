@@ -12,10 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
 	"snap/guest"
 	"snap/hv"
-	"snap/hv/libvirt"
 )
 
 // listTimeout bounds how long snap list looks at one domain.
@@ -66,7 +65,7 @@ func (a *app) list(ctx context.Context) error {
 	if a.json {
 		return a.printJSON(entries)
 	}
-	t := report.Table{
+	t := table.Table{
 		Columns: []string{"NAME", "STATE", "MEMORY", "CPUS", "GUEST", "SOURCE", "MODES"},
 		Right:   map[string]bool{"MEMORY": true, "CPUS": true},
 	}
@@ -85,7 +84,7 @@ func (a *app) list(ctx context.Context) error {
 }
 
 // listDomain looks into one domain. What fails is said in the entry.
-func (a *app) listDomain(ctx context.Context, d libvirt.DomainInfo) listEntry {
+func (a *app) listDomain(ctx context.Context, d hv.DomainInfo) listEntry {
 	e := listEntry{Name: d.Name, UUID: d.UUID, State: d.State, Memory: d.Memory, CPUs: d.CPUs, Guest: "-", Modes: []string{}}
 	if d.State != hv.StateRunning && d.State != hv.StatePaused {
 		return e

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
+	"snap/manifest"
 )
 
 // liveOptions are the flags of mode live. Other modes pay no heed to them, as
@@ -56,12 +56,12 @@ func (o *liveOptions) limit(pages uint64) uint64 {
 
 // addLive adds what mode live counted, as soon as that and how many pages the
 // dump has are known.
-func (o *liveOptions) addLive(sum *report.Summary, r *capture.Result) {
+func (o *liveOptions) addLive(sum *manifest.Manifest, r *capture.Result) {
 	if r.Live == nil {
 		return
 	}
 	sum.Pages.ChangedWhileReading = r.Live.Changed
-	sum.Live = &report.Live{MaxChanged: o.limit(sum.Pages.Written), Core: report.Core(r.Live.Core)}
+	sum.Live = &manifest.Live{MaxChanged: o.limit(sum.Pages.Written), Core: manifest.Core(r.Live.Core)}
 	if r.Live.Changed > sum.Live.MaxChanged {
 		sum.Warn("%s of the pages changed while they were read, and --max-changed %s allows %s: use --mode pause, or --mode snapshot where the guest must not stand still",
 			changedPages(sum), o.maxChanged, humanize.Comma(int64(sum.Live.MaxChanged)))
@@ -69,14 +69,14 @@ func (o *liveOptions) addLive(sum *report.Summary, r *capture.Result) {
 }
 
 // smeared reports whether a dump of mode live is worse than it may be.
-func smeared(sum *report.Summary) bool {
+func smeared(sum *manifest.Manifest) bool {
 	l := sum.Live
 	return l != nil && (l.Core.Unsettled > 0 || sum.Pages.ChangedWhileReading > l.MaxChanged)
 }
 
 // changedPages says how many pages changed, and which share of the dump they
 // are.
-func changedPages(sum *report.Summary) string {
+func changedPages(sum *manifest.Manifest) string {
 	n := sum.Pages.ChangedWhileReading
 	percent := 0.0
 	if sum.Pages.Written > 0 {

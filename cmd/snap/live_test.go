@@ -10,10 +10,10 @@ import (
 	"testing"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/cmd/snap/internal/report"
 	"snap/dump"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -217,7 +217,7 @@ func TestMaxChanged(t *testing.T) {
 		if err := o.parse(); err != nil {
 			t.Fatal(err)
 		}
-		var sum report.Summary
+		var sum manifest.Manifest
 		sum.Pages.Written = pages
 		o.addLive(&sum, &capture.Result{Live: &capture.Live{Changed: tt.changed, Core: capture.Core{Pages: 50, Unsettled: tt.unsettled}}})
 		if got := smeared(&sum); got != tt.want {
@@ -230,7 +230,7 @@ func TestMaxChanged(t *testing.T) {
 			t.Errorf("--max-changed %s: %d changed: warnings %q", tt.limit, tt.changed, sum.Warnings)
 		}
 	}
-	if smeared(&report.Summary{Pages: report.Pages{ChangedWhileReading: 1}}) {
+	if smeared(&manifest.Manifest{Pages: manifest.Pages{ChangedWhileReading: 1}}) {
 		t.Error("a dump of another mode is smeared")
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/limits"
-	"snap/cmd/snap/internal/report"
+	"snap/manifest"
 )
 
 // pauseOptions are the flags that say how long a guest may stand still, and at
@@ -64,7 +64,7 @@ func (o *pauseOptions) apply(job *capture.Job) error {
 }
 
 // addPause adds how the guest was held still, as far as it is known.
-func addPause(sum *report.Summary, r *capture.Result) {
+func addPause(sum *manifest.Manifest, r *capture.Result) {
 	sum.Source, sum.Consistent, sum.Spooled = r.Mechanism, r.Consistent, r.Spooled
 	sum.PauseMS, sum.PauseEstimateMS = milliseconds(r.Pause), milliseconds(r.Estimate.Total())
 	if r.Mode != "" {

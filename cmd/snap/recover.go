@@ -108,7 +108,7 @@ func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[stri
 		}
 	}
 	for _, ref := range refs {
-		d, err := conn.Lookup(ctx, ref)
+		d, err := conn.LookupDomain(ctx, ref)
 		if err != nil {
 			return fmt.Errorf("look for a mark: %w", err)
 		}

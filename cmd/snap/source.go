@@ -10,8 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/hv"
-	"snap/hv/libvirt"
-	"snap/internal/ntlab/labhv"
+	"snap/hv/connect"
 )
 
 // labScheme is the URI scheme of the built-in synthetic guests.
@@ -48,15 +47,8 @@ func addConnectFlag(cmd *cobra.Command, a *app) {
 }
 
 // domains lists the connection's domains.
-func (a *app) domains(ctx context.Context) ([]libvirt.DomainInfo, error) {
-	if strings.HasPrefix(a.connect, labScheme) {
-		var out []libvirt.DomainInfo
-		for _, g := range labhv.List() {
-			out = append(out, libvirt.DomainInfo{Name: g.Name, State: hv.StateRunning, Memory: g.Memory, CPUs: g.CPUs})
-		}
-		return out, nil
-	}
-	conn, err := libvirt.Connect(ctx, a.connect)
+func (a *app) domains(ctx context.Context) ([]hv.DomainInfo, error) {
+	conn, err := connect.Open(ctx, a.connect)
 	if err != nil {
 		return nil, err
 	}
@@ -67,14 +59,7 @@ func (a *app) domains(ctx context.Context) ([]libvirt.DomainInfo, error) {
 // openDomain finds a domain on the connection. The returned function closes
 // the domain and the connection.
 func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error) {
-	if strings.HasPrefix(a.connect, labScheme) {
-		vm, err := labhv.Open(ref)
-		if err != nil {
-			return nil, nil, err
-		}
-		return vm, func() { _ = vm.Close() }, nil
-	}
-	conn, err := libvirt.Connect(ctx, a.connect)
+	conn, err := connect.Open(ctx, a.connect)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -89,17 +74,6 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
 }
 
-// configWarnings returns what in a domain's configuration makes its dump less
-// than it could be.
-func configWarnings(ctx context.Context, vm hv.VM) ([]string, error) {
-	d, ok := vm.(*libvirt.Domain)
-	if !ok {
-		return nil, nil
-	}
-	c, err := d.Config(ctx)
-	return c.Warnings, err
-}
-
 // readable fails unless the domain has memory and nothing else is at work on it.
 func readable(ctx context.Context, vm hv.VM) (hv.State, error) {
 	state, err := vm.State(ctx)
@@ -111,10 +85,5 @@ func readable(ctx context.Context, vm hv.VM) (hv.State, error) {
 		return state, next(fmt.Errorf("domain %s is %s: %w", id.Name, state, hv.ErrNotRunning),
 			"start it first (virsh -c %s start %s): only a running or paused guest has memory", id.URI, id.Name)
 	}
-	if d, ok := vm.(*libvirt.Domain); ok {
-		if err := d.CheckJob(ctx); err != nil {
-			return state, err
-		}
-	}
-	return state, nil
+	return state, vm.CheckJob(ctx)
 }

@@ -7,12 +7,13 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
+	"snap/manifest"
 )
 
 // tell reports a finished dump: JSON for programs, a record for a log, a few
 // lines for a person.
-func (a *app) tell(sum *report.Summary, doc []byte) error {
+func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 	for _, w := range sum.Warnings {
 		a.log.Warn().Msg(w)
 	}
@@ -35,8 +36,8 @@ func (a *app) tell(sum *report.Summary, doc []byte) error {
 	return a.tellPerson(sum)
 }
 
-func (a *app) tellPerson(sum *report.Summary) error {
-	p := report.NewPairs(a.stderr)
+func (a *app) tellPerson(sum *manifest.Manifest) error {
+	p := table.NewPairs(a.stderr)
 	p.Add("dump", "%s", sum.Output)
 	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
 	p.Add("guest", "%s, %s, System CR3 %v, KDBG %v", sum.Guest.Windows,
@@ -58,7 +59,7 @@ func (a *app) tellPerson(sum *report.Summary) error {
 }
 
 // moment says what time the pages are from.
-func moment(sum *report.Summary) string {
+func moment(sum *manifest.Manifest) string {
 	switch {
 	case !sum.Consistent:
 		return fmt.Sprintf("pages are from different times: %s changed while they were read", changedPages(sum))
@@ -74,7 +75,7 @@ func moment(sum *report.Summary) string {
 	}
 }
 
-func verdictLine(v *report.Verify) string {
+func verdictLine(v *manifest.Verify) string {
 	failed := 0
 	for _, c := range v.Checks {
 		if !c.OK {

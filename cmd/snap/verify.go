@@ -7,9 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/report"
+	"snap/cmd/snap/internal/table"
 	"snap/dump"
 	"snap/dump/verify"
+	"snap/manifest"
 )
 
 // errVerdict ends snap verify on a file that failed.
@@ -60,14 +61,14 @@ func (a *app) verifyFile(ctx context.Context, path string) error {
 	return nil
 }
 
-func (a *app) printVerdict(v *report.Verify) error {
+func (a *app) printVerdict(v *manifest.Verify) error {
 	switch {
 	case a.json:
 		return a.printJSON(v)
 	case a.quiet:
 		return nil
 	}
-	t := report.Table{Columns: []string{"VERDICT", "CHECK", "DETAIL"}}
+	t := table.Table{Columns: []string{"VERDICT", "CHECK", "DETAIL"}}
 	for _, c := range v.Checks {
 		word := "ok"
 		if !c.OK {

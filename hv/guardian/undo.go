@@ -135,7 +135,7 @@ func (r *Run) find(ctx context.Context) (*libvirt.Conn, *libvirt.Domain, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := conn.Lookup(ctx, r.UUID)
+	d, err := conn.LookupDomain(ctx, r.UUID)
 	if err == nil {
 		if id := d.Identity(); id.UUID != r.UUID || id.ID != r.Instance {
 			err = fmt.Errorf("domain %q was started anew: %w", r.Name, hv.ErrNoDomain)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +39,24 @@ type Conn struct {
 	mu     sync.Mutex
 	cur    *session
 	closed bool
+}
+
+var _ hv.Connection = (*Conn)(nil)
+
+// Driver returns what opens connections to libvirt.
+func Driver() hv.Driver {
+	return hv.Driver{
+		Name:     "libvirt",
+		Examples: []string{"qemu:///system", "qemu:///session", "qemu+unix://", "qemu+ssh://", "qemu+tls://", "qemu+tcp://"},
+		Takes:    func(u *url.URL) bool { return u.Scheme == "qemu" || strings.HasPrefix(u.Scheme, "qemu+") },
+		Connect: func(ctx context.Context, uri string) (hv.Connection, error) {
+			c, err := Connect(ctx, uri)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		},
+	}
 }
 
 // Connect opens uri: qemu:///system, qemu:///session, qemu+unix:///…?socket=,

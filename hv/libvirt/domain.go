@@ -20,19 +20,9 @@ import (
 // src/remote/remote_protocol.x).
 const maxDomains = 16384
 
-// DomainInfo is a line of a list of domains.
-type DomainInfo struct {
-	Name   string
-	UUID   string
-	ID     int // 0 if it isn't running
-	State  hv.State
-	Memory uint64 // bytes, the most that it was given
-	CPUs   int
-}
-
 // Domains lists all domains, running or not, by name. A domain that goes away
 // meanwhile is left out.
-func (c *Conn) Domains(ctx context.Context) ([]DomainInfo, error) {
+func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 	doms, err := query(ctx, c, "list domains", func(l *rpc.Libvirt) ([]rpc.Domain, error) {
 		doms, _, err := l.ConnectListAllDomains(1, rpc.ConnectListDomainsActive|rpc.ConnectListDomainsInactive)
 		return doms, err
@@ -43,7 +33,7 @@ func (c *Conn) Domains(ctx context.Context) ([]DomainInfo, error) {
 	if len(doms) > maxDomains {
 		return nil, fmt.Errorf("list domains on %s: daemon sent %d, more than %d", c.URI(), len(doms), maxDomains)
 	}
-	out := make([]DomainInfo, 0, len(doms))
+	out := make([]hv.DomainInfo, 0, len(doms))
 	for _, dom := range doms {
 		info, err := c.info(ctx, dom)
 		if errors.Is(err, hv.ErrNoDomain) {
@@ -54,23 +44,31 @@ func (c *Conn) Domains(ctx context.Context) ([]DomainInfo, error) {
 		}
 		out = append(out, info)
 	}
-	slices.SortFunc(out, func(a, b DomainInfo) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b hv.DomainInfo) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
-func (c *Conn) info(ctx context.Context, dom rpc.Domain) (DomainInfo, error) {
-	return query(ctx, c, fmt.Sprintf("ask for domain %q", dom.Name), func(l *rpc.Libvirt) (DomainInfo, error) {
+func (c *Conn) info(ctx context.Context, dom rpc.Domain) (hv.DomainInfo, error) {
+	return query(ctx, c, fmt.Sprintf("ask for domain %q", dom.Name), func(l *rpc.Libvirt) (hv.DomainInfo, error) {
 		state, maxMem, _, cpus, _, err := l.DomainGetInfo(dom)
-		return DomainInfo{
+		return hv.DomainInfo{
 			Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)),
 			State: stateOf(int32(state)), Memory: maxMem << 10, CPUs: int(cpus),
 		}, err
 	})
 }
 
-// Lookup finds a domain by its name, UUID or id, in that order. The error is
-// hv.ErrNoDomain where there is none.
-func (c *Conn) Lookup(ctx context.Context, ref string) (*Domain, error) {
+// Lookup implements hv.Connection.
+func (c *Conn) Lookup(ctx context.Context, ref string) (hv.VM, error) {
+	d, err := c.LookupDomain(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// LookupDomain is Lookup, with all that a libvirt domain can do.
+func (c *Conn) LookupDomain(ctx context.Context, ref string) (*Domain, error) {
 	dom, err := c.lookup(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -205,6 +203,12 @@ func (d *Domain) Config(ctx context.Context) (Config, error) {
 		return Config{}, fmt.Errorf("domain %q: %w", d.dom.Name, err)
 	}
 	return c, nil
+}
+
+// Warnings implements hv.VM.
+func (d *Domain) Warnings(ctx context.Context) ([]string, error) {
+	c, err := d.Config(ctx)
+	return c.Warnings, err
 }
 
 // CheckJob fails with hv.ErrBusy while the domain is being migrated, saved or

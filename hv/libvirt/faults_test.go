@@ -51,13 +51,13 @@ func TestDaemonHangs(t *testing.T) {
 		return nil
 	})
 	err := promptly(t, "Lookup", func() error {
-		_, err := c.Lookup(ctx, "guest")
+		_, err := c.LookupDomain(ctx, "guest")
 		return err
 	})
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, errBroken) {
 		t.Errorf("Lookup with a daemon that hangs = %v; want %v and its cause", err, context.Canceled)
 	}
-	if _, err := c.Lookup(t.Context(), "guest"); err != nil {
+	if _, err := c.LookupDomain(t.Context(), "guest"); err != nil {
 		t.Errorf("Lookup after that failed: %v", err)
 	}
 }
@@ -69,7 +69,7 @@ func TestDaemonNeverAnswers(t *testing.T) {
 	c.timeout = 50 * time.Millisecond
 	p.on(procLookupName, func(int, []byte) *answer { return &answer{hang: true} })
 	err := promptly(t, "Lookup", func() error {
-		_, err := c.Lookup(t.Context(), "guest")
+		_, err := c.LookupDomain(t.Context(), "guest")
 		return err
 	})
 	var timeout timeoutError
@@ -99,7 +99,7 @@ func TestBadLengths(t *testing.T) {
 		c := p.dial()
 		p.on(procLookupName, func(int, []byte) *answer { return &answer{raw: frameOf(size)} })
 		err := promptly(t, "Lookup", func() error {
-			_, err := c.Lookup(t.Context(), "guest")
+			_, err := c.LookupDomain(t.Context(), "guest")
 			return err
 		})
 		if err == nil || !strings.Contains(err.Error(), "announced a message") {
@@ -136,7 +136,7 @@ func TestShortReply(t *testing.T) {
 		b := xdrAppend(nil, peerDomain)
 		return &answer{body: b[:len(b)-6]}
 	})
-	if _, err := c.Lookup(t.Context(), "guest"); err == nil {
+	if _, err := c.LookupDomain(t.Context(), "guest"); err == nil {
 		t.Error("Lookup with half a reply succeeded")
 	}
 }
@@ -164,12 +164,12 @@ func TestCutOff(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := c.Lookup(t.Context(), "guest"); err != nil {
+	if _, err := c.LookupDomain(t.Context(), "guest"); err != nil {
 		t.Errorf("Lookup after one lost connection failed: %v", err)
 	}
 	p.on(procLookupName, func(int, []byte) *answer { return &answer{cut: true} })
 	err := promptly(t, "Lookup", func() error {
-		_, err := c.Lookup(t.Context(), "guest")
+		_, err := c.LookupDomain(t.Context(), "guest")
 		return err
 	})
 	var lost lostError
@@ -179,7 +179,7 @@ func TestCutOff(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Errorf("Close() failed: %v", err)
 	}
-	if _, err := c.Lookup(t.Context(), "guest"); !errors.Is(err, errClosed) {
+	if _, err := c.LookupDomain(t.Context(), "guest"); !errors.Is(err, errClosed) {
 		t.Errorf("Lookup after Close = %v; want %v", err, errClosed)
 	}
 }
@@ -230,7 +230,7 @@ func TestErrorClasses(t *testing.T) {
 		p := newPeer(t)
 		c := p.dial()
 		p.on(procLookupName, func(int, []byte) *answer { return &answer{code: tt.code, text: "because"} })
-		_, err := c.Lookup(t.Context(), "web01")
+		_, err := c.LookupDomain(t.Context(), "web01")
 		if !errors.Is(err, tt.want) {
 			t.Errorf("Lookup with error code %d = %v; want %v", tt.code, err, tt.want)
 			continue
@@ -296,7 +296,7 @@ func TestModularDaemon(t *testing.T) {
 func TestLookupForms(t *testing.T) {
 	c := newPeer(t).dial()
 	for _, ref := range []string{"guest", "01020304-0506-0708-090a-0b0c0d0e0f10", "0102030405060708090A0B0C0D0E0F10", "7"} {
-		d, err := c.Lookup(t.Context(), ref)
+		d, err := c.LookupDomain(t.Context(), ref)
 		if err != nil {
 			t.Errorf("Lookup(%q) failed: %v", ref, err)
 			continue
@@ -309,7 +309,7 @@ func TestLookupForms(t *testing.T) {
 		}
 	}
 	for _, ref := range []string{"other", "8", "-7", "11020304-0506-0708-090a-0b0c0d0e0f10", ""} {
-		if _, err := c.Lookup(t.Context(), ref); !errors.Is(err, hv.ErrNoDomain) {
+		if _, err := c.LookupDomain(t.Context(), ref); !errors.Is(err, hv.ErrNoDomain) {
 			t.Errorf("Lookup(%q) = %v; want %v", ref, err, hv.ErrNoDomain)
 		}
 	}

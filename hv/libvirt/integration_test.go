@@ -43,7 +43,7 @@ func guestUp(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 		t.Fatalf("Connect(%q) failed: %v", uriOf(g), err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	d, err := c.Lookup(t.Context(), g.Name)
+	d, err := c.LookupDomain(t.Context(), g.Name)
 	if err != nil {
 		t.Fatalf("Lookup(%q) failed: %v", g.Name, err)
 	}
@@ -137,7 +137,7 @@ func checkList(t *testing.T, g *lab.Guest, d *Domain) {
 		t.Fatalf("Domains() failed: %v", err)
 	}
 	id := d.Identity()
-	want := DomainInfo{
+	want := hv.DomainInfo{
 		Name: g.Name, UUID: id.UUID, ID: id.ID, State: hv.StateRunning,
 		Memory: g.Spec.MemoryMiB << 20, CPUs: g.Spec.CPUs,
 	}
@@ -145,7 +145,7 @@ func checkList(t *testing.T, g *lab.Guest, d *Domain) {
 		t.Errorf("Domains() = %+v; want %+v among them", list, want)
 	}
 	for _, ref := range []string{id.UUID, strconv.Itoa(id.ID)} {
-		same, err := d.conn.Lookup(t.Context(), ref)
+		same, err := d.conn.LookupDomain(t.Context(), ref)
 		if err != nil || same.Identity() != id {
 			t.Errorf("Lookup(%q) = %v, %v; want %v", ref, same, err, id)
 		}
@@ -290,7 +290,7 @@ func TestGuestOff(t *testing.T) {
 		t.Fatalf("Connect failed: %v", err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	d, err := c.Lookup(t.Context(), g.Name)
+	d, err := c.LookupDomain(t.Context(), g.Name)
 	if err != nil {
 		t.Fatalf("Lookup failed: %v", err)
 	}
@@ -306,7 +306,7 @@ func TestGuestOff(t *testing.T) {
 	if _, err := d.Pause(t.Context()); !errors.Is(err, hv.ErrNotRunning) {
 		t.Errorf("Pause() = %v; want %v", err, hv.ErrNotRunning)
 	}
-	if _, err := c.Lookup(t.Context(), "no-such-guest"); !errors.Is(err, hv.ErrNoDomain) {
+	if _, err := c.LookupDomain(t.Context(), "no-such-guest"); !errors.Is(err, hv.ErrNoDomain) {
 		t.Errorf("Lookup of no domain = %v; want %v", err, hv.ErrNoDomain)
 	}
 }

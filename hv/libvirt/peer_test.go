@@ -383,7 +383,7 @@ var quick = limits{
 // domain connects to the peer and looks its domain up.
 func (p *peer) domain() *Domain {
 	p.t.Helper()
-	d, err := p.dial().Lookup(p.t.Context(), peerDomain.Name)
+	d, err := p.dial().LookupDomain(p.t.Context(), peerDomain.Name)
 	if err != nil {
 		p.t.Fatalf("Lookup failed: %v", err)
 	}

@@ -75,13 +75,13 @@ func useTransport(t *testing.T, p *peer, uri string) {
 	if c.target.local {
 		t.Errorf("%q counts as this host", uri)
 	}
-	if _, err := c.Lookup(t.Context(), "guest"); err != nil {
+	if _, err := c.LookupDomain(t.Context(), "guest"); err != nil {
 		t.Errorf("Lookup failed: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	p.on(procLookupName, func(int, []byte) *answer { cancel(); return &answer{hang: true} })
 	err = promptly(t, "Lookup", func() error {
-		_, err := c.Lookup(ctx, "guest")
+		_, err := c.LookupDomain(ctx, "guest")
 		return err
 	})
 	if !errors.Is(err, context.Canceled) {

@@ -20,7 +20,7 @@ func live(ctx context.Context, t *testing.T, g *Guest) (*libvirt.Domain, hv.Memo
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	d, err := c.Lookup(ctx, g.Name)
+	d, err := c.LookupDomain(ctx, g.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,6 +172,15 @@ func (v *VM) Pause(ctx context.Context) (hv.Hold, error) {
 	return h, nil
 }
 
+// RAM implements hv.VM.
+func (v *VM) RAM(context.Context) (phys.Runs, error) { return v.image.RAM(), nil }
+
+// CheckJob implements hv.VM: nothing else is ever at work on the guest.
+func (v *VM) CheckJob(context.Context) error { return nil }
+
+// Warnings implements hv.VM.
+func (v *VM) Warnings(context.Context) ([]string, error) { return nil, nil }
+
 // Close implements hv.Source.
 func (v *VM) Close() error {
 	v.mu.Lock()

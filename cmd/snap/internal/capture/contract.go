@@ -138,10 +138,8 @@ func (j *Job) measureState(ctx context.Context, e *PauseEstimate) error {
 	if _, err := j.VM.Registers(ctx); err != nil {
 		return err
 	}
-	if m, ok := j.VM.(mapper); ok {
-		if _, err := m.RAM(ctx); err != nil {
-			return err
-		}
+	if _, err := j.VM.RAM(ctx); err != nil {
+		return err
 	}
 	e.State = time.Since(start)
 	return nil

@@ -64,6 +64,12 @@ func (v *imageVM) Pause(context.Context) (hv.Hold, error) {
 	return &imageHold{v}, nil
 }
 
+func (v *imageVM) RAM(context.Context) (phys.Runs, error) { return v.im.RAM(), nil }
+
+func (v *imageVM) CheckJob(context.Context) error { return nil }
+
+func (v *imageVM) Warnings(context.Context) ([]string, error) { return nil, nil }
+
 func (v *imageVM) Close() error { return nil }
 
 type imageHold struct{ vm *imageVM }

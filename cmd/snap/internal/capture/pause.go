@@ -44,11 +44,6 @@ func (e *PauseError) Unwrap() error { return e.Err }
 // errRanOver is the cause with which the context of a pause ends.
 var errRanOver = errors.New("the time for the pause is up")
 
-// mapper is a source that knows its RAM map without opening its memory.
-type mapper interface {
-	RAM(ctx context.Context) (phys.Runs, error)
-}
-
 // takePaused writes a dump of the guest while it stands still, or of a copy that
 // was made while it did.
 func (j *Job) takePaused(ctx context.Context, t *taking) error {

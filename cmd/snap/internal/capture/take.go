@@ -82,11 +82,6 @@ type Result struct {
 	Warnings   []string
 }
 
-// fallback is a memory that was opened because a faster one could not be.
-type fallback interface {
-	WhyNotDirect() error // nil if this one was asked for
-}
-
 // taking is a Job under way.
 type taking struct {
 	w     io.Writer
@@ -114,7 +109,7 @@ func (j *Job) Take(ctx context.Context, w io.Writer) (res *Result, err error) {
 		return nil, err
 	}
 	res = &Result{Mode: j.Mode, Mechanism: mem.Mechanism(), Consistent: state == hv.StatePaused}
-	if f, ok := mem.(fallback); ok && f.WhyNotDirect() != nil {
+	if f, ok := mem.(hv.FallbackMemory); ok && f.WhyNotDirect() != nil {
 		res.warn("memory is read through libvirt, which is slow: %v", f.WhyNotDirect())
 	}
 	t := &taking{w: w, mem: mem, early: early, res: res}
@@ -214,11 +209,7 @@ func writeSurvey(ctx context.Context, w io.Writer, mem hv.Memory, s *Survey, res
 // sameRAM returns mem, or the memory opened anew where the guest's RAM map is
 // no longer that of mem.
 func (j *Job) sameRAM(ctx context.Context, mem hv.Memory, res *Result) (hv.Memory, func(), error) {
-	m, ok := j.VM.(mapper)
-	if !ok {
-		return mem, func() {}, nil
-	}
-	ram, err := m.RAM(ctx)
+	ram, err := j.VM.RAM(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -134,7 +134,7 @@ func (b *bench) bareCopy(ctx context.Context) (took float64, err error) {
 		return 0, err
 	}
 	defer conn.Close()
-	vm, err := conn.Lookup(ctx, b.g.Name)
+	vm, err := conn.LookupDomain(ctx, b.g.Name)
 	if err != nil {
 		return 0, err
 	}

@@ -1,4 +1,5 @@
-package report
+// Package table prints rows and pairs that align.
+package table
 
 import (
 	"fmt"

@@ -1,6 +1,8 @@
-// Package report is what snap says about a dump: the JSON summary that is also
-// the manifest beside the file, and tables for people.
-package report
+// Package manifest is the account of a dump: what was taken, how, what is in it,
+// what stays out and whether it was verified. It lies beside the dump, inside
+// containers that can hold it, and is what a script gets; its JSON names are
+// stable.
+package manifest
 
 import (
 	"encoding/json"
@@ -8,9 +10,9 @@ import (
 	"time"
 )
 
-// Summary is the account of one dump. Its JSON names are stable: scripts and
+// Manifest is the account of one dump. Its JSON names are stable: scripts and
 // manifests rely on them, and new ones are only ever added.
-type Summary struct {
+type Manifest struct {
 	Snap     string    `json:"snap"`
 	Domain   string    `json:"domain"`
 	UUID     string    `json:"uuid,omitempty"`
@@ -162,39 +164,39 @@ func (h Hex) MarshalJSON() ([]byte, error) { return json.Marshal(h.String()) }
 func (h Hex) String() string { return fmt.Sprintf("%#x", uint64(h)) }
 
 // Warn adds a warning unless it is there already.
-func (s *Summary) Warn(format string, args ...any) {
+func (m *Manifest) Warn(format string, args ...any) {
 	w := fmt.Sprintf(format, args...)
-	for _, have := range s.Warnings {
+	for _, have := range m.Warnings {
 		if have == w {
 			return
 		}
 	}
-	s.Warnings = append(s.Warnings, w)
+	m.Warnings = append(m.Warnings, w)
 }
 
 // Compact returns the summary as JSON without white space, which is how the
 // file itself carries it.
-func (s *Summary) Compact() ([]byte, error) {
-	s.complete()
-	return json.Marshal(s)
+func (m *Manifest) Compact() ([]byte, error) {
+	m.complete()
+	return json.Marshal(m)
 }
 
 // JSON returns the summary as indented JSON with a final newline.
-func (s *Summary) JSON() ([]byte, error) {
-	s.complete()
-	b, err := json.MarshalIndent(s, "", "  ")
+func (m *Manifest) JSON() ([]byte, error) {
+	m.complete()
+	b, err := json.MarshalIndent(m, "", "  ")
 	return append(b, '\n'), err
 }
 
 // complete makes lists that must not be null in JSON empty.
-func (s *Summary) complete() {
-	if s.Warnings == nil {
-		s.Warnings = []string{}
+func (m *Manifest) complete() {
+	if m.Warnings == nil {
+		m.Warnings = []string{}
 	}
-	if s.Excluded == nil {
-		s.Excluded = []Exclusion{}
+	if m.Excluded == nil {
+		m.Excluded = []Exclusion{}
 	}
-	if s.Refused == nil {
-		s.Refused = []Exclusion{}
+	if m.Refused == nil {
+		m.Refused = []Exclusion{}
 	}
 }

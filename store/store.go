@@ -1,0 +1,74 @@
+// Package store is where files go: a place takes a file under a name and gives
+// it that name only when it is whole.
+//
+// A File is written from its start to its end, may be read back, and is then
+// committed or aborted: whoever finds the name finds all of the file, and after
+// an abort, or a crash, nothing that looks like it. The hash of a file is made
+// here, by what writes its last byte, so that it is of the file as it is stored,
+// whatever lies between the one who writes and the place.
+package store
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// ErrWriteOnly says that a place takes files but doesn't give them back.
+var ErrWriteOnly = errors.New("what was written there can't be read back")
+
+// Place takes files.
+type Place interface {
+	// Path returns how people and scripts call the file of that name there: an
+	// absolute path, "-", a URL.
+	Path(name string) string
+
+	// Check fails as Create would: with fs.ErrExist if the name is taken. It
+	// makes nothing.
+	Check(ctx context.Context, name string) error
+
+	// Create begins a file. The caller ends with Commit or Abort.
+	Create(ctx context.Context, name string) (File, error)
+}
+
+// File is a file that doesn't have its name yet. It is not safe for concurrent
+// use, but what Reopen returns is.
+type File interface {
+	io.Writer
+
+	// Reopen returns what was written so far, to be read back before Commit; it
+	// belongs to the File and is not closed. The error is ErrWriteOnly where
+	// that can't be.
+	Reopen(ctx context.Context) (r io.ReaderAt, size int64, err error)
+
+	// Sum returns the SHA-256 of what was written so far, in hexadecimal, as
+	// sha256sum prints it for the file.
+	Sum() string
+
+	// Commit gives the file its name; after that it survives a crash of the
+	// host. Unless it was to be forced it replaces nothing, even if the name
+	// was taken meanwhile. After an error there is no file, as after Abort.
+	Commit(ctx context.Context) error
+
+	// Abort removes the file. After Commit, or another Abort, it does nothing.
+	Abort() error
+}
+
+// HoleWriter is a File that can leave out zeros.
+type HoleWriter interface {
+	File
+
+	// WriteHole is Write of n zero bytes that need not take room.
+	WriteHole(n int64) error
+}
+
+// Keeper removes in this process's stead, should it die, what it has begun.
+type Keeper interface {
+	// Token ends the names of the files that are being made: at most 30 bytes,
+	// used by no other process.
+	Token() string
+
+	// Expect is called with the path of what is about to be made. If it fails
+	// nobody would remove it, and so it isn't made.
+	Expect(paths ...string) error
+}
