@@ -17,9 +17,9 @@ import (
 // or less where the memory controller of a control group, of version 1 or 2, has
 // less left. root is the host's file system.
 //
-// No library serves: automemlimit knows limits but not what is used of them, and
-// containerd/cgroups neither looks at the groups above a process's own nor at
-// another root than the host's, and brings D-Bus, eBPF and protobuf along.
+// No library serves: automemlimit knows limits but not what is used of them;
+// containerd/cgroups takes a file that can't be read for a limit of 0, reads no
+// fs.FS, and brings D-Bus, eBPF and protobuf along.
 func Available(root fs.FS) (uint64, error) {
 	left, err := field(root, "proc/meminfo", "MemAvailable:")
 	if err != nil {
