@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: all build install test test-unit lint fuzz bench demo deps clean
+.PHONY: all build install check test lint fuzz bench demo deps clean
 
 all: build
 
@@ -19,6 +19,10 @@ install: build
 # Packages that the lab, the tests and the demo need (Debian, root).
 deps:
 	scripts/deps.sh
+
+# After every change: format, vet, and the tests that need no daemons.
+check: deps
+	scripts/check.sh
 
 # All tests, those with a real libvirtd and QEMU included.
 test: deps

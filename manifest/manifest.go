@@ -1,7 +1,8 @@
 // Package manifest is the account of a dump: what was taken, how, what is in it,
 // what stays out and whether it was verified. It lies beside the dump, inside
-// containers that can hold it, and is what a script gets; its JSON names are
-// stable.
+// containers that can hold it, and is what a script gets. Its JSON names are
+// stable, and docs/manifest.schema.json describes them; Decode reads what
+// Manifest.JSON and Manifest.Compact write.
 package manifest
 
 import (
@@ -153,16 +154,6 @@ type Gap struct {
 	Reason  string `json:"reason"`
 }
 
-// Hex is an address or register, in JSON a string like "0x1ad000": numbers
-// above 2^53 don't survive every JSON reader.
-type Hex uint64
-
-// MarshalJSON implements json.Marshaler.
-func (h Hex) MarshalJSON() ([]byte, error) { return json.Marshal(h.String()) }
-
-// String returns h with a 0x prefix.
-func (h Hex) String() string { return fmt.Sprintf("%#x", uint64(h)) }
-
 // Warn adds a warning unless it is there already.
 func (m *Manifest) Warn(format string, args ...any) {
 	w := fmt.Sprintf(format, args...)
@@ -188,8 +179,14 @@ func (m *Manifest) JSON() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// complete makes lists that must not be null in JSON empty.
+// complete makes lists and maps that must not be null in JSON empty.
 func (m *Manifest) complete() {
+	if m.Header.Fields == nil {
+		m.Header.Fields = map[string]Field{}
+	}
+	if m.Verify != nil && m.Verify.Checks == nil {
+		m.Verify.Checks = []Check{}
+	}
 	if m.Warnings == nil {
 		m.Warnings = []string{}
 	}

@@ -20,17 +20,26 @@ import (
 )
 
 func newInfoCommand(a *app) *cobra.Command {
-	var all bool
+	var all, inside bool
 	cmd := &cobra.Command{
 		Use:   "info [flags] FILE",
 		Short: "Say what is in a dump: header, runs, processors, modules, processes",
 		Long: `Say what is in a dump, plain or compressed, without expanding it: its header,
-its ranges of memory, and the Windows in it.`,
+its ranges of memory, and the Windows in it.
+
+With --manifest, print the manifest inside a dump instead: the account that snap
+wrote when it took the dump. The file beside the dump (FILE.json) says more: when it
+was finished, its hash and whether it was verified.`,
 		Args:        oneArg("FILE"),
 		Annotations: exitCodes(exitDenied),
-		Example:     "  snap info web01-20261122T010000Z.dmp.zst",
+		Example: "  snap info web01-20261122T010000Z.dmp.zst\n" +
+			"  snap info --manifest web01-20261122T010000Z.dmp.zst | jq .excluded",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.info(cmd.Context(), args[0], all); err != nil {
+			show := func() error { return a.info(cmd.Context(), args[0], all) }
+			if inside {
+				show = func() error { return a.infoManifest(args[0]) }
+			}
+			if err := show(); err != nil {
 				return fmt.Errorf("info of %s: %w", args[0], err)
 			}
 			return nil
@@ -38,6 +47,7 @@ its ranges of memory, and the Windows in it.`,
 	}
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "list unset and reserved header fields too")
+	cmd.Flags().BoolVar(&inside, "manifest", false, "print the manifest inside the dump, as JSON, and nothing else")
 	return cmd
 }
 

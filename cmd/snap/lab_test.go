@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"snap/internal/lab"
+	"snap/internal/lab/labtest"
 	"snap/phys"
 )
 
@@ -79,6 +80,7 @@ func (r snapRun) want(t *testing.T, code int) snapRun {
 // upGuest starts a lab guest that ends with the test.
 func upGuest(t *testing.T, s lab.Spec) *lab.Guest {
 	t.Helper()
+	labtest.NeedsDaemons(t)
 	s.Name = unique(s.Name)
 	g, err := lab.Up(t.Context(), s)
 	return endsWithTest(t, g, err)

@@ -13,6 +13,7 @@ import (
 
 	"snap/hv"
 	"snap/internal/lab"
+	"snap/internal/lab/labtest"
 	"snap/internal/ntlab/boot"
 )
 
@@ -29,6 +30,7 @@ type snapshotSummary struct {
 // userfaultfd allows or forbids it for the test.
 func userfaultfd(t *testing.T, allowed bool) {
 	t.Helper()
+	labtest.NeedsDaemons(t)
 	release, err := lab.Userfaultfd(allowed)
 	if err != nil {
 		t.Fatal(err)

@@ -8,11 +8,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"snap/internal/lab/labtest"
 )
 
 // TestDaemons starts a session's daemons in a runtime folder of their own:
 // they stay as long as somebody uses them, and then go.
 func TestDaemons(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	u, err := sessionUser()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"snap/internal/lab/labtest"
 	"snap/internal/ntlab/boot"
 	"snap/phys"
 )
@@ -24,6 +25,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 // up starts a guest that ends with the test.
 func up(ctx context.Context, t *testing.T, s Spec) *Guest {
 	t.Helper()
+	labtest.NeedsDaemons(t)
 	s.Name = "lab-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
 	g, err := Up(ctx, s)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"snap/internal/lab/labtest"
 	"snap/internal/ntlab/boot"
 	"snap/phys"
 )
@@ -115,6 +116,7 @@ func TestIdle(t *testing.T) {
 
 // TestEnded starts a guest that resets itself at once: Up must not wait on.
 func TestEnded(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	ctx := within(t, 2*time.Minute)
 	s := Spec{Name: "lab-ended", MemoryMiB: 64, CPUs: 1}
 	if err := s.complete(); err != nil {
@@ -145,6 +147,7 @@ func TestEnded(t *testing.T) {
 }
 
 func TestLinux(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	ctx := within(t, 2*time.Minute)
 	g, err := UpLinux(ctx, Spec{Name: "lab-linux", MemoryMiB: 128, CPUs: 1})
 	if err != nil {
@@ -161,6 +164,7 @@ func TestLinux(t *testing.T) {
 }
 
 func TestOff(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	ctx := within(t, 2*time.Minute)
 	g, err := Off(ctx, Spec{Name: "lab-off"})
 	if err != nil {

@@ -8,11 +8,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"snap/internal/lab/labtest"
 )
 
 // TestPrivate kills the libvirtd of a guest: the guest runs on, the one that is
 // started again finds it, and nothing is left in the end.
 func TestPrivate(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	g, err := Up(t.Context(), Spec{Name: fmt.Sprintf("private-%d", os.Getpid()), Connect: Private, MemoryMiB: 128, CPUs: 1})
 	if err != nil {
 		t.Fatal(err)

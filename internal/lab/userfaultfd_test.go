@@ -5,11 +5,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"snap/internal/lab/labtest"
 )
 
 // TestUserfaultfd: those who want it one way have it together, and those who
 // want it the other way wait for them; then it is what it was.
 func TestUserfaultfd(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	value := func() string {
 		b, err := os.ReadFile(unprivilegedUserfaultfd)
 		if err != nil {

@@ -16,6 +16,10 @@ import (
 // host or one of its control groups running short: MemAvailable (proc_meminfo(5)),
 // or less where the memory controller of a control group, of version 1 or 2, has
 // less left. root is the host's file system.
+//
+// No library serves: automemlimit knows limits but not what is used of them;
+// containerd/cgroups takes a file that can't be read for a limit of 0, reads no
+// fs.FS, and brings D-Bus, eBPF and protobuf along.
 func Available(root fs.FS) (uint64, error) {
 	left, err := field(root, "proc/meminfo", "MemAvailable:")
 	if err != nil {

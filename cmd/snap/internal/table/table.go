@@ -1,14 +1,20 @@
-// Package table prints rows and pairs that align.
+// Package table prints rows whose columns align, by the cells that a terminal
+// shows them in: a wide character takes two, a combining one none.
 package table
 
 import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
+
+	"github.com/mattn/go-runewidth"
 )
 
-// Table is rows of cells under a line of column heads.
+const gap = "  " // between columns
+
+// Table is rows of cells under a line of column heads. Without Columns there is no
+// such line, and the longest row says how many columns there are. The zero Table
+// is empty and ready to use.
 type Table struct {
 	Columns []string
 	Right   map[string]bool // columns whose cells are numbers, aligned to the right
@@ -21,52 +27,70 @@ func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
 // Len returns the number of rows.
 func (t *Table) Len() int { return len(t.rows) }
 
-// Write prints the table with every line indented by indent.
+// Write prints the table with every line indented by indent. Nothing of what a cell
+// holds is escaped, and lines end without white space.
 func (t *Table) Write(w io.Writer, indent string) error {
-	width := make([]int, len(t.Columns))
-	all := append([][]string{t.Columns}, t.rows...)
-	for _, row := range all {
-		for i, c := range row {
-			width[i] = max(width[i], len([]rune(c)))
-		}
+	lines := t.rows
+	if len(t.Columns) > 0 {
+		lines = append([][]string{t.Columns}, lines...)
 	}
-	for _, row := range all {
-		var line strings.Builder
-		line.WriteString(indent)
-		for i, name := range t.Columns {
-			cell := ""
-			if i < len(row) {
-				cell = row[i]
+	width := widths(lines)
+	for _, line := range lines {
+		var out strings.Builder
+		for i, cell := range line {
+			pad := strings.Repeat(" ", width[i]-cells(cell))
+			if i < len(t.Columns) && t.Right[t.Columns[i]] {
+				cell, pad = pad, cell
 			}
-			pad := strings.Repeat(" ", width[i]-len([]rune(cell)))
-			if t.Right[name] {
-				line.WriteString(pad + cell)
-			} else {
-				line.WriteString(cell + pad)
-			}
-			line.WriteString("  ")
+			out.WriteString(gap + cell + pad)
 		}
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line.String(), " ")); err != nil {
+		text := strings.TrimPrefix(out.String(), gap)
+		if _, err := fmt.Fprintln(w, strings.TrimRight(indent+text, " ")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Pairs prints names and values in two columns.
+// widths returns the width of each column.
+func widths(lines [][]string) []int {
+	var width []int
+	for _, line := range lines {
+		for i, cell := range line {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], cells(cell))
+		}
+	}
+	return width
+}
+
+// cells returns how many cells of a terminal s takes. It doesn't depend on the
+// locale: what is of ambiguous width, such as an ellipsis, takes one.
+func cells(s string) int {
+	c := runewidth.Condition{StrictEmojiNeutral: true}
+	return c.StringWidth(s)
+}
+
+// Pairs is a table of names and values without heads, two columns that are printed
+// with an indent of two.
 type Pairs struct {
-	tw *tabwriter.Writer
+	w io.Writer
+	t Table
 }
 
 // NewPairs returns Pairs that print to w on Flush.
-func NewPairs(w io.Writer) *Pairs {
-	return &Pairs{tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)}
-}
+func NewPairs(w io.Writer) *Pairs { return &Pairs{w: w} }
 
 // Add appends a line.
 func (p *Pairs) Add(name, format string, args ...any) {
-	fmt.Fprintf(p.tw, "  %s\t%s\n", name, fmt.Sprintf(format, args...))
+	p.t.Add(name, fmt.Sprintf(format, args...))
 }
 
-// Flush prints the lines.
-func (p *Pairs) Flush() error { return p.tw.Flush() }
+// Flush prints the lines that were added since the last Flush.
+func (p *Pairs) Flush() error {
+	t := p.t
+	p.t = Table{}
+	return t.Write(p.w, gap)
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"snap/manifest"
+)
+
+// TestManifestsFollowTheSchema takes dumps of built-in guests in every mode that
+// they can be dumped in, and holds what is beside and inside each against the
+// schema that others read.
+func TestManifestsFollowTheSchema(t *testing.T) {
+	t.Setenv("LIBVIRT_DEFAULT_URI", "lab:///")
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	schema, err := c.Compile("../../docs/manifest.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	first := filepath.Join(dir, "pause.dmp.zst")
+	degraded := []int{exitOK, exitDegraded} // a live guest may have changed too much
+	for _, tt := range []struct {
+		name  string
+		codes []int
+		args  []string
+	}{
+		{"pause", []int{exitOK}, []string{"dump", "win10-22h2", "--mode", "pause"}},
+		{"unspooled", []int{exitOK}, []string{"dump", "ws2003sp1-x64", "--spool", "off"}},
+		{"live", degraded, []string{"dump", "win10-22h2", "--mode", "live"}},
+		{"advertised", []int{exitOK}, []string{"dump", "win10-22h2-advert", "--exclude", "pa:0x2000000+2"}},
+		{"ignored", []int{exitOK}, []string{"dump", "win10-22h2-advert", "--no-advertised"}},
+		{"bitmap", []int{exitOK}, []string{"dump", "win10-22h2-hostile"}},
+		{"convert", []int{exitOK}, []string{"convert", first}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out := filepath.Join(dir, tt.name+".dmp.zst")
+			runHere(t, tt.codes, append(tt.args, "-q", "-o", out)...)
+			beside, err := os.ReadFile(out + ".json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			inside := runHere(t, []int{exitOK}, "info", "--manifest", out)
+			for place, doc := range map[string][]byte{"beside": beside, "inside": inside} {
+				if err := followsSchema(schema, doc); err != nil {
+					t.Errorf("the manifest %s the dump: %v\n%s", place, err, doc)
+				}
+			}
+			m, err := manifest.Decode(beside)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := m.JSON(); err != nil || !bytes.Equal(again, beside) {
+				t.Errorf("reading and writing changed the manifest (%v):\n%s\nto\n%s", err, beside, again)
+			}
+		})
+	}
+}
+
+func followsSchema(schema *jsonschema.Schema, doc []byte) error {
+	_, err := manifest.Decode(doc)
+	v, verr := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
+	if verr == nil {
+		verr = schema.Validate(v)
+	}
+	return errors.Join(err, verr)
+}
+
+// runHere runs snap in this process and returns what it printed.
+func runHere(t *testing.T, codes []int, args ...string) []byte {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), args, &stdout, &stderr); !slices.Contains(codes, code) {
+		t.Fatalf("snap %v exited with %d; want one of %v\n%s", args, code, codes, &stderr)
+	}
+	return stdout.Bytes()
+}

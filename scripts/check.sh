@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# check.sh [FLAG...]: what to run after every change: format, go vet, and all tests
+# that need no daemons. Go keeps the results of packages that didn't change. FLAGs
+# go to go test: -count=1 runs those too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/tools.sh
+
+formatted
+go vet ./...
+# -short leaves out tests that call labtest.NeedsDaemons; -skip those of hv/libvirt
+# that don't call it.
+go test -short -skip '^(TestGuest|TestGuestOff|TestSnapshot|TestSnapshotFails)$' "$@" ./...
+echo "check: clean. make test runs the tests with real daemons as well, make lint the linters."
