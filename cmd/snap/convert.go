@@ -81,7 +81,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *loo
 		return errors.Join(usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept"), old.Close())
 	}
 	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	out, err := a.openOutput(o, name)
+	out, err := a.openOutput(ctx, o, name)
 	if err != nil {
 		return err
 	}
