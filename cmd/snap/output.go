@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"snap/cmd/snap/internal/progress"
@@ -164,12 +163,3 @@ type counter struct{ p *dump.Progress }
 
 func (c counter) Done() uint64  { return c.p.Done.Load() }
 func (c counter) Total() uint64 { return c.p.Total.Load() }
-
-// sizeOf returns the length of the file at path, 0 if it can't be told.
-func sizeOf(path string) uint64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return uint64(info.Size())
-}
