@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"snap/phys"
+	"snap/store"
 )
 
 // benchMemory is 256 MiB of made-up pages, one third of them zero. Reading it
@@ -43,11 +44,10 @@ func BenchmarkWrite(b *testing.B) {
 		o    Options
 	}{
 		{"zstd", Options{}},
-		{"zstd-nohash", Options{SkipHash: true}},
 		{"zstd-1worker", Options{Workers: 1}},
 		{"zstd-default", Options{Level: LevelDefault}},
 		{"gzip", Options{Compression: CompressionGzip}},
-		{"none", Options{Compression: CompressionNone, SkipHash: true}},
+		{"none", Options{Compression: CompressionNone}},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			p := benchPlan()
@@ -59,6 +59,34 @@ func BenchmarkWrite(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkWriteHashed is the whole writer and a place that hashes what it takes.
+func BenchmarkWriteHashed(b *testing.B) {
+	m, p := newBenchMemory(), benchPlan()
+	b.SetBytes(benchPages * phys.PageSize)
+	for b.Loop() {
+		f := stdoutFile(b, io.Discard)
+		if _, err := Write(context.Background(), f, m, p, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkExpand is the way back, to a file.
+func BenchmarkExpand(b *testing.B) {
+	stored, _ := written(b, benchPlan(), newBenchMemory(), Options{})
+	f := opened(b, stored)
+	b.SetBytes(benchPages * phys.PageSize)
+	for b.Loop() {
+		out := storeFile(b, b.TempDir(), store.Options{NoSum: true})
+		if _, err := Expand(context.Background(), f, out, nil); err != nil {
+			b.Fatal(err)
+		}
+		if err := out.Abort(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
@@ -110,11 +138,12 @@ func BenchmarkReadLimit(b *testing.B) {
 
 func BenchmarkCompressLimit(b *testing.B) {
 	m := newBenchMemory()
-	o, err := Options{}.resolve()
+	var o Options
+	c, err := o.resolve(containers())
 	if err != nil {
 		b.Fatal(err)
 	}
-	enc, err := newEncoder(o)
+	enc, err := c.encoder(o)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -3,7 +3,9 @@ package dump
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +23,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"snap/phys"
+	"snap/store"
 )
 
 // sparsePlan is a small plan with zero frames in it, the last one too.
@@ -242,10 +245,10 @@ func tempFile(t *testing.T, flags int) *os.File {
 	return f
 }
 
-func allocated(t *testing.T, f *os.File) int64 {
+func allocated(t *testing.T, path string) int64 {
 	t.Helper()
 	var st syscall.Stat_t
-	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
+	if err := syscall.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
 	return st.Blocks * 512
@@ -262,15 +265,20 @@ func emptyPlan() (*Plan, *fakeMemory) {
 func TestHolesStayHoles(t *testing.T) {
 	p, m := emptyPlan()
 	want := expected(p, m)
-	plain := tempFile(t, 0)
+	folder := t.TempDir()
+	plain := storeFile(t, folder, store.Options{})
 	if _, err := Write(context.Background(), plain, m, p, Options{Compression: CompressionNone}); err != nil {
 		t.Fatalf("Write failed: %v", err)
+	}
+	if sum := sha256.Sum256(want); plain.Sum() != hex.EncodeToString(sum[:]) {
+		t.Errorf("the hash of the file is %s; want %x, with its holes", plain.Sum(), sum)
 	}
 	stored, s := written(t, p, m, Options{})
 	if s.BytesWritten > 16<<10 {
 		t.Errorf("64 MiB of zeros take %d bytes", s.BytesWritten)
 	}
-	expanded := tempFile(t, 0)
+	folderOfExpanded := t.TempDir()
+	expanded := storeFile(t, folderOfExpanded, store.Options{})
 	es, err := Expand(context.Background(), opened(t, stored), expanded, nil)
 	if err != nil {
 		t.Fatalf("Expand failed: %v", err)
@@ -279,14 +287,18 @@ func TestHolesStayHoles(t *testing.T) {
 	if want := uint64(len(want)) - 0x2000 - holeSize; es.Holes != want {
 		t.Errorf("Expand left %d bytes of holes; want %d", es.Holes, want)
 	}
-	for name, f := range map[string]*os.File{"Write": plain, "Expand": expanded} {
-		got, err := os.ReadFile(f.Name())
+	for name, f := range map[string]store.File{folder: plain, folderOfExpanded: expanded} {
+		if err := f.Commit(context.Background()); err != nil {
+			t.Fatalf("Commit failed: %v", err)
+		}
+		path := filepath.Join(name, "f")
+		got, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sameBytes(t, name, got, want)
-		if n := allocated(t, f); n > 1<<20 {
-			t.Errorf("%s takes %d bytes of the disk; want holes", name, n)
+		sameBytes(t, path, got, want)
+		if n := allocated(t, path); n > 1<<20 {
+			t.Errorf("%s takes %d bytes of the disk; want holes", path, n)
 		}
 	}
 }
@@ -296,62 +308,108 @@ func TestHolesStayHoles(t *testing.T) {
 func TestHolesAreSafe(t *testing.T) {
 	p, m := emptyPlan()
 	want := expected(p, m)
+	stored, _ := written(t, p, m, Options{})
 	before := bytes.Repeat([]byte{0xff}, len(want)+100)
 
-	over := tempFile(t, 0)
-	if _, err := over.WriteAt(before, 0); err != nil {
-		t.Fatal(err)
-	}
-	appended := tempFile(t, os.O_APPEND)
-	if _, err := appended.Write(before[:100]); err != nil {
-		t.Fatal(err)
-	}
-	behind := tempFile(t, 0)
-	if _, err := behind.Write(before[:100]); err != nil {
-		t.Fatal(err)
-	}
-	tests := []struct {
-		name string
-		f    *os.File
-		want []byte
-	}{
-		{"over other bytes", over, append(bytes.Clone(want), before[len(want):]...)},
-		{"appended", appended, append(bytes.Clone(before[:100]), want...)},
-		{"behind other bytes", behind, append(bytes.Clone(before[:100]), want...)},
-	}
-	for _, tt := range tests {
-		if _, err := Write(context.Background(), tt.f, m, p, Options{Compression: CompressionNone}); err != nil {
-			t.Fatalf("%s: Write failed: %v", tt.name, err)
-		}
-		got, err := os.ReadFile(tt.f.Name())
-		if err != nil {
+	for what, write := range map[string]func(w io.Writer) error{
+		"Write": func(w io.Writer) error {
+			_, err := Write(context.Background(), w, m, p, Options{Compression: CompressionNone})
+			return err
+		},
+		"Expand": func(w io.Writer) error {
+			_, err := Expand(context.Background(), opened(t, stored), w, nil)
+			return err
+		},
+	} {
+		over := tempFile(t, 0)
+		if _, err := over.WriteAt(before, 0); err != nil {
 			t.Fatal(err)
 		}
-		sameBytes(t, tt.name, got, tt.want)
+		appended := tempFile(t, os.O_APPEND)
+		if _, err := appended.Write(before[:100]); err != nil {
+			t.Fatal(err)
+		}
+		behind := tempFile(t, 0)
+		if _, err := behind.Write(before[:100]); err != nil {
+			t.Fatal(err)
+		}
+		tests := []struct {
+			name string
+			f    *os.File
+			want []byte
+		}{
+			{"over other bytes", over, append(bytes.Clone(want), before[len(want):]...)},
+			{"appended", appended, append(bytes.Clone(before[:100]), want...)},
+			{"behind other bytes", behind, append(bytes.Clone(before[:100]), want...)},
+		}
+		for _, tt := range tests {
+			out := stdoutFile(t, tt.f)
+			if err := write(out); err != nil {
+				t.Fatalf("%s: %s failed: %v", tt.name, what, err)
+			}
+			if err := out.Commit(context.Background()); err != nil {
+				t.Fatalf("%s: Commit failed: %v", tt.name, err)
+			}
+			got, err := os.ReadFile(tt.f.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameBytes(t, what+" "+tt.name, got, tt.want)
+		}
 	}
 }
 
+// failingHoles is a HoleWriter that fails at holes.
+type failingHoles struct{ bytes.Buffer }
+
+func (*failingHoles) WriteHole(int64) error { return syscall.ENOSPC }
+
 func TestExpandRefuses(t *testing.T) {
 	p, m := smallPlan(t)
-	stored, _ := written(t, p, m, Options{})
+	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
 	f := opened(t, stored)
-	out := tempFile(t, 0)
-	if _, err := out.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Expand(context.Background(), f, out, nil); err == nil {
-		t.Error("Expand into a file with bytes worked; want an error")
+	for name, w := range map[string]io.Writer{
+		"a full destination":      &failingWriter{300 << 10, syscall.ENOSPC},
+		"one that fails at once":  &failingWriter{0, syscall.ENOSPC},
+		"one that fails at holes": new(failingHoles),
+	} {
+		if s, err := Expand(context.Background(), f, w, nil); !errors.Is(err, syscall.ENOSPC) || s != nil {
+			t.Errorf("Expand to %s = %v, %v; want nil, ENOSPC", name, s, err)
+		}
 	}
 	short := opened(t, expected(p, m)[:0x2000+5*phys.PageSize])
 	if _, err := Expand(context.Background(), short, tempFile(t, 0), nil); !errors.Is(err, ErrFormat) {
 		t.Errorf("Expand of a truncated dump = %v; want ErrFormat", err)
 	}
-	null, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestExpandStops: neither a frame that is damaged nor the end of the context
+// leaves others waiting for their turn.
+func TestExpandStops(t *testing.T) {
+	p, m := smallPlan(t)
+	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
+	f := opened(t, stored)
+	for i := 0; i < len(f.body.(*framedBody).table.frames); i += 50 {
+		bad := bytes.Clone(stored)
+		ref := f.body.(*framedBody).table.frames[i]
+		bad[ref.at+int64(ref.stored)-1] ^= 1
+		damaged, err := NewFile(bytes.NewReader(bad), int64(len(bad)))
+		if err == nil {
+			_, err = Expand(context.Background(), damaged, io.Discard, nil)
+			_ = damaged.Close()
+		}
+		if !errors.Is(err, ErrFormat) {
+			t.Errorf("Expand with frame %d damaged = %v; want ErrFormat", i, err)
+		}
 	}
-	defer func() { _ = null.Close() }()
-	if _, err := Expand(context.Background(), f, null, nil); err == nil {
-		t.Error("Expand into a device worked; want an error")
+	why := errors.New("time is up")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	w := writerFunc(func(p []byte) (int, error) { cancel(why); return len(p), nil })
+	if _, err := Expand(ctx, f, w, nil); !errors.Is(err, why) {
+		t.Errorf("Expand whose context ends = %v; want %v", err, why)
 	}
 }
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

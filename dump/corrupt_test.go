@@ -149,7 +149,7 @@ func TestTableIsRefusedBeforeUse(t *testing.T) {
 func TestHostileFrame(t *testing.T) {
 	bomb := zstdZeros(64 << 20)
 	head := testHeader([]phys.Run{{Base: 1, Pages: 1}})
-	enc, err := newEncoder(Options{FrameSize: 1 << 16})
+	enc, err := newZstdEncoder(Options{FrameSize: 1 << 16})
 	if err != nil {
 		t.Fatal(err)
 	}

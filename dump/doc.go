@@ -1,5 +1,7 @@
 // Package dump is the crash dump file: writing one from a guest's memory,
-// reading one back, expanding it, and putting it in its place.
+// reading one back, and expanding it. Where the file goes, and what gives it its
+// name when it is whole, is the business of whoever holds the writer (package
+// store).
 //
 // Expanded, a dump of type 1 (DUMP_TYPE_FULL) is the header, 0x2000 bytes for
 // 64-bit and 0x1000 for 32-bit guests, followed by the pages of the header's

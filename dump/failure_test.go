@@ -198,8 +198,8 @@ func TestRunsAreChecked(t *testing.T) {
 		"runs out of order":             {{Base: 10, Pages: 5}, {Base: 1, Pages: 5}},
 		"runs overlap":                  {{Base: 1, Pages: 5}, {Base: 5, Pages: 5}},
 	} {
-		if err := new(layout).addRuns(runs); !errors.Is(err, ErrPlan) {
-			t.Errorf("%s: addRuns = %v; want ErrPlan", name, err)
+		if err := new(layout).setRuns(runs); !errors.Is(err, ErrPlan) {
+			t.Errorf("%s: setRuns = %v; want ErrPlan", name, err)
 		}
 	}
 }

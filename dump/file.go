@@ -1,9 +1,7 @@
 package dump
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -41,18 +39,7 @@ type File struct {
 	header    *header.Header
 	headerErr error
 	bitmap    *header.Bitmap
-	pages     layout // of a dump of pages; else without runs
-}
-
-// body is a container's way to the expanded bytes.
-type body interface {
-	io.ReaderAt
-	size() int64
-	// each calls use with every part of the expanded dump, from several
-	// goroutines and in any order; p is only valid during the call. It
-	// verifies whatever checksums there are before it calls use, and returns
-	// the first error.
-	each(ctx context.Context, use func(p []byte, off int64) error) error
+	layout    layout // of a dump of pages; else without any
 }
 
 var _ phys.Reader = (*File)(nil)
@@ -84,41 +71,60 @@ func Open(path string) (*File, error) {
 // NewFile reads the dump of size bytes in r, which it does not close. r must
 // be safe for concurrent use.
 func NewFile(r io.ReaderAt, size int64) (*File, error) {
-	f := &File{container: Container{FileSize: size}}
-	var magic [8]byte
-	if size < int64(len(magic)) {
+	return newFile(r, size, containers())
+}
+
+// sniffed is how many bytes decide what a file is.
+const sniffed = 8
+
+// Recognise returns the container of a file by its first 8 bytes, and false if
+// they don't begin a dump. A file that begins with fewer is none.
+func Recognise(head []byte) (Compression, bool) {
+	if len(head) < sniffed {
+		return "", false
+	}
+	c, ok := sniff(head, containers())
+	return c.name, ok
+}
+
+func newFile(r io.ReaderAt, size int64, all []container) (*File, error) {
+	var head [sniffed]byte
+	if size < int64(len(head)) {
 		return nil, formatError(-1, "dump", "only %d bytes", size)
 	}
-	if err := readFull(r, magic[:], 0); err != nil {
+	if err := readFull(r, head[:], 0); err != nil {
 		return nil, fmt.Errorf("read signature: %w", err)
 	}
-	var err error
-	switch {
-	case binary.LittleEndian.Uint32(magic[:]) == header.Signature:
-		f.container.Compression, f.container.RandomAccess = CompressionNone, true
-		f.body = plainBody{r, size}
-	case binary.LittleEndian.Uint32(magic[:]) == zstdMagic:
-		err = f.openSeekable(r, size)
-	case bytes.HasPrefix(magic[:], gzipMagic):
-		err = f.openGzip(r, size)
-	default:
-		err = formatError(0, "signature", "% x is neither a dump nor one in zstd or gzip", magic[:])
+	c, ok := sniff(head[:], all)
+	if !ok {
+		return nil, formatError(0, "signature", "% x is neither a dump nor one in %s", head[:], compressing(all))
 	}
-	if err == nil {
-		err = f.readHeader()
-	}
+	in, err := c.open(r, size)
 	if err != nil {
+		return nil, err
+	}
+	in.Compression, in.FileSize = c.name, size
+	f := &File{container: in.Container, body: in.body, metadata: in.metadata, layout: layout{pages: phys.NewIndex(nil)}}
+	if in.close != nil {
+		f.closers = append(f.closers, closeFunc(in.close))
+	}
+	if err := f.readHeader(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
+type closeFunc func()
+
+func (c closeFunc) Close() error { c(); return nil }
+
 // readHeader decodes the header. Only that it begins one is needed to open a
 // file, so that a bad one can be looked into.
 func (f *File) readHeader() error {
 	var head io.ReaderAt = f.body
-	if g, ok := f.body.(*gzipBody); ok {
-		head = &gzipHead{gzipBody: g}
+	sequential, _ := f.body.(sequentialBody)
+	if sequential != nil {
+		head = sequential.head()
 	}
 	raw := make([]byte, header.Size64)
 	n, err := head.ReadAt(raw, 0)
@@ -133,7 +139,7 @@ func (f *File) readHeader() error {
 		return formatError(-1, "header", "%d bytes, want %d", n, size)
 	}
 	f.raw = raw[:size]
-	f.pages.start = uint64(size)
+	f.layout.start = uint64(size)
 	f.header, err = header.Decode(f.raw)
 	if err == nil {
 		err = f.findPages(head)
@@ -145,8 +151,8 @@ func (f *File) readHeader() error {
 	if err != nil {
 		return err
 	}
-	if g, ok := f.body.(*gzipBody); ok {
-		return g.setSize(f)
+	if sequential != nil {
+		return sequential.setSize(f)
 	}
 	return nil
 }
@@ -156,14 +162,14 @@ func (f *File) readHeader() error {
 func (f *File) findPages(head io.ReaderAt) error {
 	switch h := f.header; {
 	case h.DumpType == header.DumpTypeFull:
-		return f.pages.addRuns(h.Runs)
+		return f.layout.setRuns(h.Runs)
 	case h.DumpType.HasBitmap():
 		b, err := header.DecodeBitmap(head, h.Width)
 		if err != nil {
 			return err
 		}
-		f.bitmap, f.pages.start = b, b.FirstPage
-		return f.pages.addRuns(b.Runs)
+		f.bitmap, f.layout.start = b, b.FirstPage
+		return f.layout.setRuns(b.Runs)
 	}
 	return nil
 }
@@ -235,7 +241,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 // RAM returns the pages that are in the dump: those of a type 1 dump's runs, or
 // of the bitmap of type 5 and 6. It is empty for other types, and must not be
 // changed.
-func (f *File) RAM() phys.Runs { return f.pages.runs }
+func (f *File) RAM() phys.Runs { return f.layout.pages.Set() }
 
 // Complete returns nil if the file is long enough for the pages that its
 // header lists.
@@ -243,9 +249,9 @@ func (f *File) Complete() error {
 	if f.headerErr != nil {
 		return f.headerErr
 	}
-	if have := uint64(f.Size()); have < f.pages.size() {
+	if have := uint64(f.Size()); have < f.layout.size() {
 		return formatError(-1, "dump", "%d bytes, but with the header's %d pages it has %d: it is truncated",
-			have, f.pages.pages, f.pages.size())
+			have, f.layout.pages.Pages(), f.layout.size())
 	}
 	return nil
 }
@@ -262,11 +268,11 @@ func (f *File) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	if len(p) == 0 {
 		return nil
 	}
-	off, ok := f.pages.offset(at, uint64(len(p)))
+	off, ok := f.layout.offset(at, uint64(len(p)))
 	if !ok {
 		return &phys.AccessError{At: at, Len: len(p), Err: phys.ErrNotRAM}
 	}
-	if err := readFull(f, p, int64(f.pages.start+off)); err != nil {
+	if err := readFull(f, p, int64(f.layout.start+off)); err != nil {
 		return &phys.AccessError{At: at, Len: len(p), Err: err}
 	}
 	return nil
@@ -279,7 +285,7 @@ func (f *File) CheckFrames(ctx context.Context, progress *Progress) error {
 		progress = new(Progress)
 	}
 	progress.Total.Store(uint64(f.Size()))
-	return f.body.each(ctx, func(p []byte, _ int64) error {
+	return f.body.each(ctx, func(_ context.Context, p []byte, _ int64) error {
 		progress.Done.Add(uint64(len(p)))
 		return nil
 	})

@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"testing"
 
 	"snap/phys"
+	"snap/store"
 )
 
 // fakeMemory is a guest's memory whose pages are made up from their numbers:
@@ -165,6 +167,31 @@ func written(t testing.TB, p *Plan, m phys.Reader, o Options) ([]byte, *Stats) {
 		t.Fatalf("Write failed: %v", err)
 	}
 	return out.Bytes(), s
+}
+
+// storeFile begins the file f in a folder.
+func storeFile(t testing.TB, folder string, o store.Options) store.File {
+	t.Helper()
+	f, err := store.Folder(folder, o).Create(context.Background(), "f")
+	if err != nil {
+		t.Fatalf("Create failed: %v", err)
+	}
+	t.Cleanup(func() { _ = f.Abort() })
+	return f
+}
+
+// stdoutFile begins the file that goes to w as standard output.
+func stdoutFile(t testing.TB, w io.Writer) store.File {
+	t.Helper()
+	p, name, err := store.Open("-", store.Options{Stdout: w})
+	if err != nil {
+		t.Fatalf("Open failed: %v", err)
+	}
+	f, err := p.Create(context.Background(), name)
+	if err != nil {
+		t.Fatalf("Create failed: %v", err)
+	}
+	return f
 }
 
 // opened is the File over the bytes of a dump.

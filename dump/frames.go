@@ -122,14 +122,14 @@ func (b *framedBody) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func (b *framedBody) each(ctx context.Context, use func(p []byte, off int64) error) error {
-	return inParallel(ctx, len(b.table.frames), b.table.largest, func(buf []byte) func(int) error {
+func (b *framedBody) each(ctx context.Context, use func(ctx context.Context, p []byte, off int64) error) error {
+	return inParallel(ctx, len(b.table.frames), b.table.largest, func(ctx context.Context, buf []byte) func(int) error {
 		return func(i int) error {
 			p, err := b.decode(buf, i)
 			if err != nil {
 				return err
 			}
-			return use(p, b.table.frames[i].expandedAt)
+			return use(ctx, p, b.table.frames[i].expandedAt)
 		}
 	})
 }

@@ -44,7 +44,7 @@ func FuzzSeekable(f *testing.F) {
 			return
 		}
 		all := make([]byte, file.Size())
-		err = file.body.each(context.Background(), func(p []byte, off int64) error {
+		err = file.body.each(context.Background(), func(_ context.Context, p []byte, off int64) error {
 			if off < 0 || off+int64(len(p)) > int64(len(all)) {
 				t.Fatalf("%d bytes at %d of a dump of %d", len(p), off, len(all))
 			}

@@ -3,7 +3,6 @@ package dump
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"sort"
 
@@ -28,17 +27,18 @@ func (g *gatherer) headerFrames() uint64 {
 }
 
 func (g *gatherer) pageFrames() uint64 {
-	return ceilDiv(g.pages, g.framePages())
+	return ceilDiv(g.pages.Pages(), g.framePages())
 }
 
 func (g *gatherer) framePages() uint64 { return uint64(g.frameSize) / phys.PageSize }
 
 // lastPages returns the length in bytes of the last frame of pages.
 func (g *gatherer) lastPages() int {
-	if g.pages == 0 {
+	n := g.pages.Pages()
+	if n == 0 {
 		return 0
 	}
-	return int(g.pages-(g.pageFrames()-1)*g.framePages()) * phys.PageSize
+	return int(n-(g.pageFrames()-1)*g.framePages()) * phys.PageSize
 }
 
 func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }
@@ -53,17 +53,13 @@ func (g *gatherer) fill(ctx context.Context, f *frame, i uint64) error {
 		return nil
 	}
 	lo := (i - g.headerFrames()) * g.framePages()
-	hi := min(lo+g.framePages(), g.pages)
+	hi := min(lo+g.framePages(), g.pages.Pages())
 	f.in = f.in[:(hi-lo)*phys.PageSize]
 	overlays := g.overlaysIn(lo*phys.PageSize, hi*phys.PageSize)
-	for p, k := lo, g.at(lo); p < hi; k++ {
-		skip := p - g.first[k]
-		n := min(g.runs[k].Pages-skip, hi-p)
-		piece := phys.Run{Base: g.runs[k].Base + phys.PFN(skip), Pages: n}
-		if err := g.fillRun(ctx, f, piece, f.in[(p-lo)*phys.PageSize:][:piece.Size()]); err != nil {
+	for n, r := range g.pages.Span(lo, hi) {
+		if err := g.fillRun(ctx, f, r, f.in[(n-lo)*phys.PageSize:][:r.Size()]); err != nil {
 			return err
 		}
-		p += n
 	}
 	f.zero = len(overlays) == 0 && f.readPages == f.zeroPages
 	if f.zero {
@@ -105,44 +101,17 @@ func (g *gatherer) fillRun(ctx context.Context, f *frame, r phys.Run, p []byte) 
 	return nil
 }
 
-// read fills p with the pages of r from the guest, in smaller and smaller
-// pieces where it fails.
+// read fills p with the pages of r from the guest; those that can't be read
+// become gaps in f.
 func (g *gatherer) read(ctx context.Context, f *frame, r phys.Run, p []byte) error {
-	err := g.mem.ReadPhys(ctx, p, r.Base.Addr())
-	if err == nil {
-		f.readDone(p)
+	err := phys.ReadPages(ctx, g.mem, r, p, f.read, f.unread)
+	switch {
+	case err == nil:
 		return nil
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	if !isGap(err) {
-		return fmt.Errorf("%w: %w", ErrSource, err)
-	}
-	if r.Pages == 1 {
-		f.unreadable(r.Base, p, err)
-		return nil
-	}
-	half := r.Pages / 2
-	if err := g.read(ctx, f, phys.Run{Base: r.Base, Pages: half}, p[:half*phys.PageSize]); err != nil {
-		return err
-	}
-	return g.read(ctx, f, phys.Run{Base: r.Base + phys.PFN(half), Pages: r.Pages - half}, p[half*phys.PageSize:])
-}
-
-// isGap reports whether err is about the pages that were read rather than
-// about the source.
-func isGap(err error) bool {
-	_, ok := errors.AsType[*phys.AccessError](err)
-	return ok || errors.Is(err, phys.ErrNotRAM)
-}
-
-// gapReason is the cause without the address, so that neighbours are alike.
-func gapReason(err error) string {
-	if e, ok := errors.AsType[*phys.AccessError](err); ok && e.Err != nil {
-		err = e.Err
-	}
-	return err.Error()
+	return fmt.Errorf("%w: %w", ErrSource, err)
 }
 
 // overlaysIn returns the overlays that touch the bytes [lo, hi) behind the header.

@@ -3,6 +3,7 @@ package dump
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"snap/phys"
@@ -11,23 +12,36 @@ import (
 // Compression names the container of a dump file.
 type Compression string
 
-// Containers. The empty string is CompressionZstd.
+// Containers. The empty string is the default, the first of Compressions.
 const (
 	CompressionZstd Compression = "zstd" // Zstandard seekable format: random access, metadata, checksums
 	CompressionGzip Compression = "gzip" // for where there is no zstd; no metadata
 	CompressionNone Compression = "none" // the plain dump; holes where the file system can have them
 )
 
-// Suffix returns what a file name ends in after ".dmp" ("", ".zst", ".gz").
-func (c Compression) Suffix() string {
-	switch c {
-	case CompressionGzip:
-		return ".gz"
-	case CompressionNone:
-		return ""
-	default:
-		return ".zst"
+// Compressions returns all containers, the default first.
+func Compressions() []Compression {
+	var names []Compression
+	for _, c := range containers() {
+		names = append(names, c.name)
 	}
+	return names
+}
+
+// Suffix returns what a file name ends in after ".dmp" ("", ".zst", ".gz").
+func (c Compression) Suffix() string { return c.container().suffix }
+
+// Doc returns what the container is for, a phrase for help.
+func (c Compression) Doc() string { return c.container().doc }
+
+// container returns what is known of c; if there is no such container, of the
+// default.
+func (c Compression) container() container {
+	all := containers()
+	if found, ok := find(c, all); ok {
+		return found
+	}
+	return all[0]
 }
 
 // Level trades time for size.
@@ -41,6 +55,26 @@ const (
 	LevelBetter  Level = "better"
 	LevelBest    Level = "best"
 )
+
+// Levels returns all levels, the default first. Each container makes its own of
+// them.
+func Levels() []Level {
+	return []Level{LevelFastest, LevelDefault, LevelBetter, LevelBest}
+}
+
+// Doc returns what the level is for, a phrase for help.
+func (l Level) Doc() string {
+	switch l {
+	case LevelDefault:
+		return "slower, and a little smaller"
+	case LevelBetter:
+		return "slower again, and hardly smaller"
+	case LevelBest:
+		return "the slowest and the smallest"
+	default:
+		return "the fastest: slower ones gain little on memory pages"
+	}
+}
 
 // Bounds of Options.
 const (
@@ -78,10 +112,6 @@ type Options struct {
 	// document that it returns is stored in the zstd container. The other
 	// containers can't hold one, and it is not called for them.
 	Metadata func(*Stats) ([]byte, error)
-
-	// SkipHash leaves Stats.SHA256 empty. Hashing costs the writer about a
-	// second per GiB written where the processor has no SHA instructions.
-	SkipHash bool
 }
 
 // Progress counts what has been done. It is safe for concurrent use; whoever
@@ -92,31 +122,33 @@ type Progress struct {
 	Written atomic.Uint64 // bytes put out so far
 }
 
-// resolve returns o with all defaults filled in, or an error that names the
-// option that is wrong.
-func (o Options) resolve() (Options, error) {
-	switch o.Compression {
-	case "":
-		o.Compression = CompressionZstd
-	case CompressionZstd, CompressionGzip, CompressionNone:
-	default:
-		return o, fmt.Errorf("compression %q: want %s, %s or %s", o.Compression, CompressionZstd, CompressionGzip, CompressionNone)
+// resolve fills in all defaults, and returns the container that o asks for, one
+// of all. The error names the option that is wrong.
+func (o *Options) resolve(all []container) (container, error) {
+	c, ok := find(o.Compression, all)
+	if !ok {
+		var names []Compression
+		for _, c := range all {
+			names = append(names, c.name)
+		}
+		return c, fmt.Errorf("compression %q: want %s", o.Compression, alternatives(names))
 	}
-	switch o.Level {
-	case "":
-		o.Level = LevelFastest
-	case LevelFastest, LevelDefault, LevelBetter, LevelBest:
-	default:
-		return o, fmt.Errorf("compression level %q: want %s, %s, %s or %s", o.Level, LevelFastest, LevelDefault, LevelBetter, LevelBest)
+	o.Compression = c.name
+	levels := Levels()
+	if o.Level == "" {
+		o.Level = levels[0]
+	}
+	if !slices.Contains(levels, o.Level) {
+		return c, fmt.Errorf("compression level %q: want %s", o.Level, alternatives(levels))
 	}
 	if o.FrameSize == 0 {
 		o.FrameSize = DefaultFrameSize
 	}
 	if o.FrameSize < phys.PageSize || o.FrameSize > MaxFrameSize || o.FrameSize%phys.PageSize != 0 {
-		return o, fmt.Errorf("frame size %d: want a multiple of %d up to %d", o.FrameSize, phys.PageSize, MaxFrameSize)
+		return c, fmt.Errorf("frame size %d: want a multiple of %d up to %d", o.FrameSize, phys.PageSize, MaxFrameSize)
 	}
 	if o.Workers < 0 || o.Memory < 0 {
-		return o, fmt.Errorf("%d workers in %d bytes of memory: want neither negative", o.Workers, o.Memory)
+		return c, fmt.Errorf("%d workers in %d bytes of memory: want neither negative", o.Workers, o.Memory)
 	}
 	if o.Workers == 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
@@ -128,5 +160,5 @@ func (o Options) resolve() (Options, error) {
 	if o.Progress == nil {
 		o.Progress = new(Progress)
 	}
-	return o, nil
+	return c, nil
 }

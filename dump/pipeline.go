@@ -31,6 +31,16 @@ type frame struct {
 	stored []byte
 	err    error
 	done   chan struct{} // capacity 1: the worker's promise to the collector
+
+	// What phys.ReadPages calls, made once for all frames to come.
+	read   func(phys.Run, []byte)
+	unread func(phys.PFN, []byte, error) error
+}
+
+func newFrame(size int) *frame {
+	f := &frame{in: make([]byte, size), done: make(chan struct{}, 1)}
+	f.read, f.unread = f.readDone, f.unreadable
+	return f
 }
 
 func (f *frame) reset() {
@@ -39,8 +49,8 @@ func (f *frame) reset() {
 	f.gaps, f.holes = f.gaps[:0], f.holes[:0]
 }
 
-func (f *frame) readDone(p []byte) {
-	f.readPages += uint64(len(p)) / phys.PageSize
+func (f *frame) readDone(r phys.Run, p []byte) {
+	f.readPages += r.Pages
 	f.zeroPages += countZero(p)
 }
 
@@ -49,13 +59,14 @@ func (f *frame) unpopulated(p []byte) {
 	f.holes = append(f.holes, p)
 }
 
-func (f *frame) unreadable(pfn phys.PFN, p []byte, err error) {
+func (f *frame) unreadable(pfn phys.PFN, p []byte, err error) error {
 	f.lost++
 	if !errors.Is(err, phys.ErrNotRAM) {
 		f.lostHard++
 	}
 	f.holes = append(f.holes, p)
-	f.gaps = appendGap(f.gaps, Gap{phys.Run{Base: pfn, Pages: 1}, gapReason(err)})
+	f.gaps = appendGap(f.gaps, Gap{phys.Run{Base: pfn, Pages: 1}, phys.GapReason(err).Error()})
+	return nil
 }
 
 // settle clears what was not read. It is put off because frames without any
@@ -81,24 +92,27 @@ func appendGap(gaps []Gap, g Gap) []Gap {
 type pipeline struct {
 	gatherer
 	opts  Options
-	zeros *zeroForms
+	cont  container
+	zeros map[int][]byte // by length, the stored form of frames of zeros
 	out   *sink
 
 	free, work, order chan *frame
 
 	stats Stats
-	dead  int // frames in a row without a page
+	dead  phys.DeadStretch // of frames
 }
 
-func write(ctx context.Context, w io.Writer, mem phys.Reader, l *layout, o Options) (*Stats, error) {
-	p := &pipeline{gatherer: gatherer{layout: l, mem: mem, frameSize: o.FrameSize}, opts: o}
+// write is Write of a plan that was checked, with resolved options.
+func write(ctx context.Context, w io.Writer, mem phys.Reader, l *layout, c container, o Options) (*Stats, error) {
+	p := &pipeline{gatherer: gatherer{layout: l, mem: mem, frameSize: o.FrameSize}, opts: o, cont: c}
+	p.dead.Limit = maxDeadFrames
 	if err := p.prepare(w); err != nil {
 		return nil, err
 	}
 	encoders := make([]encoder, p.opts.Workers)
 	for i := range encoders {
 		var err error
-		if encoders[i], err = newEncoder(o); err != nil {
+		if encoders[i], err = c.encoder(o); err != nil {
 			return nil, err
 		}
 	}
@@ -123,22 +137,20 @@ func (p *pipeline) prepare(w io.Writer) error {
 	}
 	p.opts.Workers = min(p.opts.Workers, int(n)-1)
 	var err error
-	if p.zeros, err = newZeroForms(p.opts, p.frameSize, p.lastPages()); err != nil {
+	if p.zeros, err = zeroForms(p.cont, p.opts, p.frameSize, p.lastPages()); err != nil {
 		return err
 	}
-	if p.out, err = newSink(w, p.opts); err != nil {
-		return err
-	}
+	p.out = newSink(w, p.cont)
 	p.free, p.order = make(chan *frame, n), make(chan *frame, n)
 	p.work = make(chan *frame)
 	for range n {
-		f := &frame{in: make([]byte, p.frameSize), done: make(chan struct{}, 1)}
-		if p.opts.Compression != CompressionNone {
+		f := newFrame(p.frameSize)
+		if !p.cont.plain {
 			f.out = make([]byte, 0, storedBound(p.frameSize))
 		}
 		p.free <- f
 	}
-	p.stats.Pages, p.stats.DumpBytes = p.pages, p.size()
+	p.stats.Pages, p.stats.DumpBytes = p.pages.Pages(), p.size()
 	p.opts.Progress.Total.Store(p.size())
 	return nil
 }
@@ -189,7 +201,7 @@ func (p *pipeline) collect(ctx context.Context) error {
 			return err
 		}
 		if f.zero {
-			f.stored = p.zeros.forms[len(f.in)]
+			f.stored = p.zeros[len(f.in)]
 		}
 		if err := p.out.frame(f); err != nil {
 			return err
@@ -215,14 +227,9 @@ func (p *pipeline) account(f *frame) error {
 			s.GapsOmitted += g.Run.Pages
 		}
 	}
-	switch {
-	case f.readPages > 0:
-		p.dead = 0
-	case f.lostHard > 0:
-		if p.dead++; p.dead >= maxDeadFrames {
-			return fmt.Errorf("%w: no page of %d frames in a row, last at %v: %s",
-				ErrSource, p.dead, f.gaps[len(f.gaps)-1].Run, f.gaps[len(f.gaps)-1].Reason)
-		}
+	if p.dead.Add(f.readPages, f.lostHard) {
+		return fmt.Errorf("%w: no page of %d frames in a row, last at %v: %s",
+			ErrSource, maxDeadFrames, f.gaps[len(f.gaps)-1].Run, f.gaps[len(f.gaps)-1].Reason)
 	}
 	return nil
 }
@@ -234,7 +241,7 @@ func (p *pipeline) finish() (*Stats, error) {
 		return nil, fmt.Errorf("%w: none of %d pages, the first at %v: %s", ErrSource, s.Unreadable, s.Gaps[0].Run, s.Gaps[0].Reason)
 	}
 	s.BytesRead = s.Read * phys.PageSize
-	if p.opts.Compression == CompressionZstd && p.opts.Metadata != nil {
+	if p.out.tail != nil && p.opts.Metadata != nil {
 		meta, err := p.opts.Metadata(s)
 		if err != nil {
 			return nil, fmt.Errorf("make metadata: %w", err)
@@ -246,7 +253,25 @@ func (p *pipeline) finish() (*Stats, error) {
 	if err := p.out.close(); err != nil {
 		return nil, err
 	}
-	s.BytesWritten, s.SHA256 = p.out.n, p.out.sum()
+	s.BytesWritten = p.out.n
 	p.opts.Progress.Written.Store(p.out.n)
 	return s, nil
+}
+
+// zeroForms returns the stored forms of frames that hold only zeros, by length.
+// There are at most two lengths of them, the full one and the last.
+func zeroForms(c container, o Options, lengths ...int) (map[int][]byte, error) {
+	enc, err := c.encoder(o)
+	if err != nil {
+		return nil, err
+	}
+	forms := map[int][]byte{}
+	for _, n := range lengths {
+		if c.zeros != nil {
+			forms[n] = c.zeros(n)
+		} else if forms[n], err = enc.encode(nil, make([]byte, n)); err != nil {
+			return nil, err
+		}
+	}
+	return forms, nil
 }

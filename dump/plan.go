@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"sort"
 
 	"snap/header"
 	"snap/phys"
@@ -47,12 +46,10 @@ type Overlay struct {
 
 // layout is a validated Plan: the mapping from the expanded file to pages.
 type layout struct {
-	header    []byte // of a Plan
-	start     uint64 // file offset of the first page
-	runs      phys.Runs
-	first     []uint64 // by run: the index in the file of its first page
-	pages     uint64
-	overlays  []placed // ascending by page offset
+	header    []byte      // of a Plan
+	start     uint64      // file offset of the first page
+	pages     *phys.Index // by number, in the order of the file
+	overlays  []placed    // ascending by page offset
 	populated phys.Runs
 	partial   bool // populated restricts what is read
 }
@@ -70,7 +67,7 @@ func (p *Plan) layout() (*layout, error) {
 		return nil, fmt.Errorf("%w: header of %d bytes", ErrPlan, n)
 	}
 	l := &layout{header: p.Header, start: uint64(len(p.Header)), populated: p.Populated, partial: p.Populated != nil}
-	if err := l.addRuns(p.Runs); err != nil {
+	if err := l.setRuns(p.Runs); err != nil {
 		return nil, err
 	}
 	for _, o := range p.Overlays {
@@ -86,7 +83,7 @@ func (p *Plan) layout() (*layout, error) {
 			return nil, fmt.Errorf("%w: two overlays at file offset %#x", ErrPlan, l.overlays[i].off+l.start)
 		}
 	}
-	return l, p.checkHeader(l.runs)
+	return l, p.checkHeader(l.pages.Set())
 }
 
 // checkHeader holds the header against the runs: readers have only the header
@@ -116,9 +113,9 @@ func (p *Plan) checkHeader(pages phys.Runs) error {
 	return nil
 }
 
-// addRuns sets the runs of l. Those that touch become one: so pages that lie
+// setRuns sets the pages of l. Runs that touch become one: so pages that lie
 // side by side are read together, wherever the file's header divides them.
-func (l *layout) addRuns(runs []phys.Run) error {
+func (l *layout) setRuns(runs []phys.Run) error {
 	touching := 0
 	for i, r := range runs {
 		if !r.Valid() {
@@ -131,26 +128,16 @@ func (l *layout) addRuns(runs []phys.Run) error {
 			touching++
 		}
 	}
-	l.runs = runs
+	set := phys.Runs(runs)
 	if touching > 0 {
-		l.runs, _ = phys.NewRuns(runs...) // all are valid
+		set, _ = phys.NewRuns(runs...) // all are valid
 	}
-	l.first = make([]uint64, len(l.runs))
-	for i, r := range l.runs {
-		l.first[i] = l.pages
-		l.pages += r.Pages // can't overflow: disjoint runs of valid pages
-	}
+	l.pages = phys.NewIndex(set)
 	return nil
 }
 
 // size returns the length of the expanded file.
-func (l *layout) size() uint64 { return l.start + l.pages*phys.PageSize }
-
-// at returns the index of the run that holds the file's page i, which must be
-// below l.pages.
-func (l *layout) at(i uint64) int {
-	return sort.Search(len(l.first), func(k int) bool { return l.first[k] > i }) - 1
-}
+func (l *layout) size() uint64 { return l.start + l.pages.Pages()*phys.PageSize }
 
 // offset returns where the n bytes at physical address at begin, in bytes
 // from the first page, and false unless all of them are in one run.
@@ -159,9 +146,9 @@ func (l *layout) offset(at phys.Addr, n uint64) (uint64, bool) {
 	if !ok {
 		return 0, false
 	}
-	k, ok := l.runs.Find(want.Base)
-	if !ok || want.End() > l.runs[k].End() {
+	number, ok := l.pages.Number(want.Base)
+	if !ok || l.pages.Run(number, want.Pages).Pages < want.Pages {
 		return 0, false
 	}
-	return (l.first[k]+uint64(want.Base-l.runs[k].Base))*phys.PageSize + at.Offset(), true
+	return number*phys.PageSize + at.Offset(), true
 }

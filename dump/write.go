@@ -26,10 +26,6 @@ type Stats struct {
 	BytesRead    uint64 // from the guest, Read * phys.PageSize
 	DumpBytes    uint64 // length of the expanded dump
 	BytesWritten uint64 // length of the file as written
-
-	// SHA256 is the hash of the file as written (compressed, and that is what
-	// sha256sum prints for it), in hexadecimal; empty with Options.SkipHash.
-	SHA256 string
 }
 
 // Gap is a range of guest pages that could not be read.
@@ -47,16 +43,22 @@ type Gap struct {
 // any other, and a source that fails for long stretches, ends the dump with
 // ErrSource.
 //
-// If w is a regular file and there is no compression, stretches of zeros
-// become holes. Write does not sync or close w. ctx ends reads from mem; it
+// If w is a HoleWriter and there is no compression, stretches of zeros become
+// holes. Write does not sync or close w. ctx ends reads from mem; it
 // can't end a write to w that blocks.
 func Write(ctx context.Context, w io.Writer, mem phys.Reader, p *Plan, o Options) (*Stats, error) {
+	return writeIn(ctx, w, mem, p, o, containers())
+}
+
+// writeIn is Write in one of the given containers.
+func writeIn(ctx context.Context, w io.Writer, mem phys.Reader, p *Plan, o Options, all []container) (*Stats, error) {
 	l, err := p.layout()
 	if err != nil {
 		return nil, err
 	}
-	if o, err = o.resolve(); err != nil {
+	c, err := o.resolve(all)
+	if err != nil {
 		return nil, err
 	}
-	return write(ctx, w, mem, l, o)
+	return write(ctx, w, mem, l, c, o)
 }

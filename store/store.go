@@ -17,40 +17,48 @@ import (
 // ErrWriteOnly says that a place takes files but doesn't give them back.
 var ErrWriteOnly = errors.New("what was written there can't be read back")
 
-// Place takes files.
+// Place takes files. It is safe for concurrent use.
 type Place interface {
 	// Path returns how people and scripts call the file of that name there: an
 	// absolute path, "-", a URL.
 	Path(name string) string
 
-	// Check fails as Create would: with fs.ErrExist if the name is taken. It
-	// makes nothing.
+	// Check fails as Create would, as far as that can be told without making
+	// anything.
 	Check(ctx context.Context, name string) error
 
-	// Create begins a file. The caller ends with Commit or Abort.
+	// Create begins a file, in which only its owner may look. The caller ends
+	// with Commit or Abort. The error is fs.ErrExist if the name is taken, by
+	// anything but a file that may be replaced (Options.Force), and ErrOneFile
+	// where there can't be another one.
 	Create(ctx context.Context, name string) (File, error)
 }
 
 // File is a file that doesn't have its name yet. It is not safe for concurrent
 // use, but what Reopen returns is.
 type File interface {
+	// Write appends to the file. Each call is one to the place, so small pieces
+	// are better gathered before. After an error the file can only be aborted.
 	io.Writer
 
 	// Reopen returns what was written so far, to be read back before Commit; it
-	// belongs to the File and is not closed. The error is ErrWriteOnly where
-	// that can't be.
+	// belongs to the File, is not closed, and is not read after Commit or Abort.
+	// The error is ErrWriteOnly where that can't be.
 	Reopen(ctx context.Context) (r io.ReaderAt, size int64, err error)
 
 	// Sum returns the SHA-256 of what was written so far, in hexadecimal, as
-	// sha256sum prints it for the file.
+	// sha256sum prints it for the file; "" with Options.NoSum.
 	Sum() string
 
 	// Commit gives the file its name; after that it survives a crash of the
 	// host. Unless it was to be forced it replaces nothing, even if the name
-	// was taken meanwhile. After an error there is no file, as after Abort.
+	// was taken meanwhile. After an error there is no file, as after Abort,
+	// unless all that failed is to make the name last: that error says so. A
+	// file that was committed or aborted gives os.ErrClosed.
 	Commit(ctx context.Context) error
 
-	// Abort removes the file. After Commit, or another Abort, it does nothing.
+	// Abort removes the file; what went to standard output stays. After Commit,
+	// or another Abort, it does nothing.
 	Abort() error
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -81,7 +80,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *loo
 		return errors.Join(usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept"), old.Close())
 	}
 	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	out, err := a.openOutput(o, name)
+	out, err := a.openOutput(ctx, o, name)
 	if err != nil {
 		return err
 	}
@@ -136,56 +135,49 @@ func (a *app) repack(ctx context.Context, old *dump.File, out *output, write *du
 // openInput recognises a file: a dump is returned as such, anything else that
 // holds a guest as a source.
 func openInput(path string, in *inputOptions) (hv.Source, *dump.File, error) {
-	if in.raw {
-		segments, err := in.segments(path)
-		if err != nil {
-			return nil, nil, err
-		}
-		src, err := file.OpenRaw(path, segments)
-		return src, nil, err
-	}
-	if len(in.ram) > 0 {
-		return nil, nil, usageError("--ram describes a raw image: add --raw")
+	segments, err := in.segments()
+	if err != nil {
+		return nil, nil, err
 	}
 	magic, err := readMagic(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The kdump formats are no ELF, but OpenELFCore names them and the way out.
-	if slices.ContainsFunc([]string{"\x7fELF", "KDUMP", "makedumpfile"}, func(m string) bool { return strings.HasPrefix(magic, m) }) {
-		src, err := file.OpenELFCore(path)
-		return src, nil, err
+	var src hv.Source
+	var old *dump.File
+	if _, isDump := dump.Recognise(magic); isDump && !in.raw {
+		old, err = dump.Open(path)
+	} else {
+		src, err = file.Open(path, file.Options{Raw: in.raw, Segments: segments})
 	}
-	f, err := dump.Open(path)
-	if errors.Is(err, dump.ErrFormat) {
+	if errors.Is(err, file.ErrUnknown) {
+		err = fmt.Errorf("it is no dump: %w", err)
+	}
+	if errors.Is(err, file.ErrUnknown) || errors.Is(err, dump.ErrFormat) {
 		err = next(err, "for a raw image of guest memory say so: --raw, and --ram for each range in it")
 	}
-	return nil, f, err
+	return src, old, err
 }
 
 // readMagic returns the first bytes of a file, fewer if it is shorter.
-func readMagic(path string) (string, error) {
+func readMagic(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close()
 	buf := make([]byte, 16)
 	n, err := io.ReadFull(f, buf)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return "", err
+		return nil, err
 	}
-	return string(buf[:n]), nil
+	return buf[:n], nil
 }
 
-// segments parses --ram; without it the file is one range from 0 on.
-func (in *inputOptions) segments(path string) ([]file.Segment, error) {
-	if len(in.ram) == 0 {
-		size := sizeOf(path) &^ (phys.PageSize - 1)
-		if size == 0 {
-			return nil, fmt.Errorf("raw image %s: no whole page in it: %w", path, hv.ErrFormat)
-		}
-		return []file.Segment{{Size: size}}, nil
+// segments parses --ram; without it there are none.
+func (in *inputOptions) segments() ([]file.Segment, error) {
+	if len(in.ram) > 0 && !in.raw {
+		return nil, usageError("--ram describes a raw image: add --raw")
 	}
 	var out []file.Segment
 	var offset uint64 // ranges follow each other in the file unless they say otherwise

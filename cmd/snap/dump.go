@@ -110,7 +110,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, o *dumpOptions) (err e
 		return fmt.Errorf("dump %s: %w", id.Name, err)
 	}
 	defer func() { err = o.held.end(err) }()
-	out, err := a.openOutput(&o.fileOptions, id.Name)
+	out, err := a.openOutput(ctx, &o.fileOptions, id.Name)
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", id.Name, err)
 	}

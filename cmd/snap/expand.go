@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"snap/dump"
+	"snap/store"
 )
 
 func newExpandCommand(a *app) *cobra.Command {
@@ -50,19 +52,20 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 	} else if same {
 		return usageError("%s is also the output", path)
 	}
-	out, err := dump.Create(output, force)
+	folder, name := filepath.Split(output)
+	out, err := store.Folder(folder, store.Options{Force: force, NoSum: true}).Create(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Abort()) }()
 	var p dump.Progress
 	stop := a.showProgress("expanding", &p)
-	st, err := dump.Expand(ctx, f, out.File(), &p)
+	st, err := dump.Expand(ctx, f, out, &p)
 	stop()
 	if err != nil {
 		return err
 	}
-	if err := out.Commit(); err != nil {
+	if err := out.Commit(ctx); err != nil {
 		return err
 	}
 	a.log.Info().Str("output", output).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).

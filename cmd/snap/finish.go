@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"snap/dump"
 	"snap/dump/verify"
 	"snap/manifest"
+	"snap/store"
 )
 
 // errDegraded ends a command whose dump was written but is not what it should
@@ -19,18 +19,12 @@ var errDegraded = errors.New("the dump was written but is degraded")
 // finish verifies what was written, gives it its name, writes the manifest and
 // tells the operator.
 func (a *app) finish(ctx context.Context, out *output, sum *manifest.Manifest) error {
-	sum.Output = out.path
-	degraded := sum.Pages.Unreadable > 0 || smeared(sum)
-	if out.pending == nil {
-		sum.Warn("standard output can't be read back: check the dump with snap verify")
-		degraded = true
-	} else {
-		ok, err := a.verifyAndCommit(ctx, out, sum)
-		if err != nil {
-			return err
-		}
-		degraded = degraded || !ok
+	sum.Output, sum.SHA256 = out.path(), out.file.Sum()
+	ok, err := a.verifyAndCommit(ctx, out, sum)
+	if err != nil {
+		return err
 	}
+	degraded := !ok || sum.Pages.Unreadable > 0 || smeared(sum)
 	sum.Finished = time.Now().UTC()
 	sum.DurationMS = milliseconds(sum.Finished.Sub(sum.Started))
 	if degraded {
@@ -40,9 +34,9 @@ func (a *app) finish(ctx context.Context, out *output, sum *manifest.Manifest) e
 	if err != nil {
 		return err
 	}
-	if out.manifest && out.pending != nil {
-		if err := out.writeManifest(doc); err != nil {
-			return next(err, "the dump itself is whole: %s", out.path)
+	if out.manifest {
+		if err := out.writeManifest(ctx, doc); err != nil {
+			return next(err, "the dump itself is whole: %s", out.path())
 		}
 	}
 	if err := a.tell(sum, doc); err != nil {
@@ -55,16 +49,16 @@ func (a *app) finish(ctx context.Context, out *output, sum *manifest.Manifest) e
 }
 
 // verifyAndCommit gives the file its name once it was read back, and reports
-// whether it is all that readers demand.
+// whether it is known to be all that readers demand.
 func (a *app) verifyAndCommit(ctx context.Context, out *output, sum *manifest.Manifest) (bool, error) {
-	if abs, err := filepath.Abs(out.path); err == nil {
-		sum.Output = abs
-	}
 	ok, err := a.verifyOutput(ctx, out, sum)
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrWriteOnly):
+		sum.Warn("standard output can't be read back: check the dump with snap verify")
+	case err != nil:
 		return false, fmt.Errorf("verify the dump of %s before it gets its name: %w", sum.Domain, err)
 	}
-	if err := out.pending.Commit(); err != nil {
+	if err := out.file.Commit(ctx); err != nil {
 		return false, fmt.Errorf("put the dump of %s in its place: %w", sum.Domain, err)
 	}
 	return ok, nil
@@ -73,7 +67,7 @@ func (a *app) verifyAndCommit(ctx context.Context, out *output, sum *manifest.Ma
 // verifyOutput reads the file back and adds the verdict to the summary. An
 // error means that the file is not even what was meant to be written.
 func (a *app) verifyOutput(ctx context.Context, out *output, sum *manifest.Manifest) (bool, error) {
-	f, err := out.reopen()
+	f, err := out.reopen(ctx)
 	if err != nil {
 		return false, err
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/cmd/snap/internal/capture"
-	"snap/dump"
 	"snap/hv"
+	"snap/store"
 )
 
 func newHeaderCommand(a *app) *cobra.Command {
@@ -35,7 +35,7 @@ header holds for as long as the guest's memory ranges don't change.`,
 			if err != nil {
 				return fmt.Errorf("header of %s: %w", args[0], err)
 			}
-			return a.writeFile(output, buf, force)
+			return a.writeFile(cmd.Context(), output, buf, force)
 		},
 	}
 	addConnectFlag(cmd, a)
@@ -118,20 +118,13 @@ func namesFile(source string) (bool, error) {
 }
 
 // writeFile puts a small file in its place, or on standard output.
-func (a *app) writeFile(path string, b []byte, force bool) error {
-	if path == stdoutDestination {
-		if isTerminal(a.stdout) {
-			return usageError("standard output is a terminal: name a file with -o")
-		}
-		_, err := a.stdout.Write(b)
-		return err
+func (a *app) writeFile(ctx context.Context, path string, b []byte, force bool) error {
+	if path == stdoutDestination && isTerminal(a.stdout) {
+		return usageError("standard output is a terminal: name a file with -o")
 	}
-	p, err := dump.Create(path, force)
+	place, name, err := store.Open(path, store.Options{Force: force, NoSum: true, Stdout: a.stdout})
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if _, err := p.File().Write(b); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), p.Abort())
-	}
-	return p.Commit()
+	return putFile(ctx, place, name, b)
 }

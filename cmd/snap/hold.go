@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"snap/dump"
 	"snap/hv"
 	"snap/hv/guardian"
 	"snap/hv/libvirt"
@@ -101,19 +100,6 @@ func (h *held) whileThere(ctx context.Context) context.Context {
 		}
 	}()
 	return ctx
-}
-
-// expect says which files snap is about to write.
-func (h *held) expect(paths ...string) error {
-	for i, p := range paths {
-		paths[i] = dump.PartialName(p, h.guardian.Token())
-	}
-	return h.guardian.Expect(paths...)
-}
-
-// create is dump.Create for these files.
-func (h *held) create(path string, force bool) (*dump.Pending, error) {
-	return dump.CreateAs(path, force, h.guardian.Token())
 }
 
 // end lets guardian and lock go, and returns err with the reason for it if that

@@ -1,72 +1,69 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"time"
 
 	"snap/cmd/snap/internal/progress"
 	"snap/dump"
+	"snap/store"
 )
 
 // output is where a dump goes: a file that gets its name only when it is
 // whole, or standard output.
 type output struct {
 	a        *app
-	path     string
-	force    bool
+	place    store.Place
+	name     string
 	manifest bool
 
-	create   func(path string, force bool) (*dump.Pending, error)
-	pending  *dump.Pending // nil for standard output
+	file     store.File
 	progress dump.Progress
 	stop     func() // ends the progress display, nil if there is none
 }
 
 // openOutput makes sure that there is a place for the dump before anything is
 // asked of the guest.
-func (a *app) openOutput(o *fileOptions, domain string) (*output, error) {
-	path, err := destination(o.output, domain, time.Now(), dump.Compression(o.compress))
+func (a *app) openOutput(ctx context.Context, o *fileOptions, domain string) (*output, error) {
+	options := store.Options{Force: o.force, Stdout: a.stdout}
+	if o.held != nil {
+		options.Keeper = o.held.guardian
+	}
+	place, name, err := destination(o.output, domain, time.Now(), dump.Compression(o.compress), options)
 	if err != nil {
 		return nil, err
 	}
-	out := &output{a: a, path: path, force: o.force, manifest: o.manifest, create: dump.Create}
-	if path == stdoutDestination {
+	out := &output{a: a, place: place, name: name, manifest: o.manifest}
+	if o.output == stdoutDestination {
 		if a.json {
 			return nil, usageError("--json and -o - both want standard output")
 		}
 		if isTerminal(a.stdout) {
 			return nil, usageError("standard output is a terminal: a dump would garble it")
 		}
-		return out, nil
 	}
-	if o.manifest && !o.force {
-		if _, err := os.Lstat(out.manifestPath()); err == nil {
-			return nil, fmt.Errorf("write the manifest %s: %w", out.manifestPath(), fs.ErrExist)
+	if o.manifest {
+		switch err := place.Check(ctx, out.manifestName()); {
+		case errors.Is(err, store.ErrOneFile):
+			out.manifest = false
+		case err != nil:
+			return nil, fmt.Errorf("write the manifest: %w", err)
 		}
 	}
-	if o.held != nil {
-		if err := o.held.expect(path, out.manifestPath()); err != nil {
-			return nil, err
-		}
-		out.create = o.held.create
-	}
-	if out.pending, err = out.create(path, o.force); err != nil {
+	if out.file, err = place.Create(ctx, name); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
+// path is how people call the dump.
+func (o *output) path() string { return o.place.Path(o.name) }
+
 // writer is what the dump is written to.
-func (o *output) writer() io.Writer {
-	if o.pending == nil {
-		return o.a.stdout
-	}
-	return o.pending.File()
-}
+func (o *output) writer() io.Writer { return o.file }
 
 // showProgress starts the bar, or the log records, of a job that counts in
 // o.progress.
@@ -85,36 +82,39 @@ func (o *output) stopProgress() {
 // with what went wrong on the way.
 func (o *output) abandon(err error) error {
 	o.stopProgress()
-	if o.pending == nil {
-		return err
-	}
-	return errors.Join(err, o.pending.Abort())
+	return errors.Join(err, o.file.Abort())
 }
 
 // reopen reads the written file back.
-func (o *output) reopen() (*dump.File, error) {
-	f := o.pending.File()
-	info, err := f.Stat()
+func (o *output) reopen(ctx context.Context) (*dump.File, error) {
+	r, size, err := o.file.Reopen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return dump.NewFile(f, info.Size())
+	return dump.NewFile(r, size)
 }
 
-// manifestPath is where the summary lies beside the dump.
-func (o *output) manifestPath() string { return o.path + ".json" }
+// manifestName is that of the summary, which lies beside the dump.
+func (o *output) manifestName() string { return o.name + ".json" }
 
 // writeManifest puts the summary beside the dump.
-func (o *output) writeManifest(doc []byte) error {
-	path := o.manifestPath()
-	p, err := o.create(path, o.force)
-	if err != nil {
+func (o *output) writeManifest(ctx context.Context, doc []byte) error {
+	if err := putFile(ctx, o.place, o.manifestName(), doc); err != nil {
 		return fmt.Errorf("write the manifest: %w", err)
 	}
-	if _, err := p.File().Write(doc); err != nil {
-		return errors.Join(fmt.Errorf("write the manifest %s: %w", path, err), p.Abort())
+	return nil
+}
+
+// putFile makes a small file.
+func putFile(ctx context.Context, place store.Place, name string, b []byte) error {
+	f, err := place.Create(ctx, name)
+	if err != nil {
+		return err
 	}
-	return p.Commit()
+	if _, err := f.Write(b); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", place.Path(name), err), f.Abort())
+	}
+	return f.Commit(ctx)
 }
 
 // showProgress displays p in the way that suits where standard error goes.
@@ -163,12 +163,3 @@ type counter struct{ p *dump.Progress }
 
 func (c counter) Done() uint64  { return c.p.Done.Load() }
 func (c counter) Total() uint64 { return c.p.Total.Load() }
-
-// sizeOf returns the length of the file at path, 0 if it can't be told.
-func sizeOf(path string) uint64 {
-	info, err := os.Stat(path)
-	if err != nil {
-		return 0
-	}
-	return uint64(info.Size())
-}

@@ -76,7 +76,6 @@ func addStats(sum *manifest.Manifest, st *dump.Stats) {
 		ChangedWhileReading: sum.Pages.ChangedWhileReading,
 	}
 	sum.Bytes = manifest.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
-	sum.SHA256 = st.SHA256
 	sum.Gaps = nil
 	for _, g := range st.Gaps {
 		sum.Gaps = append(sum.Gaps, manifest.Gap{Address: manifest.Hex(g.Run.Base.Addr()), Pages: g.Run.Pages, Reason: g.Reason})

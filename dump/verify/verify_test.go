@@ -260,7 +260,7 @@ func TestEachCorruptionFailsOneCheck(t *testing.T) {
 				l.bitmap(t)
 				list, other = slices.Concat(corruptions, bitmapCorruptions), CheckRuns
 			}
-			good := l.write(t, dump.Options{Compression: dump.CompressionNone, SkipHash: true})
+			good := l.write(t, dump.Options{Compression: dump.CompressionNone})
 			bad := make([]byte, len(good))
 			seen := map[string]bool{CheckFrames: true, other: true}
 			for _, c := range list {

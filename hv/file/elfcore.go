@@ -1,6 +1,7 @@
 package file
 
 import (
+	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -26,24 +27,21 @@ const (
 	maxNoteBytes   = 64 << 20 // 4096 processors have 3.2 MiB of notes
 )
 
-// OpenELFCore opens an ELF core of a whole x86-64 guest, as `virsh dump
-// --memory-only` writes it: memory by physical address, and a note with the
-// registers of each processor. The error is hv.ErrFormat where it is something
-// else or damaged, and hv.ErrUnsupported where it is a compressed core.
-func OpenELFCore(path string) (hv.Source, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// elfCore is an ELF core of a whole x86-64 guest, as `virsh dump --memory-only`
+// writes it: memory by physical address, and a note with the registers of each
+// processor.
+func elfCore() format {
+	return format{
+		name:  "ELF core",
+		takes: func(head []byte, _ Options) bool { return bytes.HasPrefix(head, []byte(elf.ELFMAG)) },
+		open: func(f *os.File, _ Options) (hv.Source, error) {
+			segs, regs, err := readCore(f)
+			if err != nil {
+				return nil, err
+			}
+			return newSource(f, "elf-core", segs, regs)
+		},
 	}
-	segs, regs, err := readCore(f)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), f.Close())
-	}
-	s, err := newSource(f, "elf-core", segs, regs)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
 }
 
 // readCore reads the headers and notes of an ELF core.
@@ -129,12 +127,9 @@ func readELFHeader(r io.ReaderAt) (elfHeader, error) {
 	return h, nil
 }
 
-// checkMagic recognises the file by its first bytes.
+// checkMagic tells an ELF file that can be read by its first bytes.
 func checkMagic(b []byte) error {
 	switch {
-	case string(b[:8]) == "KDUMP   " || string(b[:12]) == "makedumpfile":
-		return fmt.Errorf("it is a kdump-compressed core: %w; take it with `virsh dump --memory-only` without --format, or expand it",
-			hv.ErrUnsupported)
 	case string(b[:4]) != elf.ELFMAG:
 		return fmt.Errorf("it is no ELF file: %w", hv.ErrFormat)
 	case elf.Class(b[elf.EI_CLASS]) != elf.ELFCLASS64 || elf.Data(b[elf.EI_DATA]) != elf.ELFDATA2LSB:

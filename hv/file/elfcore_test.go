@@ -118,9 +118,9 @@ func TestELFCoreMemory(t *testing.T) {
 		g.FileOffset -= dataOffset
 		c.loads = append(c.loads, g)
 	}
-	src, err := OpenELFCore(writeCore(t, c, im))
+	src, err := Open(writeCore(t, c, im), Options{})
 	if err != nil {
-		t.Fatalf("OpenELFCore failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	hvtest.TestMemory(t, func(t *testing.T) hv.Memory { return open(t, src) }, hvtest.Options{Want: im})
@@ -133,9 +133,9 @@ func TestELFCoreMemory(t *testing.T) {
 // TestELFCoreManySegments: more program headers than the file's header can count.
 func TestELFCoreManySegments(t *testing.T) {
 	c := coreSpec{machine: 62, extra: 0x11000, xnum: true, loads: []Segment{{0x5000, 4096, 8 << 20}}}
-	src, err := OpenELFCore(writeCore(t, c, sevens(0x5000, 8<<20)))
+	src, err := Open(writeCore(t, c, sevens(0x5000, 8<<20)), Options{})
 	if err != nil {
-		t.Fatalf("OpenELFCore failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	m := open(t, src)
@@ -149,9 +149,9 @@ func TestELFCoreManySegments(t *testing.T) {
 // TestELFCoreOldNote: a note from before QEMU had kernel_gs_base in it.
 func TestELFCoreOldNote(t *testing.T) {
 	c := coreSpec{machine: 62, loads: []Segment{{0, 4096, 0}}, notes: cpuNote(0x2000, 0x1b0)}
-	src, err := OpenELFCore(writeCore(t, c, sevens(0, 0)))
+	src, err := Open(writeCore(t, c, sevens(0, 0)), Options{})
 	if err != nil {
-		t.Fatalf("OpenELFCore failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	regs, err := src.Registers(t.Context())
@@ -219,9 +219,9 @@ func TestELFCoreRefuses(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := OpenELFCore(path)
+		_, err := Open(path, Options{})
 		if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.say) {
-			t.Errorf("OpenELFCore of %s = %v; want %v saying %q", tt.name, err, tt.want, tt.say)
+			t.Errorf("Open of %s = %v; want %v saying %q", tt.name, err, tt.want, tt.say)
 		}
 	}
 }

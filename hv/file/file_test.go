@@ -104,9 +104,9 @@ func TestRawMemory(t *testing.T) {
 	im := newImage(0)
 	im.write(t, path)
 	reversed := []Segment{im.segs[3], im.segs[1], im.segs[0], im.segs[2]}
-	src, err := OpenRaw(path, reversed)
+	src, err := Open(path, Options{Raw: true, Segments: reversed})
 	if err != nil {
-		t.Fatalf("OpenRaw failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	hvtest.TestMemory(t, func(t *testing.T) hv.Memory { return open(t, src) }, hvtest.Options{Want: im})
@@ -142,9 +142,9 @@ func TestCloseOrder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raw")
 	im := newImage(0)
 	im.write(t, path)
-	src, err := OpenRaw(path, im.segs)
+	src, err := Open(path, Options{Raw: true, Segments: im.segs})
 	if err != nil {
-		t.Fatalf("OpenRaw failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	m := open(t, src)
 	for range 2 {
@@ -173,7 +173,7 @@ func TestRawRefuses(t *testing.T) {
 		segs []Segment
 		say  string
 	}{
-		{"none", nil, "0 ranges"},
+		{"none", []Segment{}, "0 ranges"},
 		{"too long for the file", []Segment{{0, 1<<20 + 4096, 0}}, "at 0x0+0x101000"},
 		{"offset past the file", []Segment{{0, 4096, 2 << 20}}, "ends at 0x100000"},
 		{"negative offset", []Segment{{0, 4096, -4096}}, "ends at 0x100000"},
@@ -187,16 +187,16 @@ func TestRawRefuses(t *testing.T) {
 		{"twice", []Segment{{0, 4096, 0}, {0, 4096, 4096}}, "overlaps"},
 	}
 	for _, tt := range tests {
-		_, err := OpenRaw(path, tt.segs)
+		_, err := Open(path, Options{Raw: true, Segments: tt.segs})
 		if !errors.Is(err, hv.ErrFormat) || !strings.Contains(err.Error(), tt.say) {
-			t.Errorf("OpenRaw with %s = %v; want %v saying %q", tt.name, err, hv.ErrFormat, tt.say)
+			t.Errorf("Open with %s = %v; want %v saying %q", tt.name, err, hv.ErrFormat, tt.say)
 		}
 	}
-	if _, err := OpenRaw(t.TempDir(), []Segment{{0, 4096, 0}}); !errors.Is(err, hv.ErrFormat) {
-		t.Errorf("OpenRaw of a folder = %v; want %v", err, hv.ErrFormat)
+	if _, err := Open(t.TempDir(), Options{Raw: true, Segments: []Segment{{0, 4096, 0}}}); !errors.Is(err, hv.ErrFormat) {
+		t.Errorf("Open of a folder = %v; want %v", err, hv.ErrFormat)
 	}
-	if _, err := OpenRaw(path+"x", nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("OpenRaw of no file = %v; want %v", err, os.ErrNotExist)
+	if _, err := Open(path+"x", Options{Raw: true}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open of no file = %v; want %v", err, os.ErrNotExist)
 	}
 }
 
@@ -205,9 +205,9 @@ func TestTruncatedUnderUs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raw")
 	im := newImage(0)
 	im.write(t, path)
-	src, err := OpenRaw(path, im.segs)
+	src, err := Open(path, Options{Raw: true, Segments: im.segs})
 	if err != nil {
-		t.Fatalf("OpenRaw failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	m := open(t, src)
@@ -224,9 +224,9 @@ func TestTruncatedUnderUs(t *testing.T) {
 // TestRealCore reads a core that QEMU 7.2 wrote of one page of a guest whose first
 // processor had a value of its own in every register.
 func TestRealCore(t *testing.T) {
-	src, err := OpenELFCore("testdata/qemu-7.2.core")
+	src, err := Open("testdata/qemu-7.2.core", Options{})
 	if err != nil {
-		t.Fatalf("OpenELFCore failed: %v", err)
+		t.Fatalf("Open failed: %v", err)
 	}
 	defer src.Close()
 	regs, err := src.Registers(t.Context())

@@ -1,5 +1,6 @@
 // Package file makes files that hold a guest readable: ELF cores that
-// `virsh dump --memory-only` wrote, and raw images with a RAM map.
+// `virsh dump --memory-only` wrote, and raw images with a RAM map. Each format
+// is one file, and a line in one list.
 package file
 
 import (
@@ -48,22 +49,18 @@ type source struct {
 
 var _ hv.Source = (*source)(nil)
 
-// newSource takes over f and closes it if the segments make no sense.
+// newSource takes f over, unless the segments make no sense.
 func newSource(f *os.File, mechanism string, segs []Segment, regs []phys.Registers) (*source, error) {
 	s := &source{file: f, name: f.Name(), mechanism: mechanism, segs: slices.Clone(segs), regs: regs, users: 1}
 	if err := s.index(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", f.Name(), err), f.Close())
+		return nil, err
 	}
 	return s, nil
 }
 
 // index checks the segments against each other and against the file's length.
 func (s *source) index() error {
-	info, err := s.file.Stat()
-	if err != nil {
-		return err
-	}
-	size, err := s.length(info)
+	size, err := length(s.file)
 	if err != nil {
 		return err
 	}
@@ -88,12 +85,15 @@ func (s *source) index() error {
 }
 
 // length returns the bytes of a regular file or of a disk.
-func (s *source) length(info os.FileInfo) (int64, error) {
+func length(f *os.File) (int64, error) {
+	info, err := f.Stat()
 	switch {
+	case err != nil:
+		return 0, err
 	case info.Mode().IsRegular():
 		return info.Size(), nil
 	case info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0:
-		n, err := s.file.Seek(0, io.SeekEnd)
+		n, err := f.Seek(0, io.SeekEnd)
 		if err != nil {
 			return 0, fmt.Errorf("find the length: %w", err)
 		}

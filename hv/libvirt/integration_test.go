@@ -65,9 +65,9 @@ func core(t *testing.T, g *lab.Guest) hv.Source {
 	if _, err := g.Virsh(t.Context(), "dump", "--memory-only", g.Name, path); err != nil {
 		t.Fatalf("virsh dump failed: %v", err)
 	}
-	src, err := file.OpenELFCore(path)
+	src, err := file.Open(path, file.Options{})
 	if err != nil {
-		t.Fatalf("OpenELFCore of virsh's dump failed: %v", err)
+		t.Fatalf("Open of virsh's dump failed: %v", err)
 	}
 	t.Cleanup(func() {
 		_ = src.Close()

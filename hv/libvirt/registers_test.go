@@ -46,7 +46,7 @@ func TestRegistersAgainstCore(t *testing.T) {
 			if err := sameCPUs(got, cpus); err != nil {
 				t.Errorf("sameCPUs failed: %v", err)
 			}
-			src, err := file.OpenELFCore("testdata/" + name + ".core")
+			src, err := file.Open("testdata/"+name+".core", file.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,81 +5,81 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"runtime"
-	"sync"
-
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
 )
 
-// seekableExpander expands the frames of the zstd seekable format.
-type seekableExpander struct {
-	dec       *zstd.Decoder
-	checksums bool // frames have one in the table
+// The zstd seekable format (facebook/zstd
+// contrib/seekable_format/zstd_seekable_compression_format.md) and skippable
+// frames (RFC 8878 3.1.2).
+const (
+	skippableHeader = 8          // magic and length
+	metadataMagic   = 0x184D2A53 // any of 0x184D2A50-5F is skipped
+	seekTableMagic  = 0x184D2A5E
+	seekableMagic   = 0x8F92EAB1 // the last four bytes of the file
+	seekFooter      = 9          // number of frames, descriptor, magic
+	seekChecksums   = 1 << 7     // descriptor: entries have checksums
+	seekReserved    = 0x7c       // descriptor: must be zero
+	seekEntry       = 8
+	seekEntrySum    = 12
+)
 
-	// Frames that the writer makes of zeros alone need no decoding. They have
-	// the length of most frames, and are made when the first is met.
-	zeroLen    int
-	zeroStored int
-	zero       func() zeroFrame
+// metadataTag begins our skippable frame, since its magic belongs to everybody.
+var metadataTag = []byte("SNAPMETA")
+
+// entry is a frame in the seek table.
+type entry struct {
+	stored   uint32 // bytes in the file
+	expanded uint32 // 0 for skippable frames
+	sum      uint32 // low 32 bits of the XXH64 of the expanded bytes
 }
 
-// zeroFrame is a frame of nothing but zeros, in both forms.
-type zeroFrame struct{ stored, expanded []byte }
+// emptySum is the checksum of no bytes.
+const emptySum = 0x51D8E999
 
-// openSeekable sets f's body.
-func (f *File) openSeekable(r io.ReaderAt, size int64) error {
-	table, err := readSeekTable(r, size)
-	if err != nil {
-		return err
+// appendSkippable appends a skippable frame.
+func appendSkippable(b []byte, magic uint32, parts ...[]byte) []byte {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
 	}
-	dec, err := zstd.NewReader(nil,
-		zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
-		zstd.WithDecoderMaxMemory(maxExpandedFrame),
-		zstd.WithDecodeAllCapLimit(true),
-	)
-	if err != nil {
-		return fmt.Errorf("set up zstd: %w", err)
+	b = binary.LittleEndian.AppendUint32(b, magic)
+	b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	for _, p := range parts {
+		b = append(b, p...)
 	}
-	n := table.largest
-	f.body = newFramedBody(r, &table.frameTable, &seekableExpander{
-		dec: dec, checksums: table.checksums, zeroLen: n, zeroStored: zstdZerosLen(n),
-		zero: sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} }),
-	})
-	f.container = Container{
-		Compression: CompressionZstd, FileSize: size, RandomAccess: true,
-		Frames: len(table.frames), FrameSize: table.largest, Checksums: table.checksums,
-	}
-	f.closers = append(f.closers, closeFunc(dec.Close))
-	f.metadata, err = table.readMetadata(r)
-	return err
+	return b
 }
 
-type closeFunc func()
-
-func (c closeFunc) Close() error { c(); return nil }
-
-func (e *seekableExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
-	if int(f.expanded) == e.zeroLen && int(f.stored) == e.zeroStored {
-		if z := e.zero(); bytes.Equal(src, z.stored) && (!e.checksums || f.sum == zstdChecksum(src)) {
-			return z.expanded, nil
-		}
+// encodeSeekTable returns the frame that ends the file.
+func encodeSeekTable(entries []entry) []byte {
+	n := len(entries)*seekEntrySum + seekFooter
+	b := make([]byte, 0, skippableHeader+n)
+	b = binary.LittleEndian.AppendUint32(b, seekTableMagic)
+	b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	for _, e := range entries {
+		b = binary.LittleEndian.AppendUint32(b, e.stored)
+		b = binary.LittleEndian.AppendUint32(b, e.expanded)
+		b = binary.LittleEndian.AppendUint32(b, e.sum)
 	}
-	if cap(dst) < int(f.expanded) {
-		dst = make([]byte, 0, f.expanded)
-	}
-	p, err := e.dec.DecodeAll(src, dst[:0:f.expanded])
-	if err != nil {
-		return nil, err
-	}
-	if len(p) != int(f.expanded) {
-		return nil, fmt.Errorf("expands to %d bytes; the seek table says %d", len(p), f.expanded)
-	}
-	if sum := uint32(xxhash.Sum64(p)); e.checksums && sum != f.sum {
-		return nil, fmt.Errorf("checksum %#08x; the seek table says %#08x", sum, f.sum)
-	}
-	return p, nil
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(entries)))
+	b = append(b, seekChecksums)
+	return binary.LittleEndian.AppendUint32(b, seekableMagic)
 }
+
+// seekTail is what stands behind the frames of the seekable format: metadata in a
+// frame that decoders skip, and the seek table.
+type seekTail struct{ entries []entry }
+
+func (t *seekTail) frame(stored []byte, expanded int) {
+	t.entries = append(t.entries, entry{uint32(len(stored)), uint32(expanded), zstdChecksum(stored)})
+}
+
+func (t *seekTail) metadata(doc []byte) []byte {
+	b := appendSkippable(nil, metadataMagic, metadataTag, doc)
+	t.entries = append(t.entries, entry{stored: uint32(len(b)), sum: emptySum})
+	return b
+}
+
+func (t *seekTail) end() []byte { return encodeSeekTable(t.entries) }
 
 // seekTable is a seek table that has been checked against the file's length.
 type seekTable struct {

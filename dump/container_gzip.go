@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,22 +12,77 @@ import (
 	"snap/header"
 )
 
-// openGzip sets f's body: with random access where the members say how long
+// gzipContainer is a gzip file of many members.
+func gzipContainer() container {
+	return container{
+		name:    CompressionGzip,
+		doc:     "for where there is no zstd: gunzip expands it; without the account of the dump inside",
+		suffix:  ".gz",
+		encoder: newGzipEncoder,
+		sniff:   func(head []byte) bool { return bytes.HasPrefix(head, gzipMagic) },
+		open:    openGzip,
+	}
+}
+
+// gzipEncoder makes each frame a member of its own (RFC 1952 2.2), which says
+// how long it is.
+type gzipEncoder struct {
+	z   *gzip.Writer
+	out bytes.Buffer
+}
+
+func newGzipEncoder(o Options) (encoder, error) {
+	z, err := gzip.NewWriterLevel(nil, gzipLevel(o.Level))
+	if err != nil {
+		return nil, fmt.Errorf("set up gzip: %w", err)
+	}
+	return &gzipEncoder{z: z}, nil
+}
+
+func gzipLevel(l Level) int {
+	switch l {
+	case LevelDefault:
+		return 5
+	case LevelBetter:
+		return 7
+	case LevelBest:
+		return gzip.BestCompression
+	default:
+		return gzip.BestSpeed
+	}
+}
+
+func (e *gzipEncoder) encode(dst, src []byte) ([]byte, error) {
+	e.out = *bytes.NewBuffer(dst[:0])
+	e.z.Reset(&e.out)
+	e.z.Extra = memberField()
+	if _, err := e.z.Write(src); err != nil {
+		return nil, fmt.Errorf("compress: %w", err)
+	}
+	if err := e.z.Close(); err != nil {
+		return nil, fmt.Errorf("compress: %w", err)
+	}
+	member := e.out.Bytes()
+	sealMember(member)
+	return member, nil
+}
+
+// openGzip reads a gzip file: with random access where the members say how long
 // they are, as ours do, and else as a stream.
-func (f *File) openGzip(r io.ReaderAt, size int64) error {
-	f.container = Container{Compression: CompressionGzip, FileSize: size}
+func openGzip(r io.ReaderAt, size int64) (*contents, error) {
 	table, err := readMembers(r, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if table == nil {
-		f.body = &gzipBody{r: r, stored: size}
-		return nil
+		return &contents{body: &gzipBody{r: r, stored: size}}, nil
 	}
-	f.body = newFramedBody(r, table, new(memberExpander))
-	f.container.RandomAccess, f.container.Checksums = true, true
-	f.container.Frames, f.container.FrameSize = len(table.frames), table.largest
-	return nil
+	return &contents{
+		Container: Container{
+			RandomAccess: true, Checksums: true, Frames: len(table.frames), FrameSize: table.largest,
+		},
+		body: newFramedBody(r, table, new(memberExpander)),
+	}, nil
 }
 
 // gzipBody is the dump as somebody else's gzip stream. Where anything is in it
@@ -37,7 +93,11 @@ type gzipBody struct {
 	length int64 // as the header says; gzip's own length field is of 32 bits
 }
 
+var _ sequentialBody = (*gzipBody)(nil)
+
 func (b *gzipBody) size() int64 { return b.length }
+
+func (b *gzipBody) head() io.ReaderAt { return &gzipHead{gzipBody: b} }
 
 // setSize takes the length from f's header, without which it can't be known.
 func (b *gzipBody) setSize(f *File) error {
@@ -47,7 +107,7 @@ func (b *gzipBody) setSize(f *File) error {
 	if t := f.header.DumpType; t != header.DumpTypeFull && !t.HasBitmap() {
 		return formatError(-1, "gzip", "a %v dump can't be read from it; expand it with gunzip", t)
 	}
-	b.length = int64(f.pages.size())
+	b.length = int64(f.layout.size())
 	return nil
 }
 
@@ -114,7 +174,7 @@ func gzipEnd(err error) error {
 	return gzipError(err)
 }
 
-func (b *gzipBody) each(ctx context.Context, use func(p []byte, off int64) error) error {
+func (b *gzipBody) each(ctx context.Context, use func(ctx context.Context, p []byte, off int64) error) error {
 	z, err := b.open()
 	if err != nil {
 		return err
@@ -129,7 +189,7 @@ func (b *gzipBody) each(ctx context.Context, use func(p []byte, off int64) error
 		if _, err := io.ReadFull(z, p); err != nil {
 			return gzipError(err)
 		}
-		if err := use(p, off); err != nil {
+		if err := use(ctx, p, off); err != nil {
 			return err
 		}
 		off += int64(len(p))

@@ -1,12 +1,15 @@
-package dump
+package store
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // names lists a folder.
@@ -32,13 +35,24 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-func create(t *testing.T, path string, force bool) *Pending {
+// begin is Create of the file at path.
+func begin(t *testing.T, path string, force bool) (*pending, error) {
 	t.Helper()
-	p, err := Create(path, force)
+	dir, name := filepath.Split(path)
+	f, err := Folder(dir, Options{Force: force}).Create(t.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	return f.(*pending), nil
+}
+
+func create(t *testing.T, path string, force bool) *pending {
+	t.Helper()
+	p, err := begin(t, path, force)
 	if err != nil {
 		t.Fatalf("Create(%s) failed: %v", path, err)
 	}
-	if _, err := p.File().WriteString("new"); err != nil {
+	if _, err := io.WriteString(p, "new"); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -50,14 +64,14 @@ func TestCommit(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("before Commit the name is taken: %v", err)
 	}
-	if got := names(t, filepath.Dir(path)); len(got) != 1 || !strings.HasPrefix(got[0], "a.dmp"+partialInfix) || filepath.Base(p.Name()) != got[0] {
+	if got := names(t, filepath.Dir(path)); len(got) != 1 || !strings.HasPrefix(got[0], "a.dmp"+partialInfix) || filepath.Base(p.f.Name()) != got[0] {
 		t.Errorf("files before Commit = %q; want one that begins with a.dmp%s", got, partialInfix)
 	}
-	fi, err := p.File().Stat()
+	fi, err := p.f.Stat()
 	if err != nil || fi.Mode() != 0o600 {
 		t.Errorf("mode = %v, %v; want 0600", fi.Mode(), err)
 	}
-	if err := p.Commit(); err != nil {
+	if err := p.Commit(t.Context()); err != nil {
 		t.Fatalf("Commit failed: %v", err)
 	}
 	if got := content(t, path); got != "new" {
@@ -69,7 +83,7 @@ func TestCommit(t *testing.T) {
 	if got := names(t, filepath.Dir(path)); len(got) != 1 {
 		t.Errorf("files after Commit = %q; want only the dump", got)
 	}
-	if err := p.Commit(); !errors.Is(err, os.ErrClosed) {
+	if err := p.Commit(t.Context()); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("second Commit = %v; want ErrClosed", err)
 	}
 }
@@ -113,7 +127,7 @@ func TestCreateRefuses(t *testing.T) {
 		{".", true, nil},
 	}
 	for _, tt := range tests {
-		p, err := Create(tt.path, tt.force)
+		p, err := begin(t, tt.path, tt.force)
 		if err == nil || p != nil || (tt.want != nil && !errors.Is(err, tt.want)) {
 			t.Errorf("Create(%q, %v) = %v, %v; want %v", tt.path, tt.force, p, err, tt.want)
 		}
@@ -132,7 +146,7 @@ func TestForceReplaces(t *testing.T) {
 	if got := content(t, path); got != "old" {
 		t.Errorf("before Commit = %q; want old", got)
 	}
-	if err := p.Commit(); err != nil {
+	if err := p.Commit(t.Context()); err != nil {
 		t.Fatalf("Commit failed: %v", err)
 	}
 	if got := content(t, path); got != "new" {
@@ -154,7 +168,7 @@ func TestNameTakenMeanwhile(t *testing.T) {
 		} else if err := os.WriteFile(path, []byte("theirs"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Commit(); !errors.Is(err, fs.ErrExist) {
+		if err := p.Commit(t.Context()); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("force %v: Commit = %v; want ErrExist", force, err)
 		}
 		if got := names(t, dir); len(got) != 1 || got[0] != "a.dmp" {
@@ -187,7 +201,114 @@ func TestLink(t *testing.T) {
 
 func TestLongNames(t *testing.T) {
 	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
-	if err := create(t, path, false).Commit(); err != nil {
+	if err := create(t, path, false).Commit(t.Context()); err != nil {
 		t.Errorf("Commit of a name of 255 bytes failed: %v", err)
+	}
+}
+
+// TestCheckIsCreate: what Create refuses, Check refuses alike, and it leaves
+// nothing.
+func TestCheckIsCreate(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		folder, name string
+		want         error
+	}{
+		{dir, "new", nil},
+		{dir, "old", fs.ErrExist},
+		{filepath.Join(dir, "none"), "new", fs.ErrNotExist},
+	} {
+		if err := Folder(tt.folder, Options{}).Check(t.Context(), tt.name); !errors.Is(err, tt.want) {
+			t.Errorf("Check(%s) in %s = %v; want %v", tt.name, tt.folder, err, tt.want)
+		}
+	}
+	if got := names(t, dir); len(got) != 1 {
+		t.Errorf("files after Check = %q; want only the old one", got)
+	}
+}
+
+// TestKeeperKnowsFirst: the keeper is told of the very name that the file then
+// has, before it is there.
+func TestKeeperKnowsFirst(t *testing.T) {
+	dir := t.TempDir()
+	k := &watchingKeeper{}
+	f, err := Folder(dir, Options{Keeper: k}).Create(t.Context(), "a.dmp")
+	if err != nil {
+		t.Fatalf("Create failed: %v", err)
+	}
+	if want := filepath.Join(dir, "a.dmp.partial-tok"); k.path != want || k.there {
+		t.Errorf("the keeper was told of %q, there: %v; want %q, not yet there", k.path, k.there, want)
+	}
+	if got := names(t, dir); len(got) != 1 || got[0] != filepath.Base(k.path) {
+		t.Errorf("files = %q; want what the keeper was told of", got)
+	}
+	if err := f.Abort(); err != nil {
+		t.Errorf("Abort failed: %v", err)
+	}
+}
+
+type watchingKeeper struct {
+	path  string
+	there bool
+}
+
+func (k *watchingKeeper) Token() string { return "tok" }
+
+func (k *watchingKeeper) Expect(paths ...string) error {
+	k.path = paths[0]
+	_, err := os.Lstat(k.path)
+	k.there = err == nil
+	return nil
+}
+
+// TestWriteFailed: a file of which a part is missing never gets its name.
+func TestWriteFailed(t *testing.T) {
+	dir := t.TempDir()
+	p := create(t, filepath.Join(dir, "a.dmp"), false)
+	readOnly, err := os.Open(p.f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := p.f
+	p.f = readOnly
+	if _, err := io.WriteString(p, "more"); err == nil {
+		t.Fatal("Write to a file that is open for reading worked; want an error")
+	}
+	p.f = whole
+	if err := readOnly.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(p, "more"); err == nil {
+		t.Error("Write after one that failed worked; want an error")
+	}
+	if err := p.Commit(t.Context()); err == nil {
+		t.Error("Commit after a Write that failed worked; want an error")
+	}
+	if got := names(t, dir); len(got) != 0 {
+		t.Errorf("files = %q; want none", got)
+	}
+}
+
+// TestHolesTakeNoRoom: holes are holes on the disk, the last one too.
+func TestHolesTakeNoRoom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.dmp")
+	p := create(t, path, false)
+	for range 2 {
+		if err := p.WriteHole(32 << 20); err != nil {
+			t.Fatalf("WriteHole failed: %v", err)
+		}
+	}
+	if err := p.Commit(t.Context()); err != nil {
+		t.Fatalf("Commit failed: %v", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Size != 64<<20+3 || st.Blocks*512 > 1<<20 {
+		t.Errorf("%d bytes take %d; want %d that take few", st.Size, st.Blocks*512, 64<<20+3)
 	}
 }

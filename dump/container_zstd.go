@@ -1,0 +1,174 @@
+package dump
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdContainer is the Zstandard seekable format.
+func zstdContainer() container {
+	return container{
+		name:    CompressionZstd,
+		doc:     "random access, a checksum of each frame, and the account of the dump inside; zstd -d expands it",
+		suffix:  ".zst",
+		encoder: newZstdEncoder,
+		zeros:   zstdZeros,
+		tail:    func() tail { return new(seekTail) },
+		sniff:   func(head []byte) bool { return binary.LittleEndian.Uint32(head) == zstdMagic },
+		open:    openSeekable,
+	}
+}
+
+type zstdEncoder struct{ z *zstd.Encoder }
+
+func newZstdEncoder(o Options) (encoder, error) {
+	z, err := zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstdLevel(o.Level)),
+		zstd.WithEncoderConcurrency(1),
+		zstd.WithWindowSize(windowFor(o.FrameSize)),
+		zstd.WithEncoderCRC(true), // the seek table repeats it, see zstdChecksum
+		zstd.WithSingleSegment(true),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("set up zstd: %w", err)
+	}
+	return zstdEncoder{z}, nil
+}
+
+func (e zstdEncoder) encode(dst, src []byte) ([]byte, error) {
+	return e.z.EncodeAll(src, dst[:0]), nil
+}
+
+// windowFor returns the largest zstd window, a power of two, that a frame fills.
+func windowFor(frame int) int {
+	w := zstd.MinWindowSize
+	for w*2 <= frame {
+		w *= 2
+	}
+	return w
+}
+
+func zstdLevel(l Level) zstd.EncoderLevel {
+	switch l {
+	case LevelDefault:
+		return zstd.SpeedDefault
+	case LevelBetter:
+		return zstd.SpeedBetterCompression
+	case LevelBest:
+		return zstd.SpeedBestCompression
+	default:
+		return zstd.SpeedFastest
+	}
+}
+
+// zstdChecksum returns the Content_Checksum of a stored frame, its last four
+// bytes. It is defined as the seek table's checksum is: the low 32 bits of the
+// XXH64 of the expanded content (RFC 8878 3.1.1), so no second hash is needed.
+func zstdChecksum(frame []byte) uint32 {
+	return binary.LittleEndian.Uint32(frame[len(frame)-4:])
+}
+
+const (
+	zstdMagic = 0xFD2FB528 // RFC 8878 3.1.1
+	zstdBlock = 128 << 10  // the most that a block holds
+)
+
+// zstdZeros returns a zstd frame of n zero bytes: run-length blocks, four
+// bytes for each 128 KiB, which no compressor reaches (RFC 8878 3.1.1.2).
+func zstdZeros(n int) []byte {
+	const (
+		flags = 2<<6 | 1<<5 | 1<<2 // 4-byte content size, single segment, content checksum
+		rle   = 1 << 1
+		last  = 1
+	)
+	b := binary.LittleEndian.AppendUint32(nil, zstdMagic)
+	b = append(b, flags)
+	b = binary.LittleEndian.AppendUint32(b, uint32(n))
+	for left := n; left > 0; left -= zstdBlock {
+		head := uint32(min(left, zstdBlock))<<3 | rle
+		if left <= zstdBlock {
+			head |= last
+		}
+		b = append(b, byte(head), byte(head>>8), byte(head>>16), 0)
+	}
+	return binary.LittleEndian.AppendUint32(b, uint32(xxhash.Sum64(make([]byte, n))))
+}
+
+// zstdZerosLen returns the length of zstdZeros(n).
+func zstdZerosLen(n int) int { return 13 + 4*((n+zstdBlock-1)/zstdBlock) }
+
+// openSeekable reads the seek table at the end of a file.
+func openSeekable(r io.ReaderAt, size int64) (*contents, error) {
+	table, err := readSeekTable(r, size)
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := table.readMetadata(r)
+	if err != nil {
+		return nil, err
+	}
+	dec, err := zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
+		zstd.WithDecoderMaxMemory(maxExpandedFrame),
+		zstd.WithDecodeAllCapLimit(true),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("set up zstd: %w", err)
+	}
+	n := table.largest
+	return &contents{
+		Container: Container{
+			RandomAccess: true, Frames: len(table.frames), FrameSize: n, Checksums: table.checksums,
+		},
+		body: newFramedBody(r, &table.frameTable, &seekableExpander{
+			dec: dec, checksums: table.checksums, zeroLen: n, zeroStored: zstdZerosLen(n),
+			zero: sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} }),
+		}),
+		metadata: metadata,
+		close:    dec.Close,
+	}, nil
+}
+
+// seekableExpander expands the frames of the zstd seekable format.
+type seekableExpander struct {
+	dec       *zstd.Decoder
+	checksums bool // frames have one in the table
+
+	// Frames that the writer makes of zeros alone need no decoding. They have
+	// the length of most frames, and are made when the first is met.
+	zeroLen    int
+	zeroStored int
+	zero       func() zeroFrame
+}
+
+// zeroFrame is a frame of nothing but zeros, in both forms.
+type zeroFrame struct{ stored, expanded []byte }
+
+func (e *seekableExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
+	if int(f.expanded) == e.zeroLen && int(f.stored) == e.zeroStored {
+		if z := e.zero(); bytes.Equal(src, z.stored) && (!e.checksums || f.sum == zstdChecksum(src)) {
+			return z.expanded, nil
+		}
+	}
+	if cap(dst) < int(f.expanded) {
+		dst = make([]byte, 0, f.expanded)
+	}
+	p, err := e.dec.DecodeAll(src, dst[:0:f.expanded])
+	if err != nil {
+		return nil, err
+	}
+	if len(p) != int(f.expanded) {
+		return nil, fmt.Errorf("expands to %d bytes; the seek table says %d", len(p), f.expanded)
+	}
+	if sum := uint32(xxhash.Sum64(p)); e.checksums && sum != f.sum {
+		return nil, fmt.Errorf("checksum %#08x; the seek table says %#08x", sum, f.sum)
+	}
+	return p, nil
+}

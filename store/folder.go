@@ -1,0 +1,249 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// partialInfix stands between the final name and a suffix in the name of a file
+// that is not finished.
+const partialInfix = ".partial-"
+
+// maxStem is how much of the final name goes into the other one, so that any
+// final name that the file system takes (255 bytes) leaves room for the rest.
+const maxStem = 200
+
+// folderKind is a folder of this host. It takes every destination.
+func folderKind() kind {
+	return kind{
+		forms: []string{"file", "folder"},
+		takes: func(string) bool { return true },
+		open:  openPath,
+	}
+}
+
+// openPath opens the folder that a path is in, or that it is.
+func openPath(dest string, o Options) (Place, string, error) {
+	folder, name := filepath.Split(dest)
+	if info, err := os.Stat(dest); err == nil && info.IsDir() {
+		folder, name = dest, ""
+	}
+	switch info, err := os.Stat(filepath.Clean(folder)); {
+	case err != nil:
+		return nil, "", err
+	case !info.IsDir():
+		return nil, "", fmt.Errorf("%s is not a folder", filepath.Clean(folder))
+	}
+	return Folder(folder, o), name, nil
+}
+
+// Folder returns a folder of this host as a place for files. Only their owner may
+// read them. The path is used when a file is created; "" is the current folder.
+//
+// A file is written beside its final name, which it gets when it is synced, and
+// the folder is synced after that; neither symbolic links nor anything but
+// regular files are followed or replaced.
+//
+// google/renameio gives a file beside the final name and syncs it too, but it
+// always replaces what is there and does not sync the folder, and both matter
+// here: a dump is never replaced unasked, and one that was reported as written
+// must survive a crash of the host.
+func Folder(path string, o Options) Place {
+	switch path = filepath.Clean(path); {
+	case path == ".":
+		path = ""
+	case !strings.HasSuffix(path, "/"):
+		path += "/"
+	}
+	return &folder{prefix: path, options: o}
+}
+
+type folder struct {
+	prefix  string // of a name, to make it a path: empty or with a "/" at its end
+	options Options
+}
+
+// Path implements Place.
+func (d *folder) Path(name string) string {
+	path := d.prefix + name
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// Check implements Place.
+func (d *folder) Check(_ context.Context, name string) error {
+	f, err := d.begin(name)
+	if err != nil {
+		return err
+	}
+	return f.dir.Close()
+}
+
+// Create implements Place.
+func (d *folder) Create(_ context.Context, name string) (File, error) {
+	f, err := d.begin(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.create(d.prefix, d.options.Keeper); err != nil {
+		_ = f.dir.Close() // it was only looked at
+		return nil, fmt.Errorf("create %s: %w", d.prefix+name, err)
+	}
+	return f, nil
+}
+
+// begin opens the folder for a file that may get that name.
+func (d *folder) begin(name string) (*pending, error) {
+	path := d.prefix + name
+	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+		return nil, fmt.Errorf("create %q: no file name", path)
+	}
+	dir, err := os.Open(filepath.Clean(d.prefix))
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	f := &pending{dir: dir, name: name, force: d.options.Force}
+	f.hashed = newSum(d.options)
+	if err := f.mayPlace(); err != nil {
+		_ = dir.Close() // it was only looked at
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// pending is a file that doesn't have its final name yet. Whoever has the name
+// gets a whole file or none.
+type pending struct {
+	sparseFile
+	dir   *os.File // names are relative to it, so that moving the folder changes nothing
+	temp  string
+	name  string
+	force bool
+}
+
+var _ HoleWriter = (*pending)(nil)
+
+// create makes the new, empty file. prefix makes its name a path.
+func (p *pending) create(prefix string, k Keeper) error {
+	token := rand.Text()[:10]
+	if k != nil {
+		token = k.Token()
+	}
+	p.temp = p.name[:min(len(p.name), maxStem)] + partialInfix + token
+	if k != nil {
+		if err := k.Expect(prefix + p.temp); err != nil {
+			return err
+		}
+	}
+	fd, err := unix.Openat(int(p.dir.Fd()), p.temp,
+		unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	p.f = os.NewFile(uintptr(fd), filepath.Join(p.dir.Name(), p.temp))
+	return nil
+}
+
+// mayPlace refuses to go on where Commit would.
+func (p *pending) mayPlace() error {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(p.dir.Fd()), p.name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return fmt.Errorf("not a regular file: %w", fs.ErrExist)
+	case !p.force:
+		return fs.ErrExist
+	}
+	return nil
+}
+
+// Reopen implements File.
+func (p *pending) Reopen(context.Context) (io.ReaderAt, int64, error) {
+	if err := p.settle(); err != nil {
+		return nil, 0, fmt.Errorf("read %s: %w", p.f.Name(), err)
+	}
+	return io.NewSectionReader(p.f, 0, p.off), p.off, nil
+}
+
+// Commit syncs the file, closes it, gives it its final name and syncs the
+// folder.
+func (p *pending) Commit(context.Context) error {
+	if p.closed {
+		return fmt.Errorf("commit %s: %w", p.name, os.ErrClosed)
+	}
+	if err := p.place(); err != nil {
+		return errors.Join(fmt.Errorf("commit %s: %w", filepath.Join(p.dir.Name(), p.name), err), p.Abort())
+	}
+	p.closed = true
+	err := p.dir.Sync()
+	if err != nil {
+		err = fmt.Errorf("sync folder %s: %w", p.dir.Name(), err)
+	}
+	return errors.Join(err, p.dir.Close())
+}
+
+func (p *pending) place() error {
+	if err := p.settle(); err != nil {
+		return err
+	}
+	if err := p.f.Sync(); err != nil {
+		return err
+	}
+	if err := p.f.Close(); err != nil {
+		return err
+	}
+	fd := int(p.dir.Fd())
+	if p.force {
+		if err := p.mayPlace(); err != nil {
+			return err
+		}
+		return unix.Renameat(fd, p.temp, fd, p.name)
+	}
+	err := unix.Renameat2(fd, p.temp, fd, p.name, unix.RENAME_NOREPLACE)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	return p.link() // the file system has no such rename; NFS is one
+}
+
+// link is a rename that replaces nothing, in two steps.
+func (p *pending) link() error {
+	fd := int(p.dir.Fd())
+	if err := unix.Linkat(fd, p.temp, fd, p.name, 0); err != nil {
+		return err
+	}
+	_ = unix.Unlinkat(fd, p.temp, 0) // the file is in place; a second name for it is no failure
+	return nil
+}
+
+// Abort implements File.
+func (p *pending) Abort() error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	err := unix.Unlinkat(int(p.dir.Fd()), p.temp, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("remove %s: %w", p.f.Name(), err)
+	}
+	_ = p.f.Close() // nothing in it matters any more
+	return errors.Join(err, p.dir.Close())
+}

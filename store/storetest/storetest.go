@@ -1,0 +1,379 @@
+// Package storetest is what every place for files has to pass.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"snap/store"
+)
+
+// Kind is a kind of place under test.
+type Kind struct {
+	// New returns a place where nothing is, and the name of a file to make in it.
+	New func(t *testing.T, o store.Options) (p store.Place, name string)
+
+	// Content returns what others find under a name in the place that New returned
+	// last. The error is fs.ErrNotExist where they find nothing.
+	Content func(t *testing.T, name string) ([]byte, error)
+
+	// Stream: the place takes one file, others see its bytes as they are
+	// written, and they can't be taken back.
+	Stream bool
+}
+
+// TestPlace holds a kind of place against the contract of package store.
+func TestPlace(t *testing.T, k Kind) {
+	t.Run("write", k.write)
+	t.Run("empty", k.empty)
+	t.Run("hole", k.hole)
+	t.Run("no sum", k.noSum)
+	t.Run("reopen", k.reopen)
+	t.Run("abort", k.abort)
+	t.Run("ended", k.ended)
+	t.Run("names", k.names)
+	if !k.Stream {
+		t.Run("taken", k.taken)
+		t.Run("taken meanwhile", k.takenMeanwhile)
+		t.Run("keeper", k.keeper)
+		t.Run("force", k.force)
+	}
+}
+
+func (k Kind) create(t *testing.T, p store.Place, name string) store.File {
+	t.Helper()
+	if err := p.Check(t.Context(), name); err != nil {
+		t.Fatalf("Check(%q) failed: %v", name, err)
+	}
+	f, err := p.Create(t.Context(), name)
+	if err != nil {
+		t.Fatalf("Create(%q) failed: %v", name, err)
+	}
+	t.Cleanup(func() { _ = f.Abort() })
+	return f
+}
+
+func write(t *testing.T, f store.File, p []byte) {
+	t.Helper()
+	if n, err := f.Write(p); n != len(p) || err != nil {
+		t.Fatalf("Write of %d bytes = %d, %v", len(p), n, err)
+	}
+}
+
+func commit(t *testing.T, f store.File) {
+	t.Helper()
+	if err := f.Commit(t.Context()); err != nil {
+		t.Fatalf("Commit failed: %v", err)
+	}
+}
+
+// holds fails the test unless others find that content.
+func (k Kind) holds(t *testing.T, name string, want []byte) {
+	t.Helper()
+	got, err := k.Content(t, name)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("others find %d bytes, %v; want %d of what was written", len(got), err, len(want))
+	}
+}
+
+func (k Kind) absent(t *testing.T, name string) {
+	t.Helper()
+	if got, err := k.Content(t, name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("others find %d bytes, %v; want %v", len(got), err, fs.ErrNotExist)
+	}
+}
+
+func hashOf(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+// some are bytes that differ from each other.
+func some(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i%251) + 1
+	}
+	return b
+}
+
+func (k Kind) write(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	if p.Path(name) == "" {
+		t.Error("Path is empty; want how others call the file")
+	}
+	f := k.create(t, p, name)
+	var all []byte
+	for _, n := range []int{1, 0, 4096, 1<<20 + 7} {
+		write(t, f, some(n))
+		all = append(all, some(n)...)
+		if got := f.Sum(); got != hashOf(all) {
+			t.Errorf("Sum() after %d bytes = %s; want %s", len(all), got, hashOf(all))
+		}
+		if !k.Stream {
+			k.absent(t, name)
+		}
+	}
+	commit(t, f)
+	k.holds(t, name, all)
+	if got := f.Sum(); got != hashOf(all) {
+		t.Errorf("Sum() after Commit = %s; want %s", got, hashOf(all))
+	}
+}
+
+func (k Kind) empty(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	f := k.create(t, p, name)
+	if got := f.Sum(); got != hashOf(nil) {
+		t.Errorf("Sum() of nothing = %s; want %s", got, hashOf(nil))
+	}
+	commit(t, f)
+	k.holds(t, name, nil)
+}
+
+// hole: holes are zeros, wherever they are.
+func (k Kind) hole(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		parts []int // bytes; of a hole if negative
+	}{
+		{"amid", []int{100, -200000, 100}},
+		{"first", []int{-4096, 1}},
+		{"last", []int{1, -100000}},
+		{"in a row", []int{-1, -65536, 0, -2, 5}},
+		{"only", []int{-300000}},
+	} {
+		p, name := k.New(t, store.Options{})
+		f := k.create(t, p, name)
+		h, ok := f.(store.HoleWriter)
+		if !ok {
+			t.Skip("files here have no holes")
+		}
+		var all []byte
+		for _, n := range tt.parts {
+			if n > 0 {
+				write(t, f, some(n))
+				all = append(all, some(n)...)
+				continue
+			}
+			if err := h.WriteHole(int64(-n)); err != nil {
+				t.Fatalf("%s: WriteHole(%d) failed: %v", tt.name, -n, err)
+			}
+			all = append(all, make([]byte, -n)...)
+		}
+		if got := f.Sum(); got != hashOf(all) {
+			t.Errorf("%s: Sum() = %s; want %s", tt.name, got, hashOf(all))
+		}
+		if r, size, err := f.Reopen(t.Context()); err == nil {
+			got, err := io.ReadAll(io.NewSectionReader(r, 0, size))
+			if err != nil || !bytes.Equal(got, all) {
+				t.Errorf("%s: Reopen gives %d bytes, %v; want %d with zeros", tt.name, len(got), err, len(all))
+			}
+		}
+		if err := h.WriteHole(-1); err == nil {
+			t.Errorf("%s: WriteHole(-1) worked; want an error", tt.name)
+		}
+		if err := h.WriteHole(1<<63 - 1); err == nil && len(all) > 0 {
+			t.Errorf("%s: WriteHole beyond the longest file worked; want an error", tt.name)
+		}
+		commit(t, f)
+		k.holds(t, name, all)
+	}
+}
+
+func (k Kind) noSum(t *testing.T) {
+	p, name := k.New(t, store.Options{NoSum: true})
+	f := k.create(t, p, name)
+	write(t, f, some(10))
+	if got := f.Sum(); got != "" {
+		t.Errorf("Sum() = %q; want none", got)
+	}
+	commit(t, f)
+	k.holds(t, name, some(10))
+}
+
+// reopen: what was written so far is read back, and more may follow.
+func (k Kind) reopen(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	f := k.create(t, p, name)
+	want := some(100000)
+	write(t, f, want)
+	r, size, err := f.Reopen(t.Context())
+	if errors.Is(err, store.ErrWriteOnly) {
+		t.Skip("what was written can't be read back here")
+	}
+	if err != nil || size != int64(len(want)) {
+		t.Fatalf("Reopen = %d bytes, %v; want %d", size, err, len(want))
+	}
+	got := make([]byte, len(want))
+	if _, err := r.ReadAt(got, 0); (err != nil && !errors.Is(err, io.EOF)) || !bytes.Equal(got, want) {
+		t.Errorf("what Reopen gives is not what was written: %v", err)
+	}
+	if n, err := r.ReadAt(got[:2], size-1); n != 1 || !errors.Is(err, io.EOF) {
+		t.Errorf("ReadAt across the end = %d, %v; want 1, EOF", n, err)
+	}
+	write(t, f, want)
+	if _, size, err := f.Reopen(t.Context()); err != nil || size != int64(2*len(want)) {
+		t.Errorf("Reopen after more = %d bytes, %v; want %d", size, err, 2*len(want))
+	}
+	commit(t, f)
+	k.holds(t, name, append(want, want...))
+}
+
+func (k Kind) abort(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	f := k.create(t, p, name)
+	write(t, f, some(5000))
+	for range 2 {
+		if err := f.Abort(); err != nil {
+			t.Errorf("Abort failed: %v", err)
+		}
+	}
+	if k.Stream {
+		return
+	}
+	k.absent(t, name)
+	f = k.create(t, p, name)
+	write(t, f, some(3))
+	commit(t, f)
+	k.holds(t, name, some(3))
+}
+
+// ended: after Commit and after Abort a file does nothing any more.
+func (k Kind) ended(t *testing.T) {
+	for what, end := range map[string]func(store.File) error{
+		"Commit": func(f store.File) error { return f.Commit(t.Context()) },
+		"Abort":  func(f store.File) error { return f.Abort() },
+	} {
+		p, name := k.New(t, store.Options{})
+		f := k.create(t, p, name)
+		write(t, f, some(10))
+		if err := end(f); err != nil {
+			t.Fatalf("%s failed: %v", what, err)
+		}
+		if n, err := f.Write(some(1)); n != 0 || err == nil {
+			t.Errorf("Write after %s = %d, %v; want an error", what, n, err)
+		}
+		if err := f.Commit(t.Context()); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("Commit after %s = %v; want %v", what, err, os.ErrClosed)
+		}
+		if err := f.Abort(); err != nil {
+			t.Errorf("Abort after %s = %v; want nil", what, err)
+		}
+		if what == "Commit" {
+			k.holds(t, name, some(10))
+		}
+	}
+}
+
+// names: what is no name of a file there is refused, by Check too.
+func (k Kind) names(t *testing.T) {
+	p, _ := k.New(t, store.Options{Force: true})
+	for _, name := range []string{"", ".", "..", "a/b", "/a", "../a"} {
+		if err := p.Check(t.Context(), name); err == nil {
+			t.Errorf("Check(%q) = nil; want an error", name)
+		}
+		if f, err := p.Create(t.Context(), name); err == nil {
+			_ = f.Abort()
+			t.Errorf("Create(%q) worked; want an error", name)
+		}
+	}
+}
+
+// put makes a whole file.
+func (k Kind) put(t *testing.T, p store.Place, name string, content []byte) {
+	t.Helper()
+	f, err := p.Create(t.Context(), name)
+	if err != nil {
+		t.Fatalf("Create(%q) failed: %v", name, err)
+	}
+	write(t, f, content)
+	commit(t, f)
+}
+
+// taken: a name that something has is not given again.
+func (k Kind) taken(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	k.put(t, p, name, some(7))
+	if err := p.Check(t.Context(), name); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Check of a name that is taken = %v; want %v", err, fs.ErrExist)
+	}
+	if _, err := p.Create(t.Context(), name); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Create of a name that is taken = %v; want %v", err, fs.ErrExist)
+	}
+	if err := p.Check(t.Context(), name+".json"); err != nil {
+		t.Errorf("Check of another name = %v; want nil", err)
+	}
+	k.holds(t, name, some(7))
+}
+
+// takenMeanwhile: of two files for one name, the one that is whole first has it.
+func (k Kind) takenMeanwhile(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	f := k.create(t, p, name)
+	write(t, f, some(9))
+	k.put(t, p, name, some(7))
+	if err := f.Commit(t.Context()); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("Commit to a name that was taken meanwhile = %v; want %v", err, fs.ErrExist)
+	}
+	if err := f.Abort(); err != nil {
+		t.Errorf("Abort after a Commit that failed = %v; want nil", err)
+	}
+	k.holds(t, name, some(7))
+}
+
+// force: a file replaces another one when it is whole, and not before.
+func (k Kind) force(t *testing.T) {
+	p, name := k.New(t, store.Options{Force: true})
+	k.put(t, p, name, some(7))
+	f := k.create(t, p, name)
+	write(t, f, some(9))
+	k.holds(t, name, some(7))
+	if err := f.Abort(); err != nil {
+		t.Fatalf("Abort failed: %v", err)
+	}
+	k.holds(t, name, some(7))
+	k.put(t, p, name, some(9))
+	k.holds(t, name, some(9))
+}
+
+// Keeper is a store.Keeper for tests, which writes down what it is told.
+type Keeper struct {
+	Expected []string
+	Err      error // what Expect returns
+}
+
+// Token implements store.Keeper.
+func (k *Keeper) Token() string { return "token-of-30-bytes-used-by-none" }
+
+// Expect implements store.Keeper.
+func (k *Keeper) Expect(paths ...string) error {
+	k.Expected = append(k.Expected, paths...)
+	return k.Err
+}
+
+// keeper: who removes what was begun knows of it before it is there, and if he
+// doesn't, nothing is begun.
+func (k Kind) keeper(t *testing.T) {
+	var told Keeper
+	p, name := k.New(t, store.Options{Keeper: &told})
+	k.put(t, p, name, some(7))
+	if len(told.Expected) != 1 || !strings.HasSuffix(told.Expected[0], told.Token()) {
+		t.Errorf("the keeper was told of %q; want one path that ends in its token", told.Expected)
+	}
+	k.holds(t, name, some(7))
+	told.Err = errors.New("keeper is dead")
+	f, err := p.Create(context.WithoutCancel(t.Context()), name+".json")
+	if !errors.Is(err, told.Err) {
+		t.Errorf("Create with a keeper that fails = %v, %v; want its error", f, err)
+	}
+	k.absent(t, name+".json")
+}
