@@ -14,7 +14,7 @@ import (
 type idleHold struct {
 	d     *Domain
 	was   hv.State
-	watch *Watch // nil if nobody looks: then only the end counts
+	watch hv.Watch // nil if nobody looks: then only the end counts
 
 	once sync.Once
 	err  error

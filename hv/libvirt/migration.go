@@ -86,12 +86,12 @@ func (d *Domain) startSnapshot(ctx context.Context) error {
 	return err
 }
 
-// AbandonSnapshot ends a background snapshot of QEMU's, if there is one, and puts
+// abandonSnapshot ends a background snapshot of QEMU's, if there is one, and puts
 // back what it needs changed: the capability, the descriptor, and, if QEMU failed
 // after it had stopped the guest, the guest. A guest that somebody else paused
 // stays so. There need not be anything to undo. It tries until ctx ends; the error
 // is then hv.ErrStillPaused.
-func (d *Domain) AbandonSnapshot(ctx context.Context) error {
+func (d *Domain) abandonSnapshot(ctx context.Context) error {
 	err := insist(ctx, d.limits().pollEvery, time.Second, func(ctx context.Context) (bool, error) {
 		done, err := d.undoSnapshot(ctx)
 		switch {

@@ -47,10 +47,10 @@ var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCa
 // When ctx ends while the daemon is stopping the guest, Pause waits for the
 // answer before it undoes it.
 func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
-	var w *Watch
+	var w hv.Watch
 	if d.kept != nil {
-		w = d.kept.watch
-		w.reset(true) // before the state is asked for: a resume after it counts
+		w = d.kept.Watch
+		w.Reset(true) // before the state is asked for: a resume after it counts
 	}
 	now, err := d.mayPause(ctx)
 	if err != nil {
@@ -65,7 +65,7 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	}
 	h := &hold{d: d, session: s, limits: d.limits()}
 	if d.kept != nil {
-		if err := d.kept.hold(ctx, d, ForPause); err != nil {
+		if err := d.kept.hold(ctx, d, hv.ForPause); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
 		h.kept, h.watch = d.kept, w
@@ -134,7 +134,7 @@ type hold struct {
 	limits  limits
 
 	kept  *keeping // what else undoes it, nil if nothing does
-	watch *Watch   // sees resumes by others, nil if nobody looks
+	watch hv.Watch // sees resumes by others, nil if nobody looks
 	run   string   // whose marker the guest must bear, if h is adopted
 
 	once  sync.Once

@@ -141,14 +141,14 @@ func (d *Domain) snapshot(ctx context.Context, o hv.SnapshotOptions) (_ *savedGu
 // saveGuarded has QEMU save the guest, with somebody ready to undo it.
 func (d *Domain) saveGuarded(ctx context.Context, s *sink, progress func(done, total uint64)) (migration, error) {
 	if d.kept != nil {
-		if err := d.kept.hold(ctx, d, ForSnapshot); err != nil {
+		if err := d.kept.hold(ctx, d, hv.ForSnapshot); err != nil {
 			return migration{}, err
 		}
 	}
 	saved, err := d.save(ctx, s, progress)
 	undo, cancel := within(context.Background(), d.limits().resumeFor)
 	defer cancel()
-	undone := d.AbandonSnapshot(undo)
+	undone := d.abandonSnapshot(undo)
 	if d.kept != nil && !errors.Is(undone, hv.ErrStillPaused) {
 		d.kept.free(d)
 	}
