@@ -1,9 +1,9 @@
 // Package libvirt makes the domains of a libvirt daemon readable: it implements
-// hv.VM over libvirt's RPC protocol and QEMU's monitor.
+// hv.VM over libvirt's RPC protocol. What QEMU itself says and does is package
+// qemu's, to which it hands QEMU's monitor.
 //
 // Memory comes through one of two mechanisms. Direct reads the QEMU process on
-// this host: process_vm_readv for anonymous memory, the backing file where the
-// guest's RAM is shared. Peek asks the daemon (virDomainMemoryPeek) and so works
+// this host (qemu.Guest). Peek asks the daemon (virDomainMemoryPeek) and so works
 // from afar, but it is a file copy in disguise: the daemon has QEMU write each
 // chunk into a file under its cache folder (/var/cache/libvirt/qemu for
 // qemu:///system), reads it back and unlinks it. That costs a pass of QEMU's main
@@ -20,10 +20,9 @@
 // harmless. Guard puts a marker on the domain meanwhile, and somebody behind it who
 // undoes all that should this process die.
 //
-// RAM map, registers and host addresses come from QEMU's monitor through
-// virDomainQemuMonitorCommand. But for a snapshot, for which a descriptor goes along,
-// the commands are queries only. libvirt marks the domain as tainted by that
-// (custom-monitor), which is a line in its log.
+// QEMU's monitor is reached through virDomainQemuMonitorCommand, and with a
+// descriptor, for a snapshot, through virDomainQemuMonitorCommandWithFiles. libvirt
+// marks the domain as tainted by that (custom-monitor), which is a line in its log.
 //
 // No call here outlives its context. The RPC client has no timeouts, so a context
 // that ends cuts the connection; what must still happen then, like resuming a

@@ -248,7 +248,9 @@ func checkMap(t *testing.T, d *Domain, ref hv.Memory) {
 	if extra := ram.Minus(ref.RAM()); len(extra) != 0 {
 		t.Errorf("RAM() has %v, which QEMU doesn't dump", extra)
 	}
-	rest := ref.RAM().Minus(ram).Minus(vgaWindow).Minus(phys.Runs{addrRun(0xfff00000, 4*gib)})
+	vga := phys.Runs{{Base: 0xa0, Pages: 0x20}}
+	firmware := phys.Runs{{Base: 0xfff00, Pages: 0x100}}
+	rest := ref.RAM().Minus(ram).Minus(vga).Minus(firmware)
 	if len(rest) != 0 {
 		t.Errorf("RAM() lacks %v, which QEMU dumps", rest)
 	}
@@ -268,7 +270,7 @@ func checkRegisters(t *testing.T, d *Domain, dump hv.Source) {
 		t.Fatalf("Registers() has %d processors; the core has %d", len(got), len(want))
 	}
 	for i := range got {
-		if diff := registersDiff(got[i], want[i]); diff != "" {
+		if diff := hvtest.RegistersDiff(got[i], want[i]); diff != "" {
 			t.Errorf("processor %d (-monitor +core):\n%s", i, diff)
 		}
 	}

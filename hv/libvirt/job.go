@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 var _ hv.JobPauser = (*Domain)(nil)
@@ -112,7 +113,7 @@ func (h *jobHold) await(ctx context.Context) error {
 			h.called = false
 			return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(a.err))
 		case <-ctx.Done():
-			return ended(ctx)
+			return bounded.Ended(ctx)
 		default:
 		}
 	}
@@ -126,7 +127,7 @@ func byDump(s status) bool {
 // Release implements hv.Hold.
 func (h *jobHold) Release() (time.Duration, error) {
 	h.once.Do(func() {
-		ctx, cancel := within(context.Background(), h.d.limits().resumeFor)
+		ctx, cancel := bounded.Within(context.Background(), h.d.limits().resumeFor)
 		defer cancel()
 		disturbed := h.disturbed(ctx)
 		var err error
@@ -153,7 +154,7 @@ func (h *jobHold) disturbed(ctx context.Context) error {
 	if !h.held {
 		return nil
 	}
-	ctx, cancel := within(ctx, h.d.limits().resumeTry)
+	ctx, cancel := bounded.Within(ctx, h.d.limits().resumeTry)
 	defer cancel()
 	s, err := run(ctx, h.session, h.d.readStatus)
 	switch {
@@ -240,7 +241,7 @@ func (d *Domain) abandonJob(ctx context.Context, fifo string) error {
 // afterJob waits until the guest is as it shall be and over says that nothing will
 // change that any more.
 func (d *Domain) afterJob(ctx context.Context, over func(context.Context) (bool, error)) error {
-	err := insist(ctx, time.Millisecond, d.limits().pollEvery, func(ctx context.Context) (bool, error) {
+	err := bounded.Insist(ctx, time.Millisecond, d.limits().pollEvery, func(ctx context.Context) (bool, error) {
 		is, err := over(ctx)
 		if err != nil {
 			return false, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 // clearFor bounds the removal of a marker at the end of a pause.
@@ -38,7 +39,7 @@ func (k *keeping) hold(ctx context.Context, d *Domain, why hv.Reason) error {
 // free takes it all away again. If the marker stays, so does the keeper, who
 // goes on trying.
 func (k *keeping) free(d *Domain) {
-	ctx, cancel := within(context.Background(), clearFor)
+	ctx, cancel := bounded.Within(context.Background(), clearFor)
 	defer cancel()
 	err := d.ClearMarker(ctx)
 	if err == nil || errors.Is(err, hv.ErrNoDomain) || d.gone(ctx) {

@@ -9,6 +9,7 @@ import (
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 // watchAgain is the pause before a lost subscription is renewed: a daemon that
@@ -80,7 +81,7 @@ func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEven
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := within(ctx, d.conn.timeout)
+	ctx, cancel := bounded.Within(ctx, d.conn.timeout)
 	defer cancel()
 	events, err := run(ctx, s, func(l *rpc.Libvirt) (<-chan rpc.DomainEventLifecycleMsg, error) {
 		return l.LifecycleEvents(context.Background()) // they end with the connection

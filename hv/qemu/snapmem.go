@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"snap/hv"
-	"snap/hv/vmstate"
+	"snap/hv/qemu/vmstate"
 	"snap/phys"
 )
 
@@ -39,7 +39,7 @@ type savedPiece struct {
 
 // newSavedGuest finds the guest's memory m in what QEMU saved. It fails if a page
 // of it is missing.
-func newSavedGuest(st *vmstate.Stream, m ramMap) (*savedGuest, error) {
+func newSavedGuest(st *vmstate.Stream, m RAMMap) (*savedGuest, error) {
 	g := &savedGuest{cpus: st.CPUs, ram: m.runs}
 	var data []phys.Run
 	for _, r := range m.ranges {
