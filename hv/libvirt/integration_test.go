@@ -102,6 +102,7 @@ func TestGuest(t *testing.T) {
 			g, d := guestUp(t, tt.spec)
 			t.Run("list", func(t *testing.T) { checkList(t, g, d) })
 			t.Run("pause", func(t *testing.T) { checkPause(t, g, d) })
+			t.Run("contracts", func(t *testing.T) { checkContracts(t, g, d) })
 			hold, err := d.Pause(t.Context())
 			if err != nil {
 				t.Fatalf("Pause() failed: %v", err)
@@ -199,6 +200,18 @@ func checkPause(t *testing.T, g *lab.Guest, d *Domain) {
 			t.Fatal("the guest doesn't go on")
 		}
 	}
+}
+
+// checkContracts: the daemon's connections and pauses are as hv has them.
+func checkContracts(t *testing.T, g *lab.Guest, d *Domain) {
+	hvtest.TestConnection(t, uriOf(g), func(t *testing.T) hv.Connection {
+		c, err := Connect(t.Context(), uriOf(g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	})
+	hvtest.TestPause(t, func(*testing.T) hv.VM { return d }, hvtest.PauseOptions{})
 }
 
 // moved reports whether every processor went on.

@@ -47,6 +47,11 @@ func (m *memory) RAM() phys.Runs { return m.image.RAM() }
 // Populated implements hv.Memory. Only the direct mechanism knows, as with a
 // real hypervisor.
 func (m *memory) Populated(context.Context) (phys.Runs, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.closed {
+		return nil, false, errClosed
+	}
 	if m.mechanism == hv.MechanismPeek {
 		return m.image.RAM(), false, nil
 	}
