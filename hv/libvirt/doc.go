@@ -27,4 +27,22 @@
 // No call here outlives its context. The RPC client has no timeouts, so a context
 // that ends cuts the connection; what must still happen then, like resuming a
 // guest, dials a new one.
+//
+// What else the client (github.com/digitalocean/go-libvirt, of 2026-10-13) leaves to
+// its user, and who sees to it here:
+//
+//   - It believes every length that the daemon announces: guard checks them.
+//   - A call can wait for ever on a connection that is gone, and a send that fails
+//     while a reply arrives can deadlock (its issue 241): run abandons the call.
+//   - It decodes by reflection and can panic: run turns that into an error.
+//   - Replies are delivered one after the other, so that a slow reader of events
+//     stalls every call; and an event that nobody takes blocks its subscription for
+//     ever, also after the subscription's context has ended. A watch has a connection
+//     of its own, reads until the channel closes, and ends it by closing the
+//     connection.
+//   - An event with a domain in it is of any domain: a watch compares UUIDs.
+//   - Disconnect makes a call itself, and reconnecting races: neither is used.
+//
+// The version of 2026-10 ended the deadlock between the end of a subscription and an
+// event for it (its issues 190 and 191), and two of consoles, which aren't used here.
 package libvirt
