@@ -10,8 +10,8 @@ import (
 type Memory interface {
 	phys.Reader
 
-	// Mechanism names how the memory is read ("direct", "peek", "elf-core", …).
-	Mechanism() string
+	// Mechanism names how the memory is read.
+	Mechanism() Mechanism
 
 	// RAM returns the pages that are memory: never a hole, never MMIO.
 	// Reads outside of it fail with phys.ErrNotRAM.
@@ -36,17 +36,24 @@ type FallbackMemory interface {
 	WhyNotDirect() error
 }
 
-// Mechanism chooses among a source's ways to read memory.
+// Mechanism is a way to read a guest's memory.
 type Mechanism string
 
-// Mechanisms of a running domain. Files know only MechanismAuto.
+// Mechanisms that a running domain can be asked for. Files know only MechanismAuto.
 const (
-	MechanismAuto   Mechanism = "auto"   // direct where it works, else peek
+	MechanismAuto   Mechanism = "auto"   // direct where it works, else peek; no memory's own
 	MechanismDirect Mechanism = "direct" // the hypervisor process's memory on this host
 	MechanismPeek   Mechanism = "peek"   // through the hypervisor's API
 )
 
-// Mechanisms returns all mechanisms, the default first.
+// Mechanisms of memory that was saved. They are not asked for.
+const (
+	MechanismSnapshot Mechanism = "background-snapshot" // as the hypervisor saved it while the guest ran on
+	MechanismELFCore  Mechanism = "elf-core"
+	MechanismRaw      Mechanism = "raw" // a file of nothing but memory
+)
+
+// Mechanisms returns all mechanisms that can be asked for, the default first.
 func Mechanisms() []Mechanism {
 	return []Mechanism{MechanismAuto, MechanismDirect, MechanismPeek}
 }

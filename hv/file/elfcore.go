@@ -39,7 +39,7 @@ func OpenELFCore(path string) (hv.Source, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", path, err), f.Close())
 	}
-	s, err := newSource(f, "elf-core", segs, regs)
+	s, err := newSource(f, hv.MechanismELFCore, segs, regs)
 	if err != nil {
 		return nil, err
 	}

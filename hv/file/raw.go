@@ -14,7 +14,7 @@ func OpenRaw(path string, segments []Segment) (hv.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSource(f, "raw", segments, nil)
+	s, err := newSource(f, hv.MechanismRaw, segments, nil)
 	if err != nil {
 		return nil, err
 	}

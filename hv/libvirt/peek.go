@@ -89,7 +89,7 @@ func (p *PeekMemory) room() error {
 func (p *PeekMemory) WhyNotDirect() error { return p.why }
 
 // Mechanism implements hv.Memory.
-func (p *PeekMemory) Mechanism() string { return string(hv.MechanismPeek) }
+func (p *PeekMemory) Mechanism() hv.Mechanism { return hv.MechanismPeek }
 
 // RAM implements hv.Memory.
 func (p *PeekMemory) RAM() phys.Runs { return p.ram }

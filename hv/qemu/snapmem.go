@@ -12,9 +12,6 @@ import (
 	"snap/phys"
 )
 
-// mechanismSnapshot is the Mechanism of a background snapshot's memory.
-const mechanismSnapshot = "background-snapshot"
-
 // savedGuest is a guest as QEMU saved it. It is safe for concurrent use.
 type savedGuest struct {
 	sink      *sink
@@ -78,7 +75,7 @@ func (p savedPiece) part(w vmstate.Range) (phys.Run, bool) {
 }
 
 // Mechanism implements hv.Memory.
-func (g *savedGuest) Mechanism() string { return mechanismSnapshot }
+func (g *savedGuest) Mechanism() hv.Mechanism { return hv.MechanismSnapshot }
 
 // RAM implements hv.Memory.
 func (g *savedGuest) RAM() phys.Runs { return g.ram }

@@ -39,7 +39,7 @@ func (v *VM) OpenMemory(ctx context.Context, m hv.Mechanism) (hv.Memory, error) 
 }
 
 // Mechanism implements hv.Memory.
-func (m *memory) Mechanism() string { return string(m.mechanism) }
+func (m *memory) Mechanism() hv.Mechanism { return m.mechanism }
 
 // RAM implements hv.Memory.
 func (m *memory) RAM() phys.Runs { return m.image.RAM() }
