@@ -98,7 +98,7 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 		return err
 	}
 	defer mem.Close()
-	r.Source = mem.Mechanism()
+	r.Source = string(mem.Mechanism())
 	s, err := lookAt(ctx, vm, mem, job.Look)
 	if err != nil {
 		return err

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/hv"
+	"snap/hv/connect"
 	"snap/hv/guardian"
-	"snap/hv/libvirt"
 )
 
 // guardianCommand is the hidden subcommand that snap starts itself with.
@@ -25,11 +25,11 @@ const (
 )
 
 // held is what stands behind a dump of a domain, should snap be killed: its lock
-// and its guardian. Those of a built-in guest are nil: it ends with snap.
+// and its guardian. Those of a guest that ends with snap are nil.
 type held struct {
 	guardian *guardian.Guardian
-	watch    *libvirt.Watch
-	vm       *libvirt.Domain
+	watch    hv.Watch
+	vm       hv.VM
 	stop     func()      // following the domain, nil before it is
 	freed    atomic.Bool // snap has held the guest and let it go
 	cut      atomic.Bool // the dump was ended because the domain had
@@ -37,11 +37,11 @@ type held struct {
 
 // hold locks the domain and gets its guardian ready.
 func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
-	d, ok := vm.(*libvirt.Domain)
+	d, ok := vm.(hv.Guardable)
 	if !ok {
 		return nil, nil
 	}
-	g, err := guardian.Start(ctx, d, guardianCommand)
+	g, err := guardian.Start(ctx, d, connect.Open, guardianCommand)
 	if err != nil {
 		return nil, err
 	}
@@ -53,29 +53,28 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 		return nil, errors.Join(err, g.End())
 	}
 	h := &held{guardian: g, watch: w, vm: d}
-	d.Guard(h, g.Marker(), w, g.FIFO())
+	d.Guard(g.Guard(h, w))
 	return h, nil
 }
 
 // busyWithDump returns err, or who takes a dump of the domain if that is why it is
-// busy: a dump may hold the guest by a job of libvirt's.
+// busy: a dump may hold the guest by a job of the hypervisor's.
 func busyWithDump(vm hv.VM, err error) error {
-	d, ok := vm.(*libvirt.Domain)
-	if !ok || !errors.Is(err, hv.ErrBusy) {
+	if _, ok := vm.(hv.Guardable); !ok || !errors.Is(err, hv.ErrBusy) {
 		return err
 	}
-	if locked := guardian.Locked(d); errors.Is(locked, guardian.ErrLocked) {
+	if locked := guardian.Locked(vm.Identity()); errors.Is(locked, guardian.ErrLocked) {
 		return locked
 	}
 	return err
 }
 
-// Hold implements libvirt.Keeper.
-func (h *held) Hold(ctx context.Context, why libvirt.Reason) error {
+// Hold implements hv.Keeper.
+func (h *held) Hold(ctx context.Context, why hv.Reason) error {
 	return h.guardian.Hold(ctx, why)
 }
 
-// Freed implements libvirt.Keeper.
+// Freed implements hv.Keeper.
 func (h *held) Freed() {
 	h.freed.Store(true)
 	h.guardian.Freed()
@@ -156,7 +155,7 @@ func newGuardianCommand() *cobra.Command {
 		// In place of the root's: what flags and environment say was checked by
 		// the snap that starts it.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE:              func(*cobra.Command, []string) error { return guardian.Serve(toSyslog) },
+		RunE:              func(*cobra.Command, []string) error { return guardian.Serve(connect.Open, toSyslog) },
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
-	"snap/hv/libvirt"
+	"snap/hv/guardian"
 	"snap/internal/lab"
 )
 
@@ -233,7 +233,7 @@ func (g *heldGuest) blockAt(t *testing.T, fifo string) {
 		_, _ = g.Virsh(context.Background(), "dump", "--memory-only", g.Name, fifo) // it fails
 	}()
 	t.Cleanup(func() {
-		libvirt.UnblockJob(fifo) // if snap recover didn't
+		guardian.Unblock(fifo) // if snap recover didn't
 		<-ended
 	})
 	for {

@@ -114,7 +114,7 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 		return err
 	}
 	defer mem.Close()
-	e.Source = mem.Mechanism()
+	e.Source = string(mem.Mechanism())
 	s, err := lookAt(ctx, vm, mem, capture.Options{Exclusion: capture.Exclusion{NoAdvertised: true}})
 	if err != nil {
 		return err

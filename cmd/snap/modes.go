@@ -67,7 +67,7 @@ func liveMode(mem hv.Memory, spooled *capture.PauseEstimate, writing time.Durati
 	switch {
 	case spooled != nil:
 		m.Spooled, writing = true, writing+2*spooled.Reading
-	case mem.Mechanism() != string(hv.MechanismDirect):
+	case mem.Mechanism() != hv.MechanismDirect:
 		writing *= 2
 	}
 	m.DurationMS = milliseconds(writing)

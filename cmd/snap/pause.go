@@ -65,7 +65,7 @@ func (o *pauseOptions) apply(job *capture.Job) error {
 
 // addPause adds how the guest was held still, as far as it is known.
 func addPause(sum *manifest.Manifest, r *capture.Result) {
-	sum.Source, sum.Consistent, sum.Spooled = r.Mechanism, r.Consistent, r.Spooled
+	sum.Source, sum.Consistent, sum.Spooled = string(r.Mechanism), r.Consistent, r.Spooled
 	sum.PauseMS, sum.PauseEstimateMS = milliseconds(r.Pause), milliseconds(r.Estimate.Total())
 	if r.Mode != "" {
 		sum.Mode = string(r.Mode)

@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/hv"
+	"snap/hv/connect"
 	"snap/hv/guardian"
-	"snap/hv/libvirt"
 )
 
 func newRecoverCommand(a *app) *cobra.Command {
@@ -68,7 +68,7 @@ func (a *app) recover(ctx context.Context, ref string) error {
 	for _, r := range runs {
 		if ref == "" || ref == r.Name || ref == r.UUID {
 			known[r.ID] = true
-			done, err := guardian.Recover(ctx, dir, r)
+			done, err := guardian.Recover(ctx, connect.Open, dir, r)
 			tell(r.Name, done, err)
 		}
 	}
@@ -84,12 +84,10 @@ func (a *app) recover(ctx context.Context, ref string) error {
 	return err
 }
 
-// recoverMarked looks for marks on domains that no state file tells of.
+// recoverMarked looks for marks on domains that no state file tells of. Guests that
+// end with their snap bear none.
 func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[string]bool, tell func(string, guardian.Recovery, error)) error {
-	if strings.HasPrefix(a.connect, labScheme) {
-		return nil
-	}
-	conn, err := libvirt.Connect(ctx, a.connect)
+	conn, err := connect.Open(ctx, a.connect)
 	if err != nil {
 		return fmt.Errorf("look for marks on domains: %w", err)
 	}
@@ -108,21 +106,31 @@ func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[stri
 		}
 	}
 	for _, ref := range refs {
-		d, err := conn.LookupDomain(ctx, ref)
-		if err != nil {
+		if err := recoverMark(ctx, conn, dir, ref, known, tell); err != nil {
 			return fmt.Errorf("look for a mark: %w", err)
 		}
-		if d.Identity().ID == 0 {
-			continue
-		}
-		m, err := d.Marker(ctx)
-		if err != nil {
-			return fmt.Errorf("look for a mark: %w", err)
-		}
-		if m != nil && !known[m.Run] {
-			done, err := guardian.RecoverMarked(ctx, dir, d, m)
-			tell(d.Identity().Name, done, err)
-		}
+	}
+	return nil
+}
+
+// recoverMark undoes what the mark on one domain tells of, if it has one.
+func recoverMark(ctx context.Context, conn hv.Connection, dir, ref string, known map[string]bool, tell func(string, guardian.Recovery, error)) error {
+	vm, err := conn.Lookup(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer vm.Close()
+	d, ok := vm.(hv.Guardable)
+	if !ok || d.Identity().ID == 0 {
+		return nil
+	}
+	m, err := d.Marker(ctx)
+	if err != nil {
+		return err
+	}
+	if m != nil && !known[m.Run] {
+		done, err := guardian.RecoverMarked(ctx, dir, d, m)
+		tell(d.Identity().Name, done, err)
 	}
 	return nil
 }

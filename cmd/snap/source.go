@@ -13,9 +13,6 @@ import (
 	"snap/hv/connect"
 )
 
-// labScheme is the URI scheme of the built-in synthetic guests.
-const labScheme = "lab:"
-
 // defaultConnect is where snap connects unless told otherwise.
 func defaultConnect() string {
 	if uri := os.Getenv("LIBVIRT_DEFAULT_URI"); uri != "" {

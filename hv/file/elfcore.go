@@ -39,7 +39,7 @@ func elfCore() format {
 			if err != nil {
 				return nil, err
 			}
-			return newSource(f, "elf-core", segs, regs)
+			return newSource(f, hv.MechanismELFCore, segs, regs)
 		},
 	}
 }

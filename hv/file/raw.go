@@ -22,7 +22,7 @@ func raw() format {
 					return nil, err
 				}
 			}
-			return newSource(f, "raw", segs, nil)
+			return newSource(f, hv.MechanismRaw, segs, nil)
 		},
 	}
 }

@@ -36,7 +36,7 @@ const maxSegments = 1 << 20
 type source struct {
 	file      *os.File
 	name      string // of the file
-	mechanism string
+	mechanism hv.Mechanism
 	segs      []Segment // ascending, without overlaps
 	ram       phys.Runs
 	regs      []phys.Registers
@@ -50,7 +50,7 @@ type source struct {
 var _ hv.Source = (*source)(nil)
 
 // newSource takes f over, unless the segments make no sense.
-func newSource(f *os.File, mechanism string, segs []Segment, regs []phys.Registers) (*source, error) {
+func newSource(f *os.File, mechanism hv.Mechanism, segs []Segment, regs []phys.Registers) (*source, error) {
 	s := &source{file: f, name: f.Name(), mechanism: mechanism, segs: slices.Clone(segs), regs: regs, users: 1}
 	if err := s.index(); err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ type memory struct {
 var _ hv.Memory = (*memory)(nil)
 
 // Mechanism implements hv.Memory.
-func (m *memory) Mechanism() string { return m.mechanism }
+func (m *memory) Mechanism() hv.Mechanism { return m.mechanism }
 
 // RAM implements hv.Memory.
 func (m *memory) RAM() phys.Runs { return m.ram }

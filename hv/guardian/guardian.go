@@ -40,12 +40,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/hv/libvirt"
+	"snap/hv"
 )
 
 // Bounds on talking to the guardian.
 const (
-	readyIn = 30 * time.Second // it connects to libvirt first
+	readyIn = 30 * time.Second // it connects to the domain first
 	answer  = 10 * time.Second
 	leaveIn = 5 * time.Second
 )
@@ -83,13 +83,15 @@ type Guardian struct {
 	run Run
 }
 
+// Connect opens the connection that a URI names; connect.Open is one.
+type Connect func(ctx context.Context, uri string) (hv.Connection, error)
+
 // Locked fails with ErrLocked if a dump of the domain runs.
-func Locked(d *libvirt.Domain) error {
+func Locked(id hv.Identity) error {
 	dir, err := Dir()
 	if err != nil {
 		return err
 	}
-	id := d.Identity()
 	r := &Run{URI: id.URI, Name: id.Name, UUID: id.UUID, Host: id.Host}
 	lock, err := r.lock(dir)
 	if err != nil {
@@ -100,10 +102,11 @@ func Locked(d *libvirt.Domain) error {
 
 // Start locks the domain and starts its guardian: this program with the arguments
 // args, which call Serve. When it returns the guardian is ready. What an earlier
-// dump of the domain left when it was killed is undone first. The error is
-// ErrLocked if another dump of the domain runs. The caller ends with End.
-func Start(ctx context.Context, d *libvirt.Domain, args ...string) (_ *Guardian, err error) {
-	id := d.Identity()
+// dump of the domain left when it was killed is undone first, over a connection of
+// its own. The error is ErrLocked if another dump of the domain runs. The caller
+// ends with End.
+func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string) (_ *Guardian, err error) {
+	id := vm.Identity()
 	dir, err := Dir()
 	if err != nil {
 		return nil, err
@@ -119,7 +122,7 @@ func Start(ctx context.Context, d *libvirt.Domain, args ...string) (_ *Guardian,
 	if g.lock, err = g.run.lock(dir); err != nil {
 		return nil, err
 	}
-	if err := g.clear(ctx, d); err != nil {
+	if err := g.clear(ctx, vm, connect); err != nil {
 		return nil, errors.Join(err, g.lock.Close())
 	}
 	if err := g.run.save(dir); err != nil {
@@ -137,10 +140,10 @@ func Start(ctx context.Context, d *libvirt.Domain, args ...string) (_ *Guardian,
 }
 
 // clear undoes what a killed dump of the same domain left, before this one begins.
-func (g *Guardian) clear(ctx context.Context, d *libvirt.Domain) error {
+func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) error {
 	left, err := load(g.run.path(g.dir))
 	if err == nil {
-		did, err := left.undo(ctx, g.dir, nil, nil, recoverFor)
+		did, err := left.undo(ctx, g.dir, by(connect), recoverFor)
 		g.recovered = append(g.recovered, did...)
 		if err != nil {
 			return fmt.Errorf("undo the dump of domain %q that process %d left: %w", left.Name, left.Snap.PID, err)
@@ -151,15 +154,15 @@ func (g *Guardian) clear(ctx context.Context, d *libvirt.Domain) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	m, err := d.Marker(ctx)
+	m, err := vm.Marker(ctx)
 	if m == nil || err != nil {
 		return err
 	}
-	r := runOf(d, m)
+	r := runOf(vm, m)
 	if r.Snap.Alive() {
 		return fmt.Errorf("lock domain %q: %w: process %d on host %s", r.Name, ErrLocked, r.Snap.PID, r.Snap.Host)
 	}
-	did, err := r.undo(ctx, g.dir, d, nil, recoverFor)
+	did, err := r.undo(ctx, g.dir, known(vm, nil), recoverFor)
 	g.recovered = append(g.recovered, did...)
 	return err
 }
@@ -252,18 +255,20 @@ func (g *Guardian) Expect(paths ...string) error {
 // Token ends the names of the run's partial files, after ".partial-".
 func (g *Guardian) Token() string { return g.run.ID }
 
-// Marker is what the domain bears while it is held.
-func (g *Guardian) Marker() libvirt.Marker {
+// Guard is what the domain's pauses and snapshots are to stand under: the marker
+// and the gate of this dump, with k, which passes on to g what it is told, and w.
+func (g *Guardian) Guard(k hv.Keeper, w hv.Watch) hv.Guard {
 	s := g.run.Snap
-	return libvirt.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start}
+	return hv.Guard{
+		Keeper: k, Watch: w, Gate: g.run.gate(g.dir),
+		Marker: hv.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start},
+	}
 }
 
-// FIFO is the path for the one that a job of libvirt's is made to wait at. The
-// guardian removes it if need be.
-func (g *Guardian) FIFO() string { return g.run.fifo(g.dir) }
+var _ hv.Keeper = (*Guardian)(nil)
 
-// Hold implements libvirt.Keeper.
-func (g *Guardian) Hold(_ context.Context, why libvirt.Reason) error {
+// Hold implements hv.Keeper.
+func (g *Guardian) Hold(_ context.Context, why hv.Reason) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.run.Holding, g.run.Why = true, why
@@ -274,7 +279,7 @@ func (g *Guardian) Hold(_ context.Context, why libvirt.Reason) error {
 	return nil
 }
 
-// Freed implements libvirt.Keeper.
+// Freed implements hv.Keeper.
 func (g *Guardian) Freed() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -13,29 +13,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/hv/libvirt"
+	"snap/hv"
 )
 
-// tryFor is how long the guardian goes on after snap's death while libvirt is
-// away: a daemon that comes back finds the guest as it was, paused.
+// tryFor is how long the guardian goes on after snap's death while the
+// hypervisor's daemon is away: one that comes back finds the guest as it was, paused.
 const tryFor = 10 * time.Minute
 
 // server is the guardian's end.
 type server struct {
-	dir    string
-	socket *os.File
-	report func(string)
+	dir     string
+	socket  *os.File
+	connect Connect
+	report  func(string)
 
 	self  Process
 	run   *Run // as snap last said
-	conn  *libvirt.Conn
-	vm    *libvirt.Domain
-	watch *libvirt.Watch
+	conn  hv.Connection
+	vm    hv.Guardable
+	watch hv.Watch
 }
 
 // Serve is the guardian's process: it returns when there is nothing left to do,
-// or nothing that can be done. report gets what the host's log should say.
-func Serve(report func(string)) error {
+// or nothing that can be done. connect opens the way to the domain that snap names;
+// report gets what the host's log should say.
+func Serve(connect Connect, report func(string)) error {
 	// Nothing but the end of its work ends a guardian, SIGKILL apart.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGUSR1, unix.SIGUSR2)
 	if domain, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
@@ -53,7 +55,7 @@ func Serve(report func(string)) error {
 	if err != nil {
 		return err
 	}
-	s := &server{dir: dir, socket: socket, report: report}
+	s := &server{dir: dir, socket: socket, connect: connect, report: report}
 	if s.self, err = Self(); err != nil {
 		return err
 	}
@@ -114,7 +116,7 @@ func (s *server) take(r *Run) error {
 		}
 	}
 	if r.Holding && !s.run.Holding {
-		s.watch.Reset()
+		s.watch.Reset(false)
 	}
 	s.run = r
 	return nil
@@ -140,7 +142,7 @@ func (s *server) begin(r *Run) error {
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), readyIn)
 	defer cancel()
-	if s.conn, s.vm, err = r.find(ctx); err != nil {
+	if s.conn, s.vm, err = r.find(ctx, s.connect); err != nil {
 		return err
 	}
 	s.watch, err = s.vm.Watch(ctx)
@@ -156,7 +158,7 @@ func (s *server) close() {
 		s.watch.Close()
 	}
 	if s.conn != nil {
-		_ = s.conn.Close() // its process ends
+		_, _ = s.vm.Close(), s.conn.Close() // its process ends
 	}
 }
 
@@ -165,7 +167,7 @@ func (s *server) undo() error {
 	r := s.run
 	s.report(fmt.Sprintf("snap, process %d, died during a dump of domain %q; undoing it", r.Snap.PID, r.Name))
 	r.Guardian = s.self
-	did, err := r.undo(context.Background(), s.dir, s.vm, s.watch, tryFor)
+	did, err := r.undo(context.Background(), s.dir, known(s.vm, s.watch), tryFor)
 	if err == nil {
 		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))
 		return r.finish(s.dir)

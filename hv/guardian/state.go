@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
-	"snap/hv/libvirt"
 )
 
 // Bounds on what is believed of a state file.
@@ -38,7 +37,7 @@ const (
 	// partialInfix begins the suffix of the files that may be removed; the run's
 	// name follows.
 	partialInfix = ".partial-"
-	fifoInfix    = ".fifo-"
+	gateInfix    = ".fifo-"
 )
 
 // ErrLocked is the failure of a dump while another of its domain is running.
@@ -46,19 +45,19 @@ var ErrLocked = errors.New("another dump of it is running")
 
 // Run is one dump and what must be undone if its process dies.
 type Run struct {
-	ID       string         `json:"run"` // in the marker and in the names of partial files
-	URI      string         `json:"uri"`
-	Name     string         `json:"domain"`
-	UUID     string         `json:"uuid"`
-	Instance int            `json:"instance"` // libvirt's id of the running domain
-	Host     string         `json:"domain_host"`
-	Snap     Process        `json:"snap"`
-	Guardian Process        `json:"guardian,omitzero"`
-	Began    time.Time      `json:"began"`
-	Holding  bool           `json:"holding"`           // the guest is, or is about to be, held
-	Why      libvirt.Reason `json:"why,omitempty"`     // for what
-	Files    []string       `json:"files,omitempty"`   // partial ones, absolute
-	Trouble  string         `json:"trouble,omitempty"` // why undoing it failed so far
+	ID       string    `json:"run"` // in the marker and in the names of partial files
+	URI      string    `json:"uri"`
+	Name     string    `json:"domain"`
+	UUID     string    `json:"uuid"`
+	Instance int       `json:"instance"` // the hypervisor's id of the running domain
+	Host     string    `json:"domain_host"`
+	Snap     Process   `json:"snap"`
+	Guardian Process   `json:"guardian,omitzero"`
+	Began    time.Time `json:"began"`
+	Holding  bool      `json:"holding"`           // the guest is, or is about to be, held
+	Why      hv.Reason `json:"why,omitempty"`     // for what
+	Files    []string  `json:"files,omitempty"`   // partial ones, absolute
+	Trouble  string    `json:"trouble,omitempty"` // why undoing it failed so far
 }
 
 // Dir returns the folder of locks and state files: /run/snap for root, a folder
@@ -244,8 +243,8 @@ func (r *Run) removeFiles() (gone []string, err error) {
 	return gone, errors.Join(errs...)
 }
 
-// fifo is where a job of libvirt's is made to wait.
-func (r *Run) fifo(dir string) string { return filepath.Join(dir, "hold"+fifoInfix+r.ID) }
+// gate is where a job of the hypervisor's may be made to wait.
+func (r *Run) gate(dir string) string { return filepath.Join(dir, "hold"+gateInfix+r.ID) }
 
 func (r *Run) path(dir string) string { return filepath.Join(dir, r.key()+stateSuffix) }
 

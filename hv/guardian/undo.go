@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"snap/hv"
-	"snap/hv/libvirt"
 )
 
 // Bounds on undoing a dump by hand.
@@ -20,10 +19,35 @@ const (
 	markerTries = time.Second // between two attempts to remove a marker
 )
 
-// undo does what the dead process of the run would have done. dir is the folder of
-// its state; d is the domain, if it is known already; w may be nil. It tries for the
-// given time, and returns what it did.
-func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) (did []string, err error) {
+// reach gets the VM of a run that is to be undone, and who followed it meanwhile,
+// nil if nobody did. The caller calls done when all is undone. Another run of the
+// domain, or another domain of its name, is hv.ErrNoDomain.
+type reach func(ctx context.Context, r *Run, dir string) (vm hv.Guardable, w hv.Watch, done func(), err error)
+
+// known reaches a VM that is there already. It stays the caller's.
+func known(vm hv.Guardable, w hv.Watch) reach {
+	return func(context.Context, *Run, string) (hv.Guardable, hv.Watch, func(), error) {
+		return vm, w, func() {}, nil
+	}
+}
+
+// by reaches a VM over a connection of its own. A daemon that stands at the dump's
+// gate is let go on first: it may answer nothing before.
+func by(connect Connect) reach {
+	return func(ctx context.Context, r *Run, dir string) (hv.Guardable, hv.Watch, func(), error) {
+		Unblock(r.gate(dir))
+		conn, vm, err := r.find(ctx, connect)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return vm, nil, func() { _, _ = vm.Close(), conn.Close() }, nil // all is done
+	}
+}
+
+// undo does what the dead process of the run would have done, to the VM that get
+// gets. dir is the folder of its state. It tries for the given time, and returns
+// what it did.
+func (r *Run) undo(ctx context.Context, dir string, get reach, during time.Duration) (did []string, err error) {
 	var files []string
 	var filesErr error
 	var all sync.WaitGroup
@@ -32,7 +56,7 @@ func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvir
 	if r.Holding {
 		ctx, cancel := context.WithTimeout(ctx, during)
 		defer cancel()
-		did, err = r.free(ctx, dir, d, w, during)
+		did, err = r.free(ctx, dir, get)
 	}
 	all.Wait()
 	for _, f := range files {
@@ -41,61 +65,32 @@ func (r *Run) undo(ctx context.Context, dir string, d *libvirt.Domain, w *libvir
 	return did, errors.Join(err, filesErr)
 }
 
-// free resumes the guest and removes its marker.
-func (r *Run) free(ctx context.Context, dir string, d *libvirt.Domain, w *libvirt.Watch, during time.Duration) ([]string, error) {
-	if d == nil {
-		if r.Why == libvirt.ForJob {
-			libvirt.UnblockJob(r.fifo(dir))
-		}
-		conn, found, err := r.find(ctx)
-		if errors.Is(err, hv.ErrNoDomain) {
-			return []string{"the domain is gone"}, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("domain %q: %w: %w", r.Name, hv.ErrStillPaused, err)
-		}
-		defer conn.Close()
-		d = found
+// gone is what is said of a domain that has ended since: nothing is left to undo.
+const gone = "the domain is gone"
+
+// free has the guest run as it did before the dump, and removes its marker.
+func (r *Run) free(ctx context.Context, dir string, get reach) (did []string, err error) {
+	vm, w, done, err := get(ctx, r, dir)
+	if errors.Is(err, hv.ErrNoDomain) {
+		return []string{gone}, nil
 	}
-	switch r.Why {
-	case libvirt.ForSnapshot:
-		return r.abandon(ctx, d, d.AbandonSnapshot, "ended the snapshot")
-	case libvirt.ForJob:
-		end := func(ctx context.Context) error { return d.AbandonJob(ctx, r.fifo(dir)) }
-		return r.abandon(ctx, d, end, "had libvirt let the guest go")
+	if err != nil {
+		return nil, fmt.Errorf("domain %q: %w: %w", r.Name, hv.ErrStillPaused, err)
 	}
-	before, stateErr := d.State(ctx)
-	_, err := d.Adopt(r.ID, w, during).Release()
-	var did []string
+	defer done()
+	what, err := vm.Undo(ctx, hv.Left{Run: r.ID, Why: r.Why, Gate: r.gate(dir), Watch: w})
 	switch {
 	case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
-		return []string{"the domain is gone"}, nil
+		return []string{gone}, nil
 	case errors.Is(err, hv.ErrDisturbed):
 		did = append(did, "left the guest as somebody else wants it: "+err.Error())
 	case err != nil:
 		return nil, err
-	case stateErr == nil && before == hv.StatePaused:
-		did = append(did, "resumed the guest")
+	case what != "":
+		did = append(did, what)
 	}
-	cleared, err := r.unmark(ctx, d)
-	if cleared {
-		did = append(did, "removed the mark")
-	}
-	return did, err
-}
-
-// abandon ends what goes on with the guest and removes the marker, if the guest
-// bears it: it does from before that until after it.
-func (r *Run) abandon(ctx context.Context, d *libvirt.Domain, end func(context.Context) error, what string) ([]string, error) {
-	err := end(ctx)
-	switch {
-	case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
-		return []string{"the domain is gone"}, nil
-	case err != nil:
-		return nil, err
-	}
-	did := []string{what}
-	cleared, err := r.unmark(ctx, d)
+	// The guest bears the marker from before what was undone until after it.
+	cleared, err := r.unmark(ctx, vm)
 	if cleared {
 		did = append(did, "removed the mark")
 	}
@@ -103,21 +98,21 @@ func (r *Run) abandon(ctx context.Context, d *libvirt.Domain, end func(context.C
 }
 
 // unmark removes the run's marker from the domain.
-func (r *Run) unmark(ctx context.Context, d *libvirt.Domain) (cleared bool, err error) {
+func (r *Run) unmark(ctx context.Context, vm hv.Guardable) (cleared bool, err error) {
 	for {
-		var m *libvirt.Marker
-		if m, err = d.Marker(ctx); err == nil {
+		var m *hv.Marker
+		if m, err = vm.Marker(ctx); err == nil {
 			if m == nil || m.Run != r.ID {
 				return false, nil
 			}
-			if err = d.ClearMarker(ctx); err == nil {
+			if err = vm.ClearMarker(ctx); err == nil {
 				return true, nil
 			}
 		}
 		if errors.Is(err, hv.ErrNoDomain) {
 			return false, nil
 		}
-		if s, serr := d.State(ctx); serr == nil && s == hv.StateOff {
+		if s, serr := vm.State(ctx); serr == nil && s == hv.StateOff {
 			return false, nil // metadata of a run that is over
 		}
 		select {
@@ -130,21 +125,26 @@ func (r *Run) unmark(ctx context.Context, d *libvirt.Domain) (cleared bool, err 
 
 // find connects to the domain. Another run of it, or another domain of that
 // name, is none.
-func (r *Run) find(ctx context.Context) (*libvirt.Conn, *libvirt.Domain, error) {
-	conn, err := libvirt.Connect(ctx, r.URI)
+func (r *Run) find(ctx context.Context, connect Connect) (hv.Connection, hv.Guardable, error) {
+	conn, err := connect(ctx, r.URI)
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := conn.LookupDomain(ctx, r.UUID)
-	if err == nil {
-		if id := d.Identity(); id.UUID != r.UUID || id.ID != r.Instance {
-			err = fmt.Errorf("domain %q was started anew: %w", r.Name, hv.ErrNoDomain)
-		}
-	}
+	vm, err := conn.Lookup(ctx, r.UUID)
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	return conn, d, nil
+	g, ok := vm.(hv.Guardable)
+	id := vm.Identity()
+	switch {
+	case !ok:
+		err = fmt.Errorf("domain %q on %s: %w: this process alone can undo what it does to it", r.Name, r.URI, hv.ErrUnsupported)
+	case id.UUID != r.UUID || id.ID != r.Instance:
+		err = fmt.Errorf("domain %q was started anew: %w", r.Name, hv.ErrNoDomain)
+	default:
+		return conn, g, nil
+	}
+	return nil, nil, errors.Join(err, vm.Close(), conn.Close())
 }
 
 // Recovery is what Recover did about one dump.
@@ -154,9 +154,10 @@ type Recovery struct {
 }
 
 // Recover undoes a dump whose process, and whose guardian, died. It touches
-// nothing of one that runs. The error is hv.ErrStillPaused if the guest may
-// still stand.
-func Recover(ctx context.Context, dir string, r *Run) (Recovery, error) {
+// nothing of one that runs. dir is the folder of r's state (Dir), and connect opens
+// the way to its domain. The error is hv.ErrStillPaused if the guest may still
+// stand.
+func Recover(ctx context.Context, connect Connect, dir string, r *Run) (Recovery, error) {
 	lock, running, err := r.take(ctx, dir)
 	if running || err != nil {
 		return Recovery{Running: running}, err
@@ -165,7 +166,7 @@ func Recover(ctx context.Context, dir string, r *Run) (Recovery, error) {
 	if now, err := load(r.path(dir)); err != nil || now.ID != r.ID {
 		return Recovery{Did: []string{"its guardian has undone it"}}, nil // or a later dump has the file
 	}
-	did, err := r.undo(ctx, dir, nil, nil, recoverFor)
+	did, err := r.undo(ctx, dir, by(connect), recoverFor)
 	if err != nil {
 		r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
 		return Recovery{Did: did}, errors.Join(err, r.save(dir))
@@ -173,24 +174,24 @@ func Recover(ctx context.Context, dir string, r *Run) (Recovery, error) {
 	return Recovery{Did: did}, r.finish(dir)
 }
 
-// RecoverMarked undoes a pause that only the marker m on the domain tells of.
-func RecoverMarked(ctx context.Context, dir string, d *libvirt.Domain, m *libvirt.Marker) (Recovery, error) {
-	r := runOf(d, m)
+// RecoverMarked is Recover of a dump that only the marker m on vm tells of.
+func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marker) (Recovery, error) {
+	r := runOf(vm, m)
 	lock, running, err := r.take(ctx, dir)
 	if running || err != nil {
 		return Recovery{Running: running}, err
 	}
 	defer lock.Close()
-	did, err := r.undo(ctx, dir, d, nil, recoverFor)
+	did, err := r.undo(ctx, dir, known(vm, nil), recoverFor)
 	if err != nil {
 		return Recovery{Did: did}, err
 	}
 	return Recovery{Did: did}, r.finish(dir)
 }
 
-// runOf is the dump that the marker m on d tells of.
-func runOf(d *libvirt.Domain, m *libvirt.Marker) *Run {
-	id := d.Identity()
+// runOf is the dump that the marker m on vm tells of.
+func runOf(vm hv.Guardable, m *hv.Marker) *Run {
+	id := vm.Identity()
 	return &Run{
 		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true, Why: m.Why,
 		Snap: Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start},

@@ -15,6 +15,7 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 const (
@@ -109,7 +110,7 @@ func (c *Conn) session(ctx context.Context) (*session, error) {
 	case c.dialing <- struct{}{}:
 		defer func() { <-c.dialing }()
 	case <-ctx.Done():
-		return nil, ended(ctx)
+		return nil, bounded.Ended(ctx)
 	}
 	c.mu.Lock()
 	cur, closed := c.cur, c.closed
@@ -146,11 +147,11 @@ func (t *target) open(ctx context.Context) (*session, error) {
 
 // openOn is open with something between the client and its connection.
 func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, error)) (*session, error) {
-	ctx, cancel := within(ctx, dialTimeout)
+	ctx, cancel := bounded.Within(ctx, dialTimeout)
 	defer cancel()
 	conn, err := t.dial(ctx)
 	if ctx.Err() != nil && err != nil {
-		err = ended(ctx)
+		err = bounded.Ended(ctx)
 	}
 	if err != nil && !errors.Is(err, hv.ErrDenied) {
 		err = fmt.Errorf("%w: %w", hv.ErrUnreachable, err)
@@ -187,7 +188,7 @@ func run[T any](ctx context.Context, s *session, call func(*rpc.Libvirt) (T, err
 	}
 	var none T
 	if ctx.Err() != nil {
-		return none, ended(ctx)
+		return none, bounded.Ended(ctx)
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -212,7 +213,7 @@ func run[T any](ctx context.Context, s *session, call func(*rpc.Libvirt) (T, err
 	case <-done:
 	case <-time.After(cutGrace):
 	}
-	return none, ended(ctx)
+	return none, bounded.Ended(ctx)
 }
 
 // explain replaces the client's word for a lost connection by the reason.
@@ -241,36 +242,9 @@ func isLost(err error) bool {
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed)
 }
 
-// endedError is a call given up because its context ended.
-type endedError struct{ cause, err error }
-
-func (e endedError) Error() string   { return e.cause.Error() }
-func (e endedError) Unwrap() []error { return []error{e.cause, e.err} }
-
-// timeoutError is a daemon that doesn't answer. It is no context error: what the
-// caller bounded went on.
-type timeoutError struct{ after time.Duration }
-
-func (e timeoutError) Error() string { return fmt.Sprintf("no answer within %v", e.after) }
-
-// ended returns why ctx ended.
-func ended(ctx context.Context) error {
-	cause := context.Cause(ctx)
-	var t timeoutError
-	if errors.As(cause, &t) {
-		return t
-	}
-	return endedError{cause, ctx.Err()}
-}
-
-// within bounds ctx.
-func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, d, timeoutError{d})
-}
-
 // query makes a call that may be repeated, and says in the error what it was for.
 func query[T any](ctx context.Context, c *Conn, what string, call func(*rpc.Libvirt) (T, error)) (T, error) {
-	ctx, cancel := within(ctx, c.timeout)
+	ctx, cancel := bounded.Within(ctx, c.timeout)
 	defer cancel()
 	var v T
 	var err error

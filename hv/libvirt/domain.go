@@ -9,11 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"snap/hv"
+	"snap/hv/qemu"
 )
 
 // maxDomains bounds a list of domains (REMOTE_DOMAIN_LIST_MAX in libvirt's
@@ -77,7 +77,9 @@ func (c *Conn) LookupDomain(ctx context.Context, ref string) (*Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Domain{conn: c, dom: dom, host: host}, nil
+	d := &Domain{conn: c, dom: dom, host: host}
+	d.qemu = d.guest()
+	return d, nil
 }
 
 func (c *Conn) lookup(ctx context.Context, ref string) (rpc.Domain, error) {
@@ -120,7 +122,7 @@ type Domain struct {
 	bounds *limits  // on pausing; nil for the defaults
 	kept   *keeping // what stands behind a pause; nil if nothing does
 
-	kvm atomic.Pointer[bool] // whether KVM runs the guest; nil until it was asked
+	qemu *qemu.Guest
 }
 
 var _ hv.VM = (*Domain)(nil)
@@ -246,8 +248,12 @@ func (d *Domain) jobType(ctx context.Context) (rpc.DomainJobType, error) {
 }
 
 func (d *Domain) busy(why string) error {
-	return fmt.Errorf("domain %q: %s: %w; `virsh -c %s domjobinfo %s` shows it",
-		d.dom.Name, why, hv.ErrBusy, d.conn.URI(), d.dom.Name)
+	return fmt.Errorf("domain %q: %s: %w; %s", d.dom.Name, why, hv.ErrBusy, d.howToSeeJob())
+}
+
+// howToSeeJob tells an operator what keeps the domain busy.
+func (d *Domain) howToSeeJob() string {
+	return fmt.Sprintf("`virsh -c %s domjobinfo %s` shows it", d.conn.URI(), d.dom.Name)
 }
 
 // transient returns why a state is one that the daemon is about to change by
@@ -270,4 +276,12 @@ func transient(s status) string {
 		}
 	}
 	return ""
+}
+
+// resume has libvirt resume the guest, whoever paused it.
+func (d *Domain) resume(ctx context.Context) error {
+	_, err := query(ctx, d.conn, fmt.Sprintf("resume domain %q", d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
+		return struct{}{}, l.DomainResume(d.dom)
+	})
+	return err
 }

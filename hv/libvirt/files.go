@@ -1,18 +1,13 @@
 package libvirt
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 
-	rpc "github.com/digitalocean/go-libvirt"
 	"golang.org/x/sys/unix"
-
-	"snap/hv"
 )
 
 // A call with descriptors differs from the client's own in three ways (libvirt
@@ -63,39 +58,4 @@ func (p *filePasser) Write(b []byte) (int, error) {
 	}
 	p.file = nil
 	return len(b), nil
-}
-
-// qmpWithFile runs a QMP command and gives QEMU the file, which stays the
-// caller's, along with it (virDomainQemuMonitorCommandWithFiles, libvirt 8.2). It
-// needs a daemon on this host, and uses a connection of its own.
-func qmpWithFile(ctx context.Context, d *Domain, command string, args any, file *os.File) error {
-	fail := func(err error) error {
-		return fmt.Errorf("run monitor command %q with a file on domain %q: %w", command, d.dom.Name, err)
-	}
-	cmd, err := encodeQMP(command, args)
-	if err != nil {
-		return fail(err)
-	}
-	ctx, cancel := within(ctx, d.conn.timeout)
-	defer cancel()
-	s, err := d.conn.target.openOn(ctx, func(conn net.Conn) (net.Conn, error) {
-		u, ok := conn.(*net.UnixConn)
-		if !ok {
-			return nil, fmt.Errorf("%w: only a unix socket carries files", hv.ErrUnsupported)
-		}
-		return &filePasser{u, file}, nil
-	})
-	if err != nil {
-		return fail(err)
-	}
-	text, err := run(ctx, s, func(l *rpc.Libvirt) (string, error) {
-		return l.QEMUDomainMonitorCommandWithFiles(d.dom, cmd, monitorQMP)
-	})
-	if err != nil {
-		return errors.Join(fail(classify(err)), s.close())
-	}
-	if _, err := decodeQMP[nothing](text); err != nil {
-		return errors.Join(fail(err), s.close())
-	}
-	return s.close()
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 // idleHold is the Hold of a guest that somebody else paused: it leaves it so,
@@ -14,7 +15,7 @@ import (
 type idleHold struct {
 	d     *Domain
 	was   hv.State
-	watch *Watch // nil if nobody looks: then only the end counts
+	watch hv.Watch // nil if nobody looks: then only the end counts
 
 	once sync.Once
 	err  error
@@ -30,7 +31,7 @@ func (h *idleHold) Release() (time.Duration, error) {
 
 func (h *idleHold) check() error {
 	l := h.d.limits()
-	ctx, cancel := within(context.Background(), l.resumeTry)
+	ctx, cancel := bounded.Within(context.Background(), l.resumeTry)
 	defer cancel()
 	s, err := h.d.status(ctx)
 	// A daemon that is away can't have resumed the guest, but who knows what one
@@ -55,7 +56,7 @@ func (h *idleHold) check() error {
 
 // standsStill reports whether the guest doesn't run any more.
 func (h *hold) standsStill(ctx context.Context) (bool, error) {
-	ctx, cancel := within(ctx, h.d.conn.timeout)
+	ctx, cancel := bounded.Within(ctx, h.d.conn.timeout)
 	defer cancel()
 	s, err := h.status(ctx)
 	return stateOf(s.state) != hv.StateRunning, err

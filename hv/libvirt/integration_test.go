@@ -102,6 +102,7 @@ func TestGuest(t *testing.T) {
 			g, d := guestUp(t, tt.spec)
 			t.Run("list", func(t *testing.T) { checkList(t, g, d) })
 			t.Run("pause", func(t *testing.T) { checkPause(t, g, d) })
+			t.Run("contracts", func(t *testing.T) { checkContracts(t, g, d) })
 			hold, err := d.Pause(t.Context())
 			if err != nil {
 				t.Fatalf("Pause() failed: %v", err)
@@ -201,6 +202,18 @@ func checkPause(t *testing.T, g *lab.Guest, d *Domain) {
 	}
 }
 
+// checkContracts: the daemon's connections and pauses are as hv has them.
+func checkContracts(t *testing.T, g *lab.Guest, d *Domain) {
+	hvtest.TestConnection(t, uriOf(g), func(t *testing.T) hv.Connection {
+		c, err := Connect(t.Context(), uriOf(g))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	})
+	hvtest.TestPause(t, func(*testing.T) hv.VM { return d }, hvtest.PauseOptions{})
+}
+
 // moved reports whether every processor went on.
 func moved(before, after []uint64) bool {
 	for i := range before {
@@ -248,7 +261,9 @@ func checkMap(t *testing.T, d *Domain, ref hv.Memory) {
 	if extra := ram.Minus(ref.RAM()); len(extra) != 0 {
 		t.Errorf("RAM() has %v, which QEMU doesn't dump", extra)
 	}
-	rest := ref.RAM().Minus(ram).Minus(vgaWindow).Minus(phys.Runs{addrRun(0xfff00000, 4*gib)})
+	vga := phys.Runs{{Base: 0xa0, Pages: 0x20}}
+	firmware := phys.Runs{{Base: 0xfff00, Pages: 0x100}}
+	rest := ref.RAM().Minus(ram).Minus(vga).Minus(firmware)
 	if len(rest) != 0 {
 		t.Errorf("RAM() lacks %v, which QEMU dumps", rest)
 	}
@@ -268,7 +283,7 @@ func checkRegisters(t *testing.T, d *Domain, dump hv.Source) {
 		t.Fatalf("Registers() has %d processors; the core has %d", len(got), len(want))
 	}
 	for i := range got {
-		if diff := registersDiff(got[i], want[i]); diff != "" {
+		if diff := hvtest.RegistersDiff(got[i], want[i]); diff != "" {
 			t.Errorf("processor %d (-monitor +core):\n%s", i, diff)
 		}
 	}

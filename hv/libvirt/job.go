@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 var _ hv.JobPauser = (*Domain)(nil)
@@ -28,15 +29,15 @@ func (d *Domain) PauseByJob(ctx context.Context) (hv.Hold, error) {
 	if !d.conn.target.local || d.kept == nil {
 		return nil, fail(fmt.Errorf("%w: it needs a daemon on this host, and a keeper", hv.ErrUnsupported))
 	}
-	d.kept.watch.reset(true) // before the state is asked for: a resume after it counts
+	d.kept.Watch.Reset(true) // before the state is asked for: a resume after it counts
 	now, err := d.mayPause(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if now != hv.StateRunning {
-		return &idleHold{d: d, was: now, watch: d.kept.watch}, nil
+		return &idleHold{d: d, was: now, watch: d.kept.Watch}, nil
 	}
-	if err := d.kept.hold(ctx, d, ForJob); err != nil {
+	if err := d.kept.hold(ctx, d, hv.ForJob); err != nil {
 		return nil, fail(err)
 	}
 	h := &jobHold{d: d, call: make(chan answered, 1)}
@@ -71,7 +72,7 @@ type answered struct{ err error }
 // begin has libvirt begin to dump, and returns when the guest stands still. What
 // it did is undone by Release, also if it fails.
 func (h *jobHold) begin(ctx context.Context) (err error) {
-	path := h.d.kept.fifo
+	path := h.d.kept.Gate
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return fmt.Errorf("%w: make the FIFO %s: %w", hv.ErrUnsupported, path, err)
 	}
@@ -112,7 +113,7 @@ func (h *jobHold) await(ctx context.Context) error {
 			h.called = false
 			return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(a.err))
 		case <-ctx.Done():
-			return ended(ctx)
+			return bounded.Ended(ctx)
 		default:
 		}
 	}
@@ -126,7 +127,7 @@ func byDump(s status) bool {
 // Release implements hv.Hold.
 func (h *jobHold) Release() (time.Duration, error) {
 	h.once.Do(func() {
-		ctx, cancel := within(context.Background(), h.d.limits().resumeFor)
+		ctx, cancel := bounded.Within(context.Background(), h.d.limits().resumeFor)
 		defer cancel()
 		disturbed := h.disturbed(ctx)
 		var err error
@@ -153,12 +154,12 @@ func (h *jobHold) disturbed(ctx context.Context) error {
 	if !h.held {
 		return nil
 	}
-	ctx, cancel := within(ctx, h.d.limits().resumeTry)
+	ctx, cancel := bounded.Within(ctx, h.d.limits().resumeTry)
 	defer cancel()
 	s, err := run(ctx, h.session, h.d.readStatus)
 	switch {
 	case err == nil && stateOf(s.state) == hv.StateOff:
-		return nil // which AbandonJob finds as well
+		return nil // which abandonJob finds as well
 	case err != nil:
 		return fmt.Errorf("domain %q: whether it stood still all the time can't be told, as libvirt held it: %w", h.d.dom.Name, err)
 	case !byDump(s):
@@ -192,7 +193,7 @@ func (h *jobHold) end(ctx context.Context) (over bool) {
 		return false
 	}
 	_ = h.fifo.Close() // it may be closed
-	_ = os.Remove(h.d.kept.fifo)
+	_ = os.Remove(h.d.kept.Gate)
 	if h.session != nil {
 		_ = h.session.close() // its work is done
 	}
@@ -206,27 +207,12 @@ func readable(f *os.File, wait time.Duration) bool {
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLIN != 0
 }
 
-// unblockFor is how long UnblockJob waits: libvirt dumps as soon as the FIFO is open.
-const unblockFor = time.Second
-
-// UnblockJob lets a libvirt go on that has come to open the FIFO of a process that
-// died, and has its dump end. It needs no connection: until then libvirt answers
-// nothing that is about the domain.
-func UnblockJob(fifo string) {
-	f, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return // then nobody waits there
-	}
-	readable(f, unblockFor)
-	_ = f.Close()
-}
-
-// AbandonJob ends the job, if there is one, by which a process that died held the
+// abandonJob ends the job, if there is one, by which a process that died held the
 // guest still, or was about to: its FIFO was at the given path and is removed. If
 // libvirt left the guest paused after the job, it is resumed; if somebody else
 // paused it, it stays so. It tries until ctx ends; the error is then
 // hv.ErrStillPaused.
-func (d *Domain) AbandonJob(ctx context.Context, fifo string) error {
+func (d *Domain) abandonJob(ctx context.Context, fifo string) error {
 	// A libvirt that has come to open it goes on as soon as somebody reads.
 	f, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err == nil {
@@ -255,7 +241,7 @@ func (d *Domain) AbandonJob(ctx context.Context, fifo string) error {
 // afterJob waits until the guest is as it shall be and over says that nothing will
 // change that any more.
 func (d *Domain) afterJob(ctx context.Context, over func(context.Context) (bool, error)) error {
-	err := insist(ctx, time.Millisecond, d.limits().pollEvery, func(ctx context.Context) (bool, error) {
+	err := bounded.Insist(ctx, time.Millisecond, d.limits().pollEvery, func(ctx context.Context) (bool, error) {
 		is, err := over(ctx)
 		if err != nil {
 			return false, err

@@ -58,7 +58,7 @@ func (p *peer) dump(t *testing.T, resumes bool) func(int, []byte) *answer {
 // knows.
 func (p *peer) nothingLeft(t *testing.T, d *Domain, n *notes) {
 	t.Helper()
-	if _, err := os.Lstat(d.kept.fifo); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(d.kept.Gate); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the FIFO is still there (%v)", err)
 	}
 	if last := n.said[len(n.said)-1]; !strings.HasPrefix(last, "freed") || strings.Contains(last, "marked") {
@@ -86,7 +86,7 @@ func TestPauseByJob(t *testing.T) {
 		if p.now() != statePaused {
 			t.Error("the guest isn't held")
 		}
-		if m, err := d.Marker(t.Context()); err != nil || m == nil || m.Why != ForJob {
+		if m, err := d.Marker(t.Context()); err != nil || m == nil || m.Why != hv.ForJob {
 			t.Errorf("Marker() = %+v, %v; want one that says why", m, err)
 		}
 		stood, err := h.Release()
@@ -235,8 +235,8 @@ func TestAbandonJob(t *testing.T) {
 			} else {
 				close(begun)
 			}
-			if err := d.AbandonJob(t.Context(), fifo); err != nil {
-				t.Errorf("AbandonJob() = %v; want no error", err)
+			if err := d.abandonJob(t.Context(), fifo); err != nil {
+				t.Errorf("abandonJob() = %v; want no error", err)
 			}
 			call.Wait()
 			if p.now() != stateRunning {

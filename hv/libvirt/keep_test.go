@@ -20,8 +20,8 @@ type notes struct {
 	fail error
 }
 
-func (n *notes) Hold(context.Context, Reason) error { n.note("hold"); return n.fail }
-func (n *notes) Freed()                             { n.note("freed") }
+func (n *notes) Hold(context.Context, hv.Reason) error { n.note("hold"); return n.fail }
+func (n *notes) Freed()                                { n.note("freed") }
 
 func (n *notes) note(what string) {
 	n.p.mu.Lock()
@@ -36,7 +36,7 @@ func (n *notes) note(what string) {
 }
 
 // kept returns the peer's domain under a Keeper.
-func (p *peer) kept() (*Domain, *notes, *Watch) {
+func (p *peer) kept() (*Domain, *notes, hv.Watch) {
 	p.t.Helper()
 	d := p.domain()
 	w, err := d.Watch(p.t.Context())
@@ -45,7 +45,7 @@ func (p *peer) kept() (*Domain, *notes, *Watch) {
 	}
 	p.t.Cleanup(w.Close)
 	n := &notes{p: p}
-	d.Guard(n, Marker{Run: "run", PID: 1}, w, filepath.Join(p.t.TempDir(), "hold"))
+	d.Guard(hv.Guard{Keeper: n, Marker: hv.Marker{Run: "run", PID: 1}, Watch: w, Gate: filepath.Join(p.t.TempDir(), "hold")})
 	return d, n, w
 }
 
@@ -92,7 +92,7 @@ func TestKeeper(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Pause() failed: %v", err)
 	}
-	if m, err := d.Marker(t.Context()); err != nil || m == nil || m.Run != "run" || m.PID != 1 || m.Was != "running" {
+	if m, err := d.Marker(t.Context()); err != nil || m == nil || m.Run != "run" || m.PID != 1 || m.Was != hv.StateRunning {
 		t.Errorf("Marker() = %+v, %v; want that of the run", m, err)
 	}
 	if _, err := h.Release(); err != nil {
@@ -147,17 +147,17 @@ func TestKeeperRefuses(t *testing.T) {
 func TestDisturbed(t *testing.T) {
 	tests := []struct {
 		name   string
-		happen func(*peer, *Watch)
+		happen func(*peer, hv.Watch)
 		state  uint32 // that the guest is left in
 	}{
-		{"resumed", func(p *peer, _ *Watch) { p.set(stateRunning, 0) }, stateRunning},
-		{"resumed and suspended", func(p *peer, w *Watch) {
+		{"resumed", func(p *peer, _ hv.Watch) { p.set(stateRunning, 0) }, stateRunning},
+		{"resumed and suspended", func(p *peer, w hv.Watch) {
 			p.event(rpc.DomainEventSuspended, 0)
 			p.event(rpc.DomainEventResumed, 0)
 			p.event(rpc.DomainEventSuspended, 0)
 			sees(p.t, "the resume", w.Resumed)
 		}, statePaused},
-		{"resumed and suspended after the daemon's restart", func(p *peer, w *Watch) {
+		{"resumed and suspended after the daemon's restart", func(p *peer, w hv.Watch) {
 			p.event(rpc.DomainEventSuspended, 0)
 			before := p.count(procSubscribe)
 			p.hangUp()
@@ -197,20 +197,20 @@ func TestPausedIsResumed(t *testing.T) {
 	tests := []struct {
 		name   string
 		watch  bool
-		happen func(*peer, *Watch)
+		happen func(*peer, hv.Watch)
 		want   error
 	}{
-		{"nothing", true, func(*peer, *Watch) {}, nil},
-		{"nothing, unwatched", false, func(*peer, *Watch) {}, nil},
-		{"resumed", true, func(p *peer, _ *Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
-		{"resumed, unwatched", false, func(p *peer, _ *Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
-		{"resumed and suspended", true, func(p *peer, w *Watch) {
+		{"nothing", true, func(*peer, hv.Watch) {}, nil},
+		{"nothing, unwatched", false, func(*peer, hv.Watch) {}, nil},
+		{"resumed", true, func(p *peer, _ hv.Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
+		{"resumed, unwatched", false, func(p *peer, _ hv.Watch) { p.set(stateRunning, 0) }, hv.ErrDisturbed},
+		{"resumed and suspended", true, func(p *peer, w hv.Watch) {
 			p.event(rpc.DomainEventResumed, 0)
 			p.event(rpc.DomainEventSuspended, 0)
 			sees(p.t, "the resume", w.Resumed)
 		}, hv.ErrDisturbed},
-		{"off", true, func(p *peer, _ *Watch) { p.set(stateOff, 0) }, hv.ErrNotRunning},
-		{"daemon restarts", true, func(p *peer, _ *Watch) { p.hangUp() }, nil},
+		{"off", true, func(p *peer, _ hv.Watch) { p.set(stateOff, 0) }, hv.ErrNotRunning},
+		{"daemon restarts", true, func(p *peer, _ hv.Watch) { p.hangUp() }, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestAdopt(t *testing.T) {
 			if tt.prepare != nil {
 				tt.prepare(p)
 			}
-			if _, err := d.Adopt("mine", nil, 5*time.Second).Release(); !errors.Is(err, tt.want) {
+			if _, err := d.adopt("mine", nil, 5*time.Second).Release(); !errors.Is(err, tt.want) {
 				t.Errorf("Release() = %v; want %v", err, tt.want)
 			}
 			p.pausing.Wait()

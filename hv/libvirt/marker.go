@@ -7,6 +7,8 @@ import (
 	"time"
 
 	rpc "github.com/digitalocean/go-libvirt"
+
+	"snap/hv"
 )
 
 // The marker's place among a domain's metadata, and how much of one is believed.
@@ -16,38 +18,37 @@ const (
 	markerMax = 4096
 )
 
-// Marker is the note in a running domain's live metadata that snap holds it. It
-// is there from before the suspend until after the resume, so that a guest
-// without it was not paused by snap. `virsh metadata DOMAIN urn:snap:hold:1`
-// shows it.
-type Marker struct {
+// markerXML is a hv.Marker among a domain's live metadata. `virsh metadata DOMAIN
+// urn:snap:hold:1` shows it.
+type markerXML struct {
 	XMLName xml.Name  `xml:"hold"`
-	Run     string    `xml:"run,attr"`   // names the dump
-	Host    string    `xml:"host,attr"`  // that snap runs on
-	Boot    string    `xml:"boot,attr"`  // boot id of that host
-	PID     int       `xml:"pid,attr"`   // of snap there
-	Start   uint64    `xml:"start,attr"` // of that process, in clock ticks since boot
+	Run     string    `xml:"run,attr"`
+	Host    string    `xml:"host,attr"`
+	Boot    string    `xml:"boot,attr"`
+	PID     int       `xml:"pid,attr"`
+	Start   uint64    `xml:"start,attr"`
 	Since   time.Time `xml:"since,attr"`
-	Was     string    `xml:"was,attr"` // the guest's state before: always "running"
-	Why     Reason    `xml:"why,attr"`
+	Was     hv.State  `xml:"was,attr"`
+	Why     hv.Reason `xml:"why,attr"`
 }
 
-// SetMarker puts m on the running domain. It replaces one that is there.
-func (d *Domain) SetMarker(ctx context.Context, m Marker) error {
-	m.Was = "running"
-	text, err := xml.Marshal(m)
+// setMarker puts m on the running domain. It replaces one that is there.
+func (d *Domain) setMarker(ctx context.Context, m hv.Marker) error {
+	text, err := xml.Marshal(markerXML{
+		Run: m.Run, Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
+	})
 	if err != nil {
 		return err
 	}
-	return d.setMarker(ctx, "mark", rpc.OptString{string(text)})
+	return d.changeMarker(ctx, "mark", rpc.OptString{string(text)})
 }
 
-// ClearMarker removes the marker; there need not be one.
+// ClearMarker implements hv.Guardable.
 func (d *Domain) ClearMarker(ctx context.Context) error {
-	return d.setMarker(ctx, "remove the mark from", nil)
+	return d.changeMarker(ctx, "remove the mark from", nil)
 }
 
-func (d *Domain) setMarker(ctx context.Context, what string, text rpc.OptString) error {
+func (d *Domain) changeMarker(ctx context.Context, what string, text rpc.OptString) error {
 	_, err := query(ctx, d.conn, fmt.Sprintf("%s domain %q", what, d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
 		err := l.DomainSetMetadata(d.dom, int32(rpc.DomainMetadataElement), text,
 			rpc.OptString{markerKey}, rpc.OptString{markerURI}, rpc.DomainAffectLive)
@@ -59,12 +60,12 @@ func (d *Domain) setMarker(ctx context.Context, what string, text rpc.OptString)
 	return err
 }
 
-// Marker returns the domain's marker, nil if it has none.
-func (d *Domain) Marker(ctx context.Context) (*Marker, error) {
+// Marker implements hv.Guardable.
+func (d *Domain) Marker(ctx context.Context) (*hv.Marker, error) {
 	return query(ctx, d.conn, fmt.Sprintf("look for a mark on domain %q", d.dom.Name), d.readMarker)
 }
 
-func (d *Domain) readMarker(l *rpc.Libvirt) (*Marker, error) {
+func (d *Domain) readMarker(l *rpc.Libvirt) (*hv.Marker, error) {
 	text, err := l.DomainGetMetadata(d.dom, int32(rpc.DomainMetadataElement), rpc.OptString{markerURI}, rpc.DomainAffectLive)
 	if hasCode(err, rpc.ErrNoDomainMetadata) {
 		return nil, nil
@@ -75,9 +76,11 @@ func (d *Domain) readMarker(l *rpc.Libvirt) (*Marker, error) {
 	if len(text) > markerMax {
 		return nil, fmt.Errorf("mark of domain %q has %d bytes; want at most %d", d.dom.Name, len(text), markerMax)
 	}
-	var m Marker
+	var m markerXML
 	if err := xml.Unmarshal([]byte(text), &m); err != nil {
 		return nil, fmt.Errorf("mark of domain %q: %w", d.dom.Name, err)
 	}
-	return &m, nil
+	return &hv.Marker{
+		Run: m.Run, Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
+	}, nil
 }

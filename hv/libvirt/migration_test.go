@@ -104,7 +104,7 @@ func TestAbandonSnapshot(t *testing.T) {
 			p.set(tt.state, tt.reason)
 			d := p.domain()
 			p.migrations(tt.qemu)
-			if err := d.AbandonSnapshot(t.Context()); err != nil {
+			if err := d.abandonSnapshot(t.Context()); err != nil {
 				t.Fatalf("AbandonSnapshot() failed: %v", err)
 			}
 			q := tt.qemu
@@ -138,7 +138,7 @@ func TestAbandonSnapshotOfJob(t *testing.T) {
 		}
 		return &answer{body: xdrAppend(nil, append([]any{uint32(rpc.DomainJobUnbounded)}, zeros(11)...)...)}
 	})
-	if err := d.AbandonSnapshot(t.Context()); err != nil || q.on || q.cancels != 0 {
+	if err := d.abandonSnapshot(t.Context()); err != nil || q.on || q.cancels != 0 {
 		t.Errorf("AbandonSnapshot() = %v, capability on=%v, %d cancels; want no error, off, none", err, q.on, q.cancels)
 	}
 }
@@ -152,11 +152,11 @@ func TestAbandonSnapshotFails(t *testing.T) {
 	p.migrations(q)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if err := d.AbandonSnapshot(ctx); !errors.Is(err, hv.ErrStillPaused) || !strings.Contains(err.Error(), "qemu-monitor-command") {
+	if err := d.abandonSnapshot(ctx); !errors.Is(err, hv.ErrStillPaused) || !strings.Contains(err.Error(), "qemu-monitor-command") {
 		t.Errorf("AbandonSnapshot() = %v; want hv.ErrStillPaused, and how to look", err)
 	}
 	p.set(stateOff, 0)
-	if err := d.AbandonSnapshot(t.Context()); !errors.Is(err, hv.ErrNotRunning) {
+	if err := d.abandonSnapshot(t.Context()); !errors.Is(err, hv.ErrNotRunning) {
 		t.Errorf("AbandonSnapshot() of a domain that is off = %v; want hv.ErrNotRunning", err)
 	}
 }

@@ -2,11 +2,18 @@ package libvirt
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 
 	rpc "github.com/digitalocean/go-libvirt"
+
+	"snap/hv"
+	"snap/hv/internal/bounded"
+	"snap/hv/qemu"
 )
 
 // Flags of virDomainQemuMonitorCommand (include/libvirt/libvirt-qemu.h).
@@ -15,90 +22,74 @@ const (
 	monitorHMP = 1
 )
 
-// maxReply bounds a monitor's reply; libvirt's own limit is as high
-// (REMOTE_STRING_MAX in src/remote/remote_protocol.x).
-const maxReply = 4 << 20
+// monitor is the monitor of a domain's QEMU, through the daemon.
+type monitor struct{ d *Domain }
 
-// qmpError is a command that QEMU refused.
-type qmpError struct {
-	Class string `json:"class"`
-	Desc  string `json:"desc"`
+var _ qemu.Monitor = monitor{}
+
+// guest is the domain as QEMU knows it.
+func (d *Domain) guest() *qemu.Guest {
+	return qemu.New(monitor{d}, qemu.Options{
+		Name: d.dom.Name, UUID: formatUUID(d.dom.UUID), PIDFile: pidFile(d.conn.target.driver, d.dom.Name),
+	})
 }
 
-func (e *qmpError) Error() string { return fmt.Sprintf("QEMU answered %s: %s", e.Class, e.Desc) }
-
-// qmp runs a QMP command without arguments and decodes what it returns.
-func qmp[T any](ctx context.Context, d *Domain, command string) (T, error) {
-	return qmpWith[T](ctx, d, command, nil)
+// pidFile is the daemon's own note of a domain's process (stateDir in libvirt's
+// src/qemu/qemu_conf.c).
+func pidFile(driver, name string) string {
+	if strings.HasSuffix(driver, "/session") {
+		return filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt/qemu/run", name+".pid")
+	}
+	return "/run/libvirt/qemu/" + name + ".pid"
 }
 
-// qmpWith runs a QMP command with arguments, a map or a struct, and decodes what
-// it returns. QEMU's own refusal is a *qmpError.
-func qmpWith[T any](ctx context.Context, d *Domain, command string, args any) (T, error) {
-	var v T
-	cmd, err := encodeQMP(command, args)
+// QMP implements qemu.Monitor.
+func (m monitor) QMP(ctx context.Context, c qemu.Command) (string, error) {
+	if c.File != nil {
+		return m.withFile(ctx, c)
+	}
+	return m.run(ctx, c.Name, c.JSON, monitorQMP)
+}
+
+// HMP implements qemu.Monitor.
+func (m monitor) HMP(ctx context.Context, command string) (string, error) {
+	return m.run(ctx, command, command, monitorHMP)
+}
+
+func (m monitor) run(ctx context.Context, name, command string, flags uint32) (string, error) {
+	return query(ctx, m.d.conn, fmt.Sprintf("run monitor command %q on domain %q", name, m.d.dom.Name),
+		func(l *rpc.Libvirt) (string, error) { return l.QEMUDomainMonitorCommand(m.d.dom, command, flags) })
+}
+
+// Shell implements qemu.Monitor.
+func (m monitor) Shell(command string) string {
+	return fmt.Sprintf("virsh -c %s qemu-monitor-command %s --pretty '%s'", m.d.conn.URI(), m.d.dom.Name, command)
+}
+
+// withFile gives QEMU a file along with the command
+// (virDomainQemuMonitorCommandWithFiles, libvirt 8.2). It needs a daemon on this
+// host, and uses a connection of its own.
+func (m monitor) withFile(ctx context.Context, c qemu.Command) (string, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("run monitor command %q with a file on domain %q: %w", c.Name, m.d.dom.Name, err)
+	}
+	ctx, cancel := bounded.Within(ctx, m.d.conn.timeout)
+	defer cancel()
+	s, err := m.d.conn.target.openOn(ctx, func(conn net.Conn) (net.Conn, error) {
+		u, ok := conn.(*net.UnixConn)
+		if !ok {
+			return nil, fmt.Errorf("%w: only a unix socket carries files", hv.ErrUnsupported)
+		}
+		return &filePasser{u, c.File}, nil
+	})
 	if err != nil {
-		return v, err
+		return "", fail(err)
 	}
-	text, err := d.monitor(ctx, command, cmd, monitorQMP)
+	text, err := run(ctx, s, func(l *rpc.Libvirt) (string, error) {
+		return l.QEMUDomainMonitorCommandWithFiles(m.d.dom, c.JSON, monitorQMP)
+	})
 	if err != nil {
-		return v, err
+		return "", errors.Join(fail(classify(err)), s.close())
 	}
-	if v, err = decodeQMP[T](text); err != nil {
-		return v, fmt.Errorf("QMP command %s on domain %q: %w", command, d.dom.Name, err)
-	}
-	return v, nil
-}
-
-// nothing is what a QMP command returns that has nothing to say.
-type nothing struct{}
-
-func encodeQMP(command string, args any) (string, error) {
-	cmd, err := json.Marshal(struct {
-		Execute   string `json:"execute"`
-		Arguments any    `json:"arguments,omitempty"`
-	}{command, args})
-	if err != nil {
-		return "", fmt.Errorf("encode QMP command %s: %w", command, err)
-	}
-	return string(cmd), nil
-}
-
-// decodeQMP splits a QMP reply. QEMU's errors are inside of it: for libvirt the
-// call went well.
-func decodeQMP[T any](text string) (T, error) {
-	var reply struct {
-		Return *T        `json:"return"`
-		Error  *qmpError `json:"error"`
-	}
-	var none T
-	if err := json.Unmarshal([]byte(text), &reply); err != nil {
-		return none, fmt.Errorf("decode reply: %w", err)
-	}
-	if reply.Error != nil {
-		return none, reply.Error
-	}
-	if reply.Return == nil {
-		return none, fmt.Errorf("reply has neither return nor error")
-	}
-	return *reply.Return, nil
-}
-
-// hmp runs a command of QEMU's human monitor and returns its text with plain
-// line ends. The monitor reports errors in that text only.
-func (d *Domain) hmp(ctx context.Context, command string) (string, error) {
-	text, err := d.monitor(ctx, command, command, monitorHMP)
-	return strings.ReplaceAll(text, "\r\n", "\n"), err
-}
-
-func (d *Domain) monitor(ctx context.Context, name, command string, flags uint32) (string, error) {
-	text, err := query(ctx, d.conn, fmt.Sprintf("run monitor command %q on domain %q", name, d.dom.Name),
-		func(l *rpc.Libvirt) (string, error) { return l.QEMUDomainMonitorCommand(d.dom, command, flags) })
-	if err != nil {
-		return "", err
-	}
-	if len(text) > maxReply {
-		return "", fmt.Errorf("monitor command %q on domain %q: reply of %d bytes exceeds %d", name, d.dom.Name, len(text), maxReply)
-	}
-	return text, nil
+	return text, s.close()
 }

@@ -10,6 +10,7 @@ import (
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 // Bounds on stopping and starting a guest.
@@ -47,10 +48,10 @@ var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCa
 // When ctx ends while the daemon is stopping the guest, Pause waits for the
 // answer before it undoes it.
 func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
-	var w *Watch
+	var w hv.Watch
 	if d.kept != nil {
-		w = d.kept.watch
-		w.reset(true) // before the state is asked for: a resume after it counts
+		w = d.kept.Watch
+		w.Reset(true) // before the state is asked for: a resume after it counts
 	}
 	now, err := d.mayPause(ctx)
 	if err != nil {
@@ -65,7 +66,7 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	}
 	h := &hold{d: d, session: s, limits: d.limits()}
 	if d.kept != nil {
-		if err := d.kept.hold(ctx, d, ForPause); err != nil {
+		if err := d.kept.hold(ctx, d, hv.ForPause); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause domain %q: %w", d.dom.Name, err), s.close())
 		}
 		h.kept, h.watch = d.kept, w
@@ -87,7 +88,7 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 		return h, nil
 	}
 	if err == nil {
-		err = ended(ctx)
+		err = bounded.Ended(ctx)
 	}
 	err = fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
 	if undo := h.giveUp(); undo != nil {
@@ -134,7 +135,7 @@ type hold struct {
 	limits  limits
 
 	kept  *keeping // what else undoes it, nil if nothing does
-	watch *Watch   // sees resumes by others, nil if nobody looks
+	watch hv.Watch // sees resumes by others, nil if nobody looks
 	run   string   // whose marker the guest must bear, if h is adopted
 
 	once  sync.Once
@@ -144,7 +145,7 @@ type hold struct {
 
 // suspend stops the guest. The call isn't cut when ctx ends, only later.
 func (h *hold) suspend(ctx context.Context) error {
-	call, cancel := within(context.WithoutCancel(ctx), h.d.conn.timeout)
+	call, cancel := bounded.Within(context.WithoutCancel(ctx), h.d.conn.timeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		timer := time.AfterFunc(h.limits.suspendGrace, cancel)
@@ -164,7 +165,7 @@ func (h *hold) suspend(ctx context.Context) error {
 	}
 	h.unsure = true
 	if ctx.Err() != nil {
-		return ended(ctx)
+		return bounded.Ended(ctx)
 	}
 	return err
 }
@@ -190,7 +191,7 @@ func (h *hold) drop() {
 // Release implements hv.Hold.
 func (h *hold) Release() (time.Duration, error) {
 	h.once.Do(func() {
-		ctx, cancel := within(context.Background(), h.limits.resumeFor)
+		ctx, cancel := bounded.Within(context.Background(), h.limits.resumeFor)
 		defer cancel()
 		h.err = h.resume(ctx)
 		if h.err != nil && !settled(h.err) {
@@ -217,27 +218,12 @@ func settled(err error) bool {
 
 // resume tries until the guest is seen to run, or ctx ends.
 func (h *hold) resume(ctx context.Context) error {
-	return insist(ctx, h.limits.pollEvery, resumeAgain, h.try)
-}
-
-// insist makes attempts, ever further apart, until one is done or ctx ends.
-func insist(ctx context.Context, wait, longest time.Duration, try func(context.Context) (done bool, err error)) error {
-	for ; ; wait = min(2*wait, longest) {
-		done, err := try(ctx)
-		if done {
-			return err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return errors.Join(err, ended(ctx))
-		}
-	}
+	return bounded.Insist(ctx, h.limits.pollEvery, resumeAgain, h.try)
 }
 
 // try makes one attempt. done says that another one would change nothing.
 func (h *hold) try(ctx context.Context) (done bool, err error) {
-	ctx, cancel := within(ctx, h.limits.resumeTry)
+	ctx, cancel := bounded.Within(ctx, h.limits.resumeTry)
 	defer cancel()
 	if h.session == nil || h.session.lost() {
 		if h.session, err = h.d.conn.target.open(ctx); err != nil {
@@ -320,7 +306,7 @@ func (h *hold) settle(ctx context.Context) error {
 		select {
 		case <-time.After(h.limits.pollEvery):
 		case <-ctx.Done():
-			return ended(ctx)
+			return bounded.Ended(ctx)
 		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
+	"snap/hv/qemu"
 	"snap/phys"
 )
 
@@ -48,8 +50,8 @@ type PeekMemory struct {
 
 var _ hv.Memory = (*PeekMemory)(nil)
 
-func (d *Domain) openPeek(m ramMap, why error) (*PeekMemory, error) {
-	p := &PeekMemory{d: d, ram: m.runs, why: why, flight: make(chan struct{}, peekFlight)}
+func (d *Domain) openPeek(m qemu.RAMMap, why error) (*PeekMemory, error) {
+	p := &PeekMemory{d: d, ram: m.Runs(), why: why, flight: make(chan struct{}, peekFlight)}
 	if d.conn.target.local {
 		p.cache = cacheDir(d.conn.target.driver)
 	}
@@ -87,7 +89,7 @@ func (p *PeekMemory) room() error {
 func (p *PeekMemory) WhyNotDirect() error { return p.why }
 
 // Mechanism implements hv.Memory.
-func (p *PeekMemory) Mechanism() string { return string(hv.MechanismPeek) }
+func (p *PeekMemory) Mechanism() hv.Mechanism { return hv.MechanismPeek }
 
 // RAM implements hv.Memory.
 func (p *PeekMemory) RAM() phys.Runs { return p.ram }
@@ -132,7 +134,7 @@ func (p *PeekMemory) ReadPhys(ctx context.Context, b []byte, at phys.Addr) error
 	}
 	err := g.Wait()
 	if ctx.Err() != nil && err != nil {
-		err = ended(ctx)
+		err = bounded.Ended(ctx)
 	} else if err == nil && size > 0 {
 		err = p.sameRun(ctx)
 	}
@@ -187,7 +189,7 @@ func (p *PeekMemory) peek(ctx context.Context, at phys.Addr, n int) ([]byte, err
 	case p.flight <- struct{}{}:
 		defer func() { <-p.flight }()
 	case <-ctx.Done():
-		return nil, ended(ctx)
+		return nil, bounded.Ended(ctx)
 	}
 	if err := p.room(); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -84,7 +85,22 @@ const (
 	pausedByUser = uint32(rpc.DomainPausedUser)
 )
 
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
 var peerDomain = rpc.Domain{Name: "guest", UUID: rpc.UUID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, ID: 7}
+
+// qemuSaid reads what a QEMU once said.
+func qemuSaid(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile("../qemu/testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
 
 func newPeer(t *testing.T) *peer {
 	t.Helper()
@@ -95,10 +111,10 @@ func newPeer(t *testing.T) *peer {
 		xml: `<domain type='qemu'><name>guest</name><memory unit='KiB'>2097152</memory><vcpu>2</vcpu>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os></domain>`,
 		monitor: map[string]string{
-			"info mtree -f": readFixture(t, "q35-2g.mtree"),
-			"info ramblock": readFixture(t, "q35-2g.ramblock"),
-			`{"execute":"query-memory-size-summary"}`: readFixture(t, "q35-2g.sizes.json"),
-			`{"execute":"query-memory-devices"}`:      readFixture(t, "q35-2g.devices.json"),
+			"info mtree -f": qemuSaid(t, "q35-2g.mtree"),
+			"info ramblock": qemuSaid(t, "q35-2g.ramblock"),
+			`{"execute":"query-memory-size-summary"}`: qemuSaid(t, "q35-2g.sizes.json"),
+			`{"execute":"query-memory-devices"}`:      qemuSaid(t, "q35-2g.devices.json"),
 			`{"execute":"query-kvm"}`:                 `{"return":{"enabled":false,"present":true}}`,
 		},
 	}

@@ -3,8 +3,11 @@ package libvirt
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 
 	"snap/hv"
 	"snap/hv/hvtest"
+	"snap/hv/qemu"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
 	"snap/phys"
@@ -36,14 +40,29 @@ func snapshotGuest(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 // asBefore demands that nothing of a snapshot is left and that the guest runs.
 func asBefore(t *testing.T, g *lab.Guest, d *Domain) {
 	t.Helper()
-	if known, on, err := d.snapshotCapability(t.Context()); err != nil || !known || on {
-		t.Errorf("the capability: known=%v, on=%v (%v); want it off", known, on, err)
+	var caps struct {
+		Return []struct {
+			Capability string
+			State      bool
+		}
 	}
-	if m, err := d.migration(t.Context()); err != nil || !m.over() {
-		t.Errorf("the migration is %q (%v); want it over", m.Status, err)
+	decode(t, tell(t, d, `{"execute":"query-migrate-capabilities"}`), &caps)
+	known, on := false, false
+	for _, c := range caps.Return {
+		if c.Capability == "background-snapshot" {
+			known, on = true, c.State
+		}
 	}
-	if _, err := qmpWith[nothing](t.Context(), d, "closefd", map[string]any{"fdname": fdSnapshot}); !refused(err, "not found") {
-		t.Errorf("closing the descriptor gives %v; want that it is closed", err)
+	if !known || on {
+		t.Errorf("the capability: known=%v, on=%v; want it off", known, on)
+	}
+	var m struct{ Return struct{ Status string } }
+	decode(t, tell(t, d, `{"execute":"query-migrate"}`), &m)
+	if !slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, m.Return.Status) {
+		t.Errorf("the migration is %q; want it over", m.Return.Status)
+	}
+	if closed := tell(t, d, `{"execute":"closefd","arguments":{"fdname":"snap-snapshot"}}`); !strings.Contains(closed, "not found") {
+		t.Errorf("closing the descriptor gives %s; want that it is closed", closed)
 	}
 	if s, err := d.State(t.Context()); err != nil || s != hv.StateRunning {
 		t.Errorf("the guest is %s (%v); want running", s, err)
@@ -61,6 +80,23 @@ func asBefore(t *testing.T, g *lab.Guest, d *Domain) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// tell runs a QMP command and returns QEMU's reply.
+func tell(t *testing.T, d *Domain, command string) string {
+	t.Helper()
+	reply, err := monitor{d}.QMP(t.Context(), qemu.Command{Name: "a test's", JSON: command})
+	if err != nil {
+		t.Fatalf("%s failed: %v", command, err)
+	}
+	return reply
+}
+
+func decode(t *testing.T, reply string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(reply), v); err != nil {
+		t.Fatalf("decode %q: %v", reply, err)
 	}
 }
 
@@ -173,13 +209,16 @@ func TestSnapshotFails(t *testing.T) {
 	populated := set.Pages()
 
 	t.Run("no room", func(t *testing.T) {
-		s, err := newSink(t.Context(), 1<<20, 4<<20)
+		// So much as it takes if all of the guest were empty.
+		room, err := d.SnapshotSize(t.Context(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.close()
-		if _, err := d.saveGuarded(t.Context(), s, nil); err == nil {
-			t.Error("a snapshot went into 4 MiB")
+		if s, err := d.Snapshot(t.Context(), hv.SnapshotOptions{Room: room}); err == nil {
+			s.Close()
+			t.Errorf("a snapshot of %d pages went into %d bytes", populated, room)
+		} else if !strings.Contains(err.Error(), "QEMU gave up") {
+			t.Errorf("Snapshot(too little room) = %v; want that QEMU gave up", err)
 		}
 		asBefore(t, g, d)
 	})
@@ -200,9 +239,7 @@ func TestSnapshotFails(t *testing.T) {
 	})
 	t.Run("cancelled by somebody else", func(t *testing.T) {
 		_, err := d.Snapshot(t.Context(), hv.SnapshotOptions{Populated: populated, Room: 1 << 30, Progress: func(uint64, uint64) {
-			if _, err := qmp[nothing](t.Context(), d, "migrate_cancel"); err != nil {
-				t.Error(err)
-			}
+			tell(t, d, `{"execute":"migrate_cancel"}`)
 		}})
 		if !errors.Is(err, hv.ErrDisturbed) {
 			t.Errorf("Snapshot(cancelled by somebody else) = %v; want hv.ErrDisturbed", err)

@@ -9,16 +9,17 @@ import (
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 )
 
 // watchAgain is the pause before a lost subscription is renewed: a daemon that
 // was restarted knows none.
 const watchAgain = 200 * time.Millisecond
 
-// Watch follows what happens to a domain by libvirt's lifecycle events, on a
+// watch follows what happens to a domain by libvirt's lifecycle events, on a
 // connection of its own that it renews when it is lost. It is safe for
 // concurrent use.
-type Watch struct {
+type watch struct {
 	d      *Domain
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -30,52 +31,49 @@ type Watch struct {
 	over    chan struct{} // closed with ended
 }
 
-// Watch begins to follow the domain. The caller closes the Watch.
-func (d *Domain) Watch(ctx context.Context) (*Watch, error) {
+var _ hv.Watch = (*watch)(nil)
+
+// Watch implements hv.Guardable.
+func (d *Domain) Watch(ctx context.Context) (hv.Watch, error) {
 	s, events, err := d.subscribe(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("watch domain %q: %w", d.dom.Name, err)
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	w := &Watch{d: d, cancel: cancel, over: make(chan struct{})}
+	w := &watch{d: d, cancel: cancel, over: make(chan struct{})}
 	w.done.Go(func() { w.follow(life, s, events) })
 	return w, nil
 }
 
-// Close ends the Watch.
-func (w *Watch) Close() {
+// Close implements hv.Watch.
+func (w *watch) Close() {
 	w.cancel()
 	w.done.Wait()
 }
 
-// Reset forgets suspends and resumes: those that count come now.
-func (w *Watch) Reset() { w.reset(false) }
-
-// reset is Reset, of a guest that may be suspended already.
-func (w *Watch) reset(held bool) {
+// Reset implements hv.Watch.
+func (w *watch) Reset(paused bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held, w.resumed = held, false
+	w.held, w.resumed = paused, false
 }
 
-// Resumed reports whether the guest was suspended and resumed since Reset, by
-// whomever. What happened while the daemon was away is not known.
-func (w *Watch) Resumed() bool {
+// Resumed implements hv.Watch. What happened while the daemon was away is not known.
+func (w *watch) Resumed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.resumed
 }
 
-// Ended returns why the domain ended, nil if it is not known to have:
-// hv.ErrBusy if it was migrated away or saved, else hv.ErrNotRunning.
-func (w *Watch) Ended() error {
+// Ended implements hv.Watch.
+func (w *watch) Ended() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.ended
 }
 
-// Over is closed when the domain is known to have ended.
-func (w *Watch) Over() <-chan struct{} { return w.over }
+// Over implements hv.Watch.
+func (w *watch) Over() <-chan struct{} { return w.over }
 
 // subscribe dials the daemon and asks for lifecycle events.
 func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEventLifecycleMsg, error) {
@@ -83,7 +81,7 @@ func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEven
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := within(ctx, d.conn.timeout)
+	ctx, cancel := bounded.Within(ctx, d.conn.timeout)
 	defer cancel()
 	events, err := run(ctx, s, func(l *rpc.Libvirt) (<-chan rpc.DomainEventLifecycleMsg, error) {
 		return l.LifecycleEvents(context.Background()) // they end with the connection
@@ -96,7 +94,7 @@ func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEven
 }
 
 // follow notes events until ctx ends.
-func (w *Watch) follow(ctx context.Context, s *session, events <-chan rpc.DomainEventLifecycleMsg) {
+func (w *watch) follow(ctx context.Context, s *session, events <-chan rpc.DomainEventLifecycleMsg) {
 	for {
 		stop := context.AfterFunc(ctx, func() { _ = s.close() })
 		for e := range events {
@@ -120,7 +118,7 @@ func (w *Watch) follow(ctx context.Context, s *session, events <-chan rpc.Domain
 
 // note takes one event in (virDomainEventType and its details,
 // include/libvirt/libvirt-domain.h).
-func (w *Watch) note(e rpc.DomainEventLifecycleMsg) {
+func (w *watch) note(e rpc.DomainEventLifecycleMsg) {
 	if e.Dom.UUID != w.d.dom.UUID {
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 
 	"snap/hv"
 )
@@ -33,6 +35,7 @@ func (connection) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 	for _, g := range List() {
 		out = append(out, hv.DomainInfo{Name: g.Name, State: hv.StateRunning, Memory: g.Memory, CPUs: g.CPUs})
 	}
+	slices.SortFunc(out, func(a, b hv.DomainInfo) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

@@ -3,9 +3,13 @@ package labhv_test
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"snap/hv"
+	"snap/hv/file"
+	"snap/hv/hvtest"
 	"snap/internal/ntlab/labhv"
 	"snap/phys"
 )
@@ -99,6 +103,52 @@ func TestPauseIsUndoneOnce(t *testing.T) {
 	if got := state(t, vm); got != hv.StateRunning {
 		t.Errorf("after Release it is %s; want it running", got)
 	}
+}
+
+// TestContracts: a built-in guest does what every guest does.
+func TestContracts(t *testing.T) {
+	vm := open(t)
+	core := filepath.Join(t.TempDir(), "core")
+	f, err := os.Create(core)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(vm.Image().WriteELFCore(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	src, err := file.Open(core, file.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	want, err := src.OpenMemory(t.Context(), hv.MechanismAuto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	for _, m := range hv.Mechanisms() {
+		t.Run("memory by "+string(m), func(t *testing.T) {
+			hvtest.TestMemory(t, func(t *testing.T) hv.Memory {
+				mem, err := vm.OpenMemory(t.Context(), m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return mem
+			}, hvtest.Options{Want: want})
+		})
+	}
+	t.Run("pause", func(t *testing.T) {
+		hvtest.TestPause(t, func(t *testing.T) hv.VM { return open(t) }, hvtest.PauseOptions{})
+	})
+	t.Run("connection", func(t *testing.T) {
+		hvtest.TestConnection(t, labhv.URI, func(t *testing.T) hv.Connection {
+			c, err := labhv.Driver().Connect(t.Context(), labhv.URI)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		})
+	})
 }
 
 func TestMemory(t *testing.T) {

@@ -39,7 +39,7 @@ func (v *VM) OpenMemory(ctx context.Context, m hv.Mechanism) (hv.Memory, error) 
 }
 
 // Mechanism implements hv.Memory.
-func (m *memory) Mechanism() string { return string(m.mechanism) }
+func (m *memory) Mechanism() hv.Mechanism { return m.mechanism }
 
 // RAM implements hv.Memory.
 func (m *memory) RAM() phys.Runs { return m.image.RAM() }
@@ -47,6 +47,11 @@ func (m *memory) RAM() phys.Runs { return m.image.RAM() }
 // Populated implements hv.Memory. Only the direct mechanism knows, as with a
 // real hypervisor.
 func (m *memory) Populated(context.Context) (phys.Runs, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.closed {
+		return nil, false, errClosed
+	}
 	if m.mechanism == hv.MechanismPeek {
 		return m.image.RAM(), false, nil
 	}

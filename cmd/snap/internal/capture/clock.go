@@ -29,7 +29,7 @@ func followClock(ctx context.Context, mem hv.Memory, sys *guest.System) *clock {
 	ctx, cancel := context.WithCancel(ctx)
 	c := &clock{cancel: cancel, done: make(chan struct{})}
 	at, err := sys.InterruptTime(ctx)
-	if err != nil || mem.Mechanism() != string(hv.MechanismDirect) {
+	if err != nil || mem.Mechanism() != hv.MechanismDirect {
 		close(c.done)
 		return c
 	}

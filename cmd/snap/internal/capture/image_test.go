@@ -100,7 +100,7 @@ func (m imageMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error
 	return m.Image.ReadPhys(ctx, p, at)
 }
 
-func (imageMemory) Mechanism() string { return "image" }
+func (imageMemory) Mechanism() hv.Mechanism { return "image" }
 
 func (m imageMemory) Populated(context.Context) (phys.Runs, bool, error) {
 	return m.Image.Populated(), true, nil

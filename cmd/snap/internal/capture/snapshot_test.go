@@ -53,7 +53,7 @@ type savedImage struct {
 	vm *snapshotVM
 }
 
-func (savedImage) Mechanism() string             { return "saved" }
+func (savedImage) Mechanism() hv.Mechanism       { return "saved" }
 func (savedImage) Downtime() time.Duration       { return 3 * time.Millisecond }
 func (s savedImage) Registers() []phys.Registers { return s.vm.saved.im.Registers() }
 func (s savedImage) Close() error                { s.vm.closed++; return nil }
@@ -199,7 +199,7 @@ type ticking struct {
 // The clock stands still from one look at it until a later one.
 const stopsAt, goesOnAt = 5, 25
 
-func (m *ticking) Mechanism() string { return string(hv.MechanismDirect) }
+func (m *ticking) Mechanism() hv.Mechanism { return hv.MechanismDirect }
 
 func (m *ticking) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	if at != m.at {

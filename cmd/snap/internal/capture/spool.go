@@ -20,7 +20,7 @@ import (
 // pages of RAM read as zero. A page that could not be copied fails to be read
 // with the reason of that time, so that it becomes a gap of the dump.
 type spool struct {
-	mechanism string
+	mechanism hv.Mechanism
 	ram       phys.Runs
 	pages     phys.Runs // that were to be copied
 	known     bool      // pages are those that were populated, not all of ram
@@ -65,7 +65,7 @@ func (s *spool) place(i int, r phys.Run) []byte {
 }
 
 // Mechanism implements hv.Memory: it is that of the memory that was copied.
-func (s *spool) Mechanism() string { return s.mechanism }
+func (s *spool) Mechanism() hv.Mechanism { return s.mechanism }
 
 // RAM implements hv.Memory.
 func (s *spool) RAM() phys.Runs { return s.ram }

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"snap/hv"
 	"snap/phys"
 )
 
@@ -34,7 +35,7 @@ func (m *fakeMemory) ReadPhys(_ context.Context, p []byte, at phys.Addr) error {
 	return nil
 }
 
-func (*fakeMemory) Mechanism() string { return "fake" }
+func (*fakeMemory) Mechanism() hv.Mechanism { return "fake" }
 
 func (m *fakeMemory) RAM() phys.Runs { return m.ram }
 

@@ -69,7 +69,7 @@ type Result struct {
 	Survey     *Survey // once Take has returned, the memory that it is of is closed
 	Stats      *dump.Stats
 	Mode       Mode // that was taken, never ModeAuto
-	Mechanism  string
+	Mechanism  hv.Mechanism
 	Consistent bool          // all pages are of one point in time
 	Pause      time.Duration // how long snap held the guest still
 	Estimate   PauseEstimate // of that, made before; zero if snap held nothing

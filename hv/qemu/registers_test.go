@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"encoding/binary"
@@ -8,25 +8,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/hv/file"
+	"snap/hv/hvtest"
 	"snap/phys"
 )
-
-// flagsMask is what the monitor shows of a segment's flags.
-const flagsMask = 0x00ffff00
-
-// registersDiff compares what both the monitor and a core's note have.
-func registersDiff(monitor, core phys.Registers) string {
-	for _, r := range []*phys.Registers{&monitor, &core} {
-		r.HasEFER, r.EFER = false, 0
-		r.HasDebug, r.DR = false, [8]uint64{}
-		r.HasFPU, r.FPU = false, phys.FPU{}
-		r.HasKernelGSBase, r.KernelGSBase = false, 0
-		for _, s := range []*phys.Segment{&r.CS, &r.DS, &r.ES, &r.FS, &r.GS, &r.SS, &r.LDT, &r.TR} {
-			s.Flags &= flagsMask
-		}
-	}
-	return cmp.Diff(monitor, core)
-}
 
 // TestRegistersAgainstCore holds the monitor's text against the notes of a core
 // that the same QEMU wrote at the same moment. The guest, whose first processor
@@ -59,7 +43,7 @@ func TestRegistersAgainstCore(t *testing.T) {
 				t.Fatalf("parseRegisters found %d processors; the core has %d", len(got), len(want))
 			}
 			for i := range got {
-				if diff := registersDiff(got[i], want[i]); diff != "" {
+				if diff := hvtest.RegistersDiff(got[i], want[i]); diff != "" {
 					t.Errorf("processor %d (-monitor +core):\n%s", i, diff)
 				}
 			}

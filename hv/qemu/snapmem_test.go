@@ -1,6 +1,7 @@
-package libvirt
+package qemu
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"io"
@@ -10,28 +11,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/hv"
-	"snap/hv/vmstate"
+	"snap/hv/qemu/vmstate"
 	"snap/phys"
 )
 
-// virtioMem is a recording of hv/vmstate's: a guest with 4 MiB of RAM and a
+// virtioMem is a recording of package vmstate's: a guest with 4 MiB of RAM and a
 // virtio-mem device of 64 MiB, of which the blocks 0, 1 and 3 of 2 MiB are plugged;
 // its README says so.
 func virtioMem(t *testing.T) *vmstate.Stream {
 	t.Helper()
-	f, err := os.Open("../vmstate/testdata/qemu-10.0-virtio-mem.stream.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := recorded(t, "qemu-10.0-virtio-mem.stream")
 	st, err := vmstate.Parse(b, vmstate.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -39,13 +28,36 @@ func virtioMem(t *testing.T) *vmstate.Stream {
 	return st
 }
 
+// recorded reads a recording of package vmstate's.
+func recorded(t *testing.T, name string) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(readFile(t, "vmstate/testdata/"+name+".gz")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func rangeOf(base phys.PFN, pages uint64, block string, offset uint64) ramRange {
 	return ramRange{run: phys.Run{Base: base, Pages: pages}, block: block, offset: offset}
 }
 
-func mapOf(t *testing.T, ranges ...ramRange) ramMap {
+func mapOf(t *testing.T, ranges ...ramRange) RAMMap {
 	t.Helper()
-	m := ramMap{ranges: ranges}
+	m := RAMMap{ranges: ranges}
 	for _, r := range ranges {
 		m.runs = m.runs.Union(phys.Runs{r.run})
 	}
@@ -110,8 +122,8 @@ func checkPages(t *testing.T, g *savedGuest, st *vmstate.Stream, r ramRange) {
 		if page == nil {
 			page = make([]byte, phys.PageSize)
 		}
-		if diff := cmp.Diff(page, all[i*phys.PageSize:(i+1)*phys.PageSize]); diff != "" {
-			t.Fatalf("page %d of %v (-block +guest):\n%s", i, r.run, diff)
+		if got := all[i*phys.PageSize : (i+1)*phys.PageSize]; !bytes.Equal(page, got) {
+			t.Fatalf("page %d of %v (-block +guest):\n%s", i, r.run, cmp.Diff(page, got))
 		}
 		if got := set.Covers((r.run.Base + phys.PFN(i)).Addr(), phys.PageSize); got != (kind == vmstate.Data) {
 			t.Errorf("page %d of %v is populated: %v; its kind is %v", i, r.run, got, kind)

@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"context"
@@ -13,41 +13,35 @@ import (
 	"snap/phys"
 )
 
-// maxCPUs bounds the processors that we believe; QEMU's machines stop at 4096.
-const maxCPUs = 4096
-
 // vcpu is an entry of QMP query-cpus-fast.
 type vcpu struct {
 	Index  int `json:"cpu-index"`
 	Thread int `json:"thread-id"` // of QEMU, in its PID namespace
 }
 
-// Registers implements hv.Source. They come from `info registers -a`, which
-// lacks KERNEL_GS_BASE and LSTAR. For a processor that runs 32-bit code of a
-// 64-bit guest it also lacks R8 to R15 and the upper halves of the other general
-// registers and of the segment bases; those are zero then.
-func (d *Domain) Registers(ctx context.Context) ([]phys.Registers, error) {
-	if err := d.active(ctx); err != nil {
-		return nil, err
-	}
-	cpus, err := qmp[[]vcpu](ctx, d, "query-cpus-fast")
+// Registers returns the state of every processor, in QEMU's order. It comes from
+// `info registers -a`, which lacks KERNEL_GS_BASE and LSTAR. For a processor that
+// runs 32-bit code of a 64-bit guest it also lacks R8 to R15 and the upper halves
+// of the other general registers and of the segment bases; those are zero then.
+func (g *Guest) Registers(ctx context.Context) ([]phys.Registers, error) {
+	cpus, err := qmp[[]vcpu](ctx, g, "query-cpus-fast")
 	if err != nil {
 		return nil, err
 	}
-	text, err := d.hmp(ctx, "info registers -a")
+	text, err := g.hmp(ctx, "info registers -a")
 	if err != nil {
 		return nil, err
 	}
-	kvm, err := d.underKVM(ctx)
+	kvm, err := g.underKVM(ctx)
 	if err != nil {
 		return nil, err
 	}
 	regs, err := parseRegisters(text, kvm)
 	if err != nil {
-		return nil, fmt.Errorf("registers of domain %q: %w", d.dom.Name, err)
+		return nil, fmt.Errorf("registers of domain %q: %w", g.o.Name, err)
 	}
 	if err := sameCPUs(regs, cpus); err != nil {
-		return nil, fmt.Errorf("registers of domain %q: %w", d.dom.Name, err)
+		return nil, fmt.Errorf("registers of domain %q: %w", g.o.Name, err)
 	}
 	return regs, nil
 }
@@ -77,18 +71,6 @@ var (
 	vectorValue = regexp.MustCompile(`([XYZ])MM(\d\d)=((?:[0-9a-f]{16} ?)+)`)
 	plainValue  = regexp.MustCompile(`\b([A-Z][A-Z0-9]*) ?=([0-9a-f]+)`)
 )
-
-// underKVM reports whether KVM runs the guest, and not QEMU itself.
-func (d *Domain) underKVM(ctx context.Context) (bool, error) {
-	if known := d.kvm.Load(); known != nil {
-		return *known, nil
-	}
-	now, err := qmp[struct{ Enabled bool }](ctx, d, "query-kvm")
-	if err == nil {
-		d.kvm.Store(&now.Enabled)
-	}
-	return now.Enabled, err
-}
 
 // parseRegisters reads the output of `info registers -a` of a guest under KVM or
 // not, processors in the order in which they are listed.

@@ -1,7 +1,8 @@
-package libvirt
+package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -14,11 +15,16 @@ import (
 // q35 machines set aside for SMM (16 MiB unless libvirt's <tseg> says otherwise).
 const maxMissing = 64 << 20
 
-// ramMap is the machine's memory as the guest sees it.
-type ramMap struct {
+// RAMMap is the machine's memory as the guest sees it at one moment, and where it
+// is in QEMU's blocks. It changes when memory is plugged or taken away.
+type RAMMap struct {
 	runs   phys.Runs
 	ranges []ramRange // ascending; the same pages as runs
+	blocks uint64     // bytes of all of QEMU's blocks, ROMs and video memory included
 }
+
+// Runs returns the pages that are memory.
+func (m RAMMap) Runs() phys.Runs { return m.runs }
 
 // ramRange is a run of pages that lie in one piece in a block of QEMU's.
 type ramRange struct {
@@ -44,52 +50,53 @@ type memoryDevice struct {
 	} `json:"data"`
 }
 
-// RAM returns the domain's RAM map as it is now.
-func (d *Domain) RAM(ctx context.Context) (phys.Runs, error) {
-	m, err := d.ramMap(ctx)
-	return m.runs, err
-}
-
-func (d *Domain) ramMap(ctx context.Context) (ramMap, error) {
-	mtree, err := d.hmp(ctx, "info mtree -f")
+// RAMMap asks for the guest's RAM map as it is now. What doesn't add up is an error;
+// it is hv.ErrUnsupported if QEMU doesn't tell which part of a device is plugged.
+func (g *Guest) RAMMap(ctx context.Context) (RAMMap, error) {
+	mtree, err := g.hmp(ctx, "info mtree -f")
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
-	blocks, err := d.hmp(ctx, "info ramblock")
+	blocks, err := g.hmp(ctx, "info ramblock")
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
-	sizes, err := qmp[memorySizes](ctx, d, "query-memory-size-summary")
+	sizes, err := qmp[memorySizes](ctx, g, "query-memory-size-summary")
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
-	devices, err := qmp[[]memoryDevice](ctx, d, "query-memory-devices")
+	devices, err := qmp[[]memoryDevice](ctx, g, "query-memory-devices")
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
 	m, err := buildRAMMap(mtree, blocks, sizes, devices)
 	if err != nil {
-		return ramMap{}, fmt.Errorf("RAM map of domain %q: %w", d.dom.Name, err)
+		return RAMMap{}, fmt.Errorf("RAM map of domain %q: %w", g.o.Name, err)
 	}
 	return m, nil
 }
 
 // buildRAMMap takes from the flat view what is the machine's own memory and
 // holds it against QEMU's blocks and sizes.
-func buildRAMMap(mtree, ramblock string, sizes memorySizes, devices []memoryDevice) (ramMap, error) {
+func buildRAMMap(mtree, ramblock string, sizes memorySizes, devices []memoryDevice) (RAMMap, error) {
 	view, err := parseMtree(mtree)
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
 	blocks, err := parseRAMBlocks(ramblock)
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
 	plugged, err := pluggedBlocks(devices)
 	if err != nil {
-		return ramMap{}, err
+		return RAMMap{}, err
 	}
-	var m ramMap
+	var m RAMMap
+	for _, b := range blocks {
+		if m.blocks += b.used; m.blocks < b.used {
+			return RAMMap{}, errors.New("RAM blocks are larger than any address space")
+		}
+	}
 	for _, f := range view {
 		name := blockName(f.region)
 		if (f.kind != "ram" && f.kind != "rom") || (!mainBlock.MatchString(name) && !plugged[name]) {
@@ -97,10 +104,10 @@ func buildRAMMap(mtree, ramblock string, sizes memorySizes, devices []memoryDevi
 		}
 		rs, err := wholePages(f, name)
 		if err != nil {
-			return ramMap{}, err
+			return RAMMap{}, err
 		}
 		if err := inBlock(f, name, blocks); err != nil {
-			return ramMap{}, err
+			return RAMMap{}, err
 		}
 		for _, r := range rs {
 			m.add(r)
@@ -114,7 +121,7 @@ func buildRAMMap(mtree, ramblock string, sizes memorySizes, devices []memoryDevi
 
 // add appends r, or lets the last range grow: below 1 MiB QEMU shows one block in
 // many pieces, writable and not.
-func (m *ramMap) add(r ramRange) {
+func (m *RAMMap) add(r ramRange) {
 	if n := len(m.ranges); n > 0 {
 		last := &m.ranges[n-1]
 		if last.run.End() == r.run.Base && last.block == r.block && last.offset+last.run.Size() == r.offset {
@@ -180,7 +187,7 @@ func inBlock(f flatRange, name string, blocks []block) error {
 
 // compareSize holds the map against the size that the machine was given.
 // QEMU counts persistent memory devices as plugged too.
-func (m ramMap) compareSize(s memorySizes, devices []memoryDevice) error {
+func (m RAMMap) compareSize(s memorySizes, devices []memoryDevice) error {
 	plugged := s.Plugged
 	for _, dev := range devices {
 		if dev.Type == "nvdimm" || dev.Type == "virtio-pmem" {

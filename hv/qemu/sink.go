@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"snap/hv/internal/bounded"
 )
 
 // sinkStep is how much of a sink is taken from the host by one system call, so
@@ -45,7 +47,7 @@ func newSink(ctx context.Context, size, limit uint64) (_ *sink, err error) {
 	}
 	for at := uint64(0); at < size; at += sinkStep {
 		if ctx.Err() != nil {
-			return fail(ended(ctx))
+			return fail(bounded.Ended(ctx))
 		}
 		if err := allocate(fd, at, min(sinkStep, size-at)); err != nil {
 			return fail(err)

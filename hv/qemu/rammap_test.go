@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"errors"
@@ -41,7 +41,7 @@ func readMachine(t testing.TB, name string) machine {
 	return m
 }
 
-func (m machine) build() (ramMap, error) { return buildRAMMap(m.mtree, m.ramblock, m.sizes, m.devices) }
+func (m machine) build() (RAMMap, error) { return buildRAMMap(m.mtree, m.ramblock, m.sizes, m.devices) }
 
 // addrRun is the pages of [from, to).
 func addrRun(from, to phys.Addr) phys.Run {

@@ -250,7 +250,7 @@ func (m *Memory) alive() error {
 }
 
 // Mechanism implements hv.Memory.
-func (m *Memory) Mechanism() string { return string(hv.MechanismDirect) }
+func (m *Memory) Mechanism() hv.Mechanism { return hv.MechanismDirect }
 
 // RAM implements hv.Memory.
 func (m *Memory) RAM() phys.Runs { return m.ram }

@@ -1,4 +1,4 @@
-package libvirt
+package qemu
 
 import (
 	"context"
@@ -8,12 +8,9 @@ import (
 	"time"
 
 	"snap/hv"
-	"snap/hv/vmstate"
+	"snap/hv/qemu/vmstate"
 	"snap/phys"
 )
-
-// mechanismSnapshot is the Mechanism of a background snapshot's memory.
-const mechanismSnapshot = "background-snapshot"
 
 // savedGuest is a guest as QEMU saved it. It is safe for concurrent use.
 type savedGuest struct {
@@ -39,7 +36,7 @@ type savedPiece struct {
 
 // newSavedGuest finds the guest's memory m in what QEMU saved. It fails if a page
 // of it is missing.
-func newSavedGuest(st *vmstate.Stream, m ramMap) (*savedGuest, error) {
+func newSavedGuest(st *vmstate.Stream, m RAMMap) (*savedGuest, error) {
 	g := &savedGuest{cpus: st.CPUs, ram: m.runs}
 	var data []phys.Run
 	for _, r := range m.ranges {
@@ -78,7 +75,7 @@ func (p savedPiece) part(w vmstate.Range) (phys.Run, bool) {
 }
 
 // Mechanism implements hv.Memory.
-func (g *savedGuest) Mechanism() string { return mechanismSnapshot }
+func (g *savedGuest) Mechanism() hv.Mechanism { return hv.MechanismSnapshot }
 
 // RAM implements hv.Memory.
 func (g *savedGuest) RAM() phys.Runs { return g.ram }

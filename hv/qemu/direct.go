@@ -1,47 +1,52 @@
-package libvirt
+package qemu
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"snap/hv"
-	"snap/hv/internal/procmem"
+	"snap/hv/qemu/internal/procmem"
 	"snap/phys"
 )
 
-// openDirect opens the memory of the QEMU process, which must run on this host.
-func (d *Domain) openDirect(ctx context.Context, m ramMap) (hv.Memory, error) {
-	if !d.conn.target.local {
-		return nil, fmt.Errorf("%w: %s may be on another host; direct needs a unix socket", hv.ErrUnsupported, d.conn.URI())
-	}
-	cpus, err := qmp[[]vcpu](ctx, d, "query-cpus-fast")
-	if err != nil {
-		return nil, err
-	}
-	pid, err := processOf(cpus)
+// OpenDirect opens the guest's memory in QEMU's process, which must run on this
+// host, as m says where it is. The error is hv.ErrUnsupported if the process isn't
+// here or isn't known to be the right one, and hv.ErrDenied if the host forbids it.
+// The caller closes the memory.
+func (g *Guest) OpenDirect(ctx context.Context, m RAMMap) (hv.Memory, error) {
+	pid, cpus, err := g.process(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var ranges []procmem.Range
 	for _, r := range m.ranges {
-		hva, err := d.hostAddress(ctx, r)
+		hva, err := g.hostAddress(ctx, r)
 		if err != nil {
 			return nil, err
 		}
 		ranges = append(ranges, procmem.Range{Run: r.run, HVA: hva})
 	}
-	mem, err := procmem.Open(pid, ranges, func() error { return d.verifyProcess(pid, cpus) })
+	mem, err := procmem.Open(pid, ranges, func() error { return g.verifyProcess(pid, cpus) })
 	if err != nil {
 		return nil, err
 	}
 	return mem, nil
+}
+
+// process finds QEMU's process by its processors, without a look at whether it is
+// the right one.
+func (g *Guest) process(ctx context.Context) (pid int, cpus []vcpu, err error) {
+	if cpus, err = qmp[[]vcpu](ctx, g, "query-cpus-fast"); err != nil {
+		return 0, nil, err
+	}
+	pid, err = processOf(cpus)
+	return pid, cpus, err
 }
 
 // processOf returns the process that the processors' threads belong to.
@@ -73,51 +78,47 @@ func processOf(cpus []vcpu) (int, error) {
 
 var tgidLine = regexp.MustCompile(`(?m)^Tgid:\s+(\d+)$`)
 
-// verifyProcess fails unless pid is the QEMU that runs this domain.
-func (d *Domain) verifyProcess(pid int, cpus []vcpu) error {
+// verifyProcess fails unless pid is the QEMU that runs this guest.
+func (g *Guest) verifyProcess(pid int, cpus []vcpu) error {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return fmt.Errorf("%w: read command line of process %d: %w", hv.ErrUnsupported, pid, err)
 	}
 	args := strings.Split(string(raw), "\x00")
 	i := slices.Index(args, "-uuid")
-	if i < 0 || i+1 >= len(args) || !strings.EqualFold(args[i+1], formatUUID(d.dom.UUID)) {
-		return fmt.Errorf("%w: process %d is not the QEMU of domain %q", hv.ErrUnsupported, pid, d.dom.Name)
+	if g.o.UUID == "" || i < 0 || i+1 >= len(args) || !strings.EqualFold(args[i+1], g.o.UUID) {
+		return fmt.Errorf("%w: process %d is not the QEMU of domain %q", hv.ErrUnsupported, pid, g.o.Name)
 	}
 	for _, c := range cpus {
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%d", pid, c.Thread)); err != nil {
 			return fmt.Errorf("%w: processor %d has no thread in process %d: %w", hv.ErrUnsupported, c.Index, pid, err)
 		}
 	}
-	return d.comparePIDFile(pid)
+	return g.comparePIDFile(pid)
 }
 
-// comparePIDFile fails if the daemon's own note of the process says otherwise. A
-// note that isn't there or can't be read says nothing.
-func (d *Domain) comparePIDFile(pid int) error {
-	name := "/run/libvirt/qemu/" + d.dom.Name + ".pid"
-	if strings.HasSuffix(d.conn.target.driver, "/session") {
-		name = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt/qemu/run", d.dom.Name+".pid")
-	}
-	raw, err := os.ReadFile(name)
+// comparePIDFile fails if the note of the process says otherwise. A note that isn't
+// there or can't be read says nothing.
+func (g *Guest) comparePIDFile(pid int) error {
+	raw, err := os.ReadFile(g.o.PIDFile)
 	if err != nil {
 		return nil //nolint:nilerr // only a second opinion
 	}
 	if got, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && got != pid {
-		return fmt.Errorf("%w: %s says process %d, QEMU says %d", hv.ErrUnsupported, name, got, pid)
+		return fmt.Errorf("%w: %s says process %d, QEMU says %d", hv.ErrUnsupported, g.o.PIDFile, got, pid)
 	}
 	return nil
 }
 
 // hostAddress asks where r lies in QEMU. First and last page must be as far apart
 // there as in the guest.
-func (d *Domain) hostAddress(ctx context.Context, r ramRange) (uint64, error) {
-	first, err := d.gpa2hva(ctx, r.run.Base.Addr(), r.block)
+func (g *Guest) hostAddress(ctx context.Context, r ramRange) (uint64, error) {
+	first, err := g.gpa2hva(ctx, r.run.Base.Addr(), r.block)
 	if err != nil {
 		return 0, err
 	}
 	last := r.run.End().Addr() - phys.PageSize
-	end, err := d.gpa2hva(ctx, last, r.block)
+	end, err := g.gpa2hva(ctx, last, r.block)
 	if err != nil {
 		return 0, err
 	}
@@ -129,8 +130,8 @@ func (d *Domain) hostAddress(ctx context.Context, r ramRange) (uint64, error) {
 
 // gpa2hva is QEMU's command of that name. Its sibling gpa2hpa must never be used:
 // it writes to the page.
-func (d *Domain) gpa2hva(ctx context.Context, at phys.Addr, block string) (uint64, error) {
-	text, err := d.hmp(ctx, fmt.Sprintf("gpa2hva %#x", uint64(at)))
+func (g *Guest) gpa2hva(ctx context.Context, at phys.Addr, block string) (uint64, error) {
+	text, err := g.hmp(ctx, fmt.Sprintf("gpa2hva %#x", uint64(at)))
 	if err != nil {
 		return 0, err
 	}

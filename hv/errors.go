@@ -1,0 +1,31 @@
+package hv
+
+import (
+	"errors"
+)
+
+// Classes of failure that callers act on; test with errors.Is.
+var (
+	// ErrNoDomain: no domain of that name, UUID or id on the connection.
+	ErrNoDomain = errors.New("no such domain")
+	// ErrNotRunning: the domain has no memory to read (shut off, crashed and
+	// destroyed, or suspended to disk).
+	ErrNotRunning = errors.New("domain is not running")
+	// ErrDenied: authentication, ACL, ptrace or file permission.
+	ErrDenied = errors.New("not allowed")
+	// ErrBusy: the domain is migrating, being saved or being dumped.
+	ErrBusy = errors.New("domain is busy")
+	// ErrUnreachable: there is no way to the hypervisor's daemon, or no longer.
+	ErrUnreachable = errors.New("the daemon can't be reached")
+	// ErrConfidential: the guest's memory is encrypted (SEV, TDX).
+	ErrConfidential = errors.New("confidential guest")
+	// ErrUnsupported: the source or mode that was asked for can't work safely here.
+	ErrUnsupported = errors.New("not possible here")
+	// ErrStillPaused: the guest was paused by snap and could not be resumed.
+	ErrStillPaused = errors.New("guest may still be paused")
+	// ErrDisturbed: somebody else resumed the guest while it was to stand still,
+	// so that what was read is not of one point in time.
+	ErrDisturbed = errors.New("the guest was interfered with")
+	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
+	ErrFormat = errors.New("damaged or unknown format")
+)

@@ -1,0 +1,59 @@
+package hv
+
+import (
+	"context"
+
+	"snap/phys"
+)
+
+// Memory is a guest's memory through one mechanism.
+type Memory interface {
+	phys.Reader
+
+	// Mechanism names how the memory is read.
+	Mechanism() Mechanism
+
+	// RAM returns the pages that are memory: never a hole, never MMIO.
+	// Reads outside of it fail with phys.ErrNotRAM.
+	RAM() phys.Runs
+
+	// Populated returns the pages of RAM that can hold anything but zeros at
+	// this moment; all others read as zero and need not be read. known is
+	// false where the mechanism can't tell, and then the set is RAM.
+	Populated(ctx context.Context) (set phys.Runs, known bool, err error)
+
+	// Close releases the mechanism. Reads in flight end first.
+	Close() error
+}
+
+// FallbackMemory is a Memory that MechanismAuto may have chosen because a faster
+// one could not be opened.
+type FallbackMemory interface {
+	Memory
+
+	// WhyNotDirect returns why the faster mechanism could not be used, nil if
+	// this one was asked for.
+	WhyNotDirect() error
+}
+
+// Mechanism is a way to read a guest's memory.
+type Mechanism string
+
+// Mechanisms that a running domain can be asked for. Files know only MechanismAuto.
+const (
+	MechanismAuto   Mechanism = "auto"   // direct where it works, else peek; no memory's own
+	MechanismDirect Mechanism = "direct" // the hypervisor process's memory on this host
+	MechanismPeek   Mechanism = "peek"   // through the hypervisor's API
+)
+
+// Mechanisms of memory that was saved. They are not asked for.
+const (
+	MechanismSnapshot Mechanism = "background-snapshot" // as the hypervisor saved it while the guest ran on
+	MechanismELFCore  Mechanism = "elf-core"
+	MechanismRaw      Mechanism = "raw" // a file of nothing but memory
+)
+
+// Mechanisms returns all mechanisms that can be asked for, the default first.
+func Mechanisms() []Mechanism {
+	return []Mechanism{MechanismAuto, MechanismDirect, MechanismPeek}
+}

@@ -1,0 +1,210 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"snap/hv"
+	"snap/hv/internal/bounded"
+	"snap/hv/qemu/vmstate"
+	"snap/phys"
+)
+
+// What a page and all that is no page take in QEMU's stream (migration/ram.c):
+// each page has a record of 8 bytes, followed by its content or by one byte for
+// all of its zeros.
+const (
+	recordBytes = 8
+	zeroBytes   = recordBytes + 1
+	// otherBytes is for devices, section headers and names, and for what the
+	// guest populates until the snapshot begins.
+	otherBytes = 32 << 20
+)
+
+// Bounds on a snapshot.
+const (
+	// lookEvery is the pause between two looks at how far QEMU is.
+	lookEvery = 50 * time.Millisecond
+	// awayFor is how long a monitor that doesn't answer is borne with: QEMU goes on
+	// without it.
+	awayFor = 60 * time.Second
+	// undoFor is how long it is tried to end the snapshot.
+	undoFor = 60 * time.Second
+)
+
+// SnapshotSize returns how many bytes of the host's memory a snapshot takes if so
+// many pages can hold anything but zeros.
+func (g *Guest) SnapshotSize(ctx context.Context, populated uint64) (uint64, error) {
+	m, err := g.RAMMap(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return m.stream(populated), nil
+}
+
+// stream bounds the stream if so many pages have content.
+func (m RAMMap) stream(populated uint64) uint64 {
+	return streamSize(m.runs.Pages(), populated, m.blocks)
+}
+
+// streamSize bounds the stream of a guest with so many pages, of which so many
+// have content, in blocks of so many bytes: what of these isn't the guest's memory
+// counts as full.
+func streamSize(pages, populated, all uint64) uint64 {
+	populated = min(pages, populated+populated/16)
+	others := all>>phys.PageShift - min(pages, all>>phys.PageShift)
+	return pages*zeroBytes + (populated+others)*(recordBytes+phys.PageSize) + otherBytes
+}
+
+// Snapshot takes a snapshot of the guest by QEMU's background snapshots: QEMU
+// write-protects the guest's memory at one moment, lets the guest go on, and saves
+// each page before it is written to. The caller has asked WhyNoSnapshot, and closes
+// what it returns. by is who else runs QEMU; k undoes the snapshot should this
+// process die, nil if nobody does. When Snapshot returns, all that it changed of
+// QEMU is as it was, unless errors.Is(err, hv.ErrStillPaused).
+func (g *Guest) Snapshot(ctx context.Context, o hv.SnapshotOptions, by Manager, k hv.Keeper) (hv.Snapshot, error) {
+	s, err := g.snapshot(ctx, o, by, k)
+	if err != nil {
+		return nil, fmt.Errorf("take a snapshot of domain %q: %w", g.o.Name, err)
+	}
+	return s, nil
+}
+
+func (g *Guest) snapshot(ctx context.Context, o hv.SnapshotOptions, by Manager, k hv.Keeper) (_ *savedGuest, err error) {
+	m, err := g.RAMMap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	size := m.stream(o.Populated)
+	if size > o.Room {
+		return nil, fmt.Errorf("%w: it takes %d bytes of the host's memory, and only %d are allowed", hv.ErrUnsupported, size, o.Room)
+	}
+	s, err := newSink(ctx, size, min(o.Room, m.stream(m.runs.Pages())))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	saved, err := g.saveGuarded(ctx, s, o.Progress, by, k)
+	if err != nil {
+		return nil, err
+	}
+	return g.open(ctx, s, m, saved)
+}
+
+// open makes a snapshot of what QEMU saved to s, of a guest whose RAM map was m.
+func (g *Guest) open(ctx context.Context, s *sink, m RAMMap, saved migration) (*savedGuest, error) {
+	kvm, err := g.underKVM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.contents()
+	if err != nil {
+		return nil, err
+	}
+	st, err := vmstate.Parse(b, vmstate.Options{MaxRAM: m.blocks, MaxCPUs: maxCPUs, KVM: kvm})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
+	}
+	if again, err := g.RAM(ctx); err != nil || !slices.Equal(again, m.runs) {
+		return nil, errors.Join(err, fmt.Errorf("%w: the guest's memory changed size meanwhile", hv.ErrBusy))
+	}
+	guest, err := newSavedGuest(st, m)
+	if err != nil {
+		return nil, err
+	}
+	guest.sink, guest.downtime = s, time.Duration(saved.Downtime*float64(time.Millisecond))
+	return guest, nil
+}
+
+// saveGuarded has QEMU save the guest, with somebody ready to undo it.
+func (g *Guest) saveGuarded(ctx context.Context, s *sink, progress func(done, total uint64), by Manager, k hv.Keeper) (migration, error) {
+	if k != nil {
+		if err := k.Hold(ctx, hv.ForSnapshot); err != nil {
+			return migration{}, err
+		}
+	}
+	saved, err := g.save(ctx, s, progress, by)
+	undo, cancel := bounded.Within(context.Background(), undoFor)
+	defer cancel()
+	undone := g.AbandonSnapshot(undo, by)
+	if k != nil && !errors.Is(undone, hv.ErrStillPaused) {
+		k.Freed()
+	}
+	return saved, errors.Join(err, undone)
+}
+
+// save has QEMU save the guest to s. Whatever comes of it, something may be left
+// to undo.
+func (g *Guest) save(ctx context.Context, s *sink, progress func(done, total uint64), by Manager) (migration, error) {
+	w, err := s.writer()
+	if err != nil {
+		return migration{}, err
+	}
+	err = g.giveSink(ctx, w)
+	_ = w.Close() // QEMU has its own
+	if err != nil {
+		return migration{}, err
+	}
+	if err := g.setSnapshotCapability(ctx, true); err != nil {
+		return migration{}, impossible(err)
+	}
+	if err := g.startSnapshot(ctx); err != nil {
+		return migration{}, impossible(err)
+	}
+	for {
+		m, err := g.awaitMigration(ctx, by)
+		if err != nil {
+			return m, err
+		}
+		switch m.Status {
+		case "completed":
+			return m, nil
+		case "failed":
+			return m, fmt.Errorf("QEMU gave up: %s", m.Error)
+		case "cancelled", "cancelling":
+			return m, fmt.Errorf("somebody cancelled it: %w", hv.ErrDisturbed)
+		}
+		if progress != nil && m.RAM.Total > 0 {
+			progress(m.RAM.Total-min(m.RAM.Remaining, m.RAM.Total), m.RAM.Total)
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-ctx.Done():
+			return m, bounded.Ended(ctx)
+		}
+	}
+}
+
+// impossible gives a refusal of QEMU's its class.
+func impossible(err error) error {
+	if _, ok := errors.AsType[*RefusedError](err); ok {
+		return fmt.Errorf("%w: %w", hv.ErrUnsupported, err)
+	}
+	return err
+}
+
+// awaitMigration asks how far QEMU is. It bears with a monitor that is away for a
+// while.
+func (g *Guest) awaitMigration(ctx context.Context, by Manager) (migration, error) {
+	for since := time.Now(); ; {
+		m, err := g.migration(ctx)
+		if err == nil || ctx.Err() != nil || by.Gone(ctx) || time.Since(since) > awayFor {
+			return m, err
+		}
+		if _, ok := errors.AsType[*RefusedError](err); ok {
+			return m, err
+		}
+		select {
+		case <-time.After(lookEvery):
+		case <-ctx.Done():
+			return m, bounded.Ended(ctx)
+		}
+	}
+}

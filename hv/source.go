@@ -1,0 +1,32 @@
+package hv
+
+import (
+	"context"
+
+	"snap/phys"
+)
+
+// Source is a guest that can be read: a domain, or a file that holds one.
+type Source interface {
+	Identity() Identity
+
+	// Registers returns the state of every processor, in the hypervisor's
+	// order. A file that holds none returns an empty slice. While the guest
+	// runs, each processor is sampled at a moment of its own.
+	Registers(ctx context.Context) ([]phys.Registers, error)
+
+	// OpenMemory opens the guest's memory. The caller closes it.
+	OpenMemory(ctx context.Context, m Mechanism) (Memory, error)
+
+	// Close releases the source; it resumes nothing.
+	Close() error
+}
+
+// Identity says which guest a source belongs to, for names and reports.
+type Identity struct {
+	Name string // domain name, or the file's base name
+	UUID string // empty for files
+	ID   int    // the hypervisor's id of the running instance, 0 if none
+	Host string // name of the host that runs the guest, as the hypervisor gives it
+	URI  string // connection URI, empty for files
+}
