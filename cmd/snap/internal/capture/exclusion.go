@@ -165,20 +165,20 @@ func (s *Survey) withoutExcluded(runs []phys.Run) []phys.Run {
 // newPlan makes the dump plan of the chosen format for the given facts, whose
 // runs may be too many for a full dump.
 func newPlan(facts *header.Facts, format Format) (*dump.Plan, error) {
-	fits := len(facts.Runs) <= header.MaxRuns
+	fits := len(facts.Runs.Value) <= header.MaxRuns
 	switch {
 	case format == FormatFull && !fits:
-		return nil, fmt.Errorf("%d runs of pages, and a full dump's header holds %d: %w", len(facts.Runs), header.MaxRuns, ErrTooManyRuns)
+		return nil, fmt.Errorf("%d runs of pages, and a full dump's header holds %d: %w", len(facts.Runs.Value), header.MaxRuns, ErrTooManyRuns)
 	case format == FormatBitmap || !fits:
-		pages, err := phys.NewRuns(facts.Runs...)
+		pages, err := phys.NewRuns(facts.Runs.Value...)
 		if err != nil {
 			return nil, err
 		}
-		facts.Runs = nil
+		facts.Runs.Value = nil
 		buf, err := header.InitializeBitmapDumpHeader(facts, pages)
 		return &dump.Plan{Header: buf, Runs: pages}, err
 	}
 	buf := make([]byte, header.Size64)
 	n, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, buf, facts)
-	return &dump.Plan{Header: buf[:n], Runs: facts.Runs}, err
+	return &dump.Plan{Header: buf[:n], Runs: facts.Runs.Value}, err
 }

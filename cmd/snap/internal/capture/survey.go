@@ -61,12 +61,12 @@ func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Regis
 	if o.Earlier != nil {
 		earlier = o.Earlier.Adverts
 	}
-	if err := s.planExclusion(ctx, ram, facts.BugCheckCode, o.Exclusion, earlier); err != nil {
+	if err := s.planExclusion(ctx, ram, facts.BugCheckCode.Value, o.Exclusion, earlier); err != nil {
 		return nil, err
 	}
-	whole := pagesOf(facts.Runs)
-	facts.Runs = s.withoutExcluded(facts.Runs)
-	s.Excluded = whole - pagesOf(facts.Runs)
+	whole := pagesOf(facts.Runs.Value)
+	facts.Runs.Value = s.withoutExcluded(facts.Runs.Value)
+	s.Excluded = whole - pagesOf(facts.Runs.Value)
 	if s.Plan, err = newPlan(facts, o.Format); err != nil {
 		return nil, fmt.Errorf("make the dump header: %w", err)
 	}
@@ -86,38 +86,41 @@ func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
 func (s *Survey) facts(ram phys.Runs, comment string) *header.Facts {
 	sys := s.System
 	f := &header.Facts{
-		Machine:             header.Machine(sys.Arch),
-		NtBuildNumber:       sys.NtBuildNumber,
-		DirectoryTableBase:  sys.DirectoryTableBase,
-		PfnDatabase:         sys.MmPfnDatabase,
-		PsLoadedModuleList:  sys.PsLoadedModuleList,
-		PsActiveProcessHead: sys.PsActiveProcessHead,
-		KdDebuggerDataBlock: sys.KDBG.At,
-		NumberProcessors:    uint32(len(sys.Processors)),
-		Runs:                sys.PhysicalMemory,
-		BugCheckCode:        header.BugCheckLiveSystemDump,
-		SystemTime:          sys.KUSER.SystemTime,
-		SystemUpTime:        sys.KUSER.InterruptTime,
-		ProductType:         sys.KUSER.NtProductType,
-		SuiteMask:           sys.KUSER.SuiteMask,
-		BootID:              sys.KUSER.BootID,
-		Comment:             comment,
+		Machine:             phys.Know(header.Machine(sys.Arch), sys.Origins["MachineImageType"]),
+		NtBuildNumber:       phys.Know(sys.NtBuildNumber, sys.Origins["MinorVersion"]),
+		DirectoryTableBase:  phys.Know(sys.DirectoryTableBase, sys.Origins["DirectoryTableBase"]),
+		PfnDatabase:         phys.Know(sys.MmPfnDatabase, sys.Origins["PfnDataBase"]),
+		PsLoadedModuleList:  phys.Know(sys.PsLoadedModuleList, sys.Origins["PsLoadedModuleList"]),
+		PsActiveProcessHead: phys.Know(sys.PsActiveProcessHead, sys.Origins["PsActiveProcessHead"]),
+		KdDebuggerDataBlock: phys.Know(sys.KDBG.At, sys.Origins["KdDebuggerDataBlock"]),
+		NumberProcessors:    phys.Know(uint32(len(sys.Processors)), sys.Origins["NumberProcessors"]),
+		Runs:                phys.Know(sys.PhysicalMemory, sys.Origins["PhysicalMemoryBlock"]),
+		BugCheckCode:        phys.Know(header.BugCheckLiveSystemDump, header.FromNotCrashed),
+		SystemTime:          phys.Know(sys.KUSER.SystemTime, sys.Origins["SystemTime"]),
+		SystemUpTime:        phys.Know(sys.KUSER.InterruptTime, sys.Origins["SystemUpTime"]),
+		ProductType:         phys.Know(sys.KUSER.NtProductType, sys.Origins["ProductType"]),
+		SuiteMask:           phys.Know(sys.KUSER.SuiteMask, sys.Origins["SuiteMask"]),
+		BootID:              phys.Know(sys.KUSER.BootID, sys.Origins["BootId"]),
+		Comment:             phys.Know(comment, "snap"),
 	}
 	if code := sys.BugCheck[0]; code != 0 {
-		f.BugCheckCode = uint32(code)
-		copy(f.BugCheckParameter[:], sys.BugCheck[1:])
+		from := sys.Origins["BugCheckCode"]
+		f.BugCheckCode = phys.Know(uint32(code), from)
+		for i, p := range sys.BugCheck[1:] {
+			f.BugCheckParameter[i] = phys.Know(p, from)
+		}
 	}
-	if len(f.Runs) == 0 {
+	if len(f.Runs.Value) == 0 {
 		// Windows keeps its first page out of its own list; do likewise.
-		f.Runs = ram.Minus(phys.Runs{{Base: 0, Pages: 1}})
+		f.Runs = phys.Know([]phys.Run(ram.Minus(phys.Runs{{Base: 0, Pages: 1}})), "RAM map without the first page")
 		s.warn("the guest's own memory ranges can't be used: the dump holds all RAM instead")
 	}
-	if !f.PfnDatabase.Kernel() {
-		s.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(f.PfnDatabase))
-		f.PfnDatabase = 0
+	if !f.PfnDatabase.Value.Kernel() {
+		s.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(f.PfnDatabase.Value))
+		f.PfnDatabase.Value = 0
 	}
 	if cpu := s.firstCPU(); cpu != nil {
-		f.Context = header.ContextAMD64(cpu)
+		f.Context = phys.Know(header.ContextAMD64(cpu), fmt.Sprintf("registers of vCPU %d", cpu.CPU))
 	}
 	return f
 }
