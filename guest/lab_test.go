@@ -371,3 +371,44 @@ func TestOpenWithAnotherProcess(t *testing.T) {
 		t.Errorf("DirectoryTableBase = %#x, warnings %q; want %#x and a warning", s.DirectoryTableBase.Value, s.Warnings, other)
 	}
 }
+
+// A dump holds the guest's own memory, or where that is not known all RAM but
+// the first page.
+func TestDumpMemory(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 12})
+	s, err := discover(t, im)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, warning := s.DumpMemory()
+	if diff := cmp.Diff(phys.Know(im.Truth.Runs, "KDBG MmPhysicalMemoryBlock"), got); diff != "" || warning != "" {
+		t.Errorf("DumpMemory of a sound guest warns %q, and has (-want +got):\n%s", warning, diff)
+	}
+	s.PhysicalMemory = phys.Known[[]phys.Run]{}
+	got, warning = s.DumpMemory()
+	want := []phys.Run(im.RAM().Minus(phys.Runs{{Base: 0, Pages: 1}}))
+	if diff := cmp.Diff(phys.Know(want, "RAM map without the first page"), got); diff != "" ||
+		warning != "the guest's own memory ranges can't be used: the dump holds all RAM instead" {
+		t.Errorf("DumpMemory without MmPhysicalMemoryBlock warns %q, and has (-want +got):\n%s", warning, diff)
+	}
+}
+
+func TestName(t *testing.T) {
+	for _, tt := range []struct {
+		product, major, minor, build uint32
+		want                         string
+	}{
+		{1, 10, 0, 19045, "Windows 10.0.19045"},
+		{2, 6, 3, 9600, "Windows Server 6.3.9600"},
+		{3, 5, 2, 3790, "Windows Server 5.2.3790"},
+	} {
+		s := &guest.System{
+			ProductType:   phys.Know(tt.product, "a test"),
+			NtBuildNumber: phys.Know(0xF000_0000|tt.build, "a test"),
+			KUSER:         guest.KUSER{NtMajorVersion: tt.major, NtMinorVersion: tt.minor},
+		}
+		if got := s.Name(); got != tt.want {
+			t.Errorf("Name() = %q; want %q", got, tt.want)
+		}
+	}
+}
