@@ -153,7 +153,7 @@ func adverts(t testing.TB, im *ntlab.Image, mem phys.Reader) *guest.Adverts {
 		t.Fatalf("Discover failed: %v", err)
 	}
 	if mem != nil {
-		s.Space = guest.NewAddressSpace(mem, im.RAM(), s.DirectoryTableBase)
+		s.Space = guest.NewAddressSpace(mem, im.RAM(), s.DirectoryTableBase.Value)
 	}
 	a, err := s.Adverts(t.Context())
 	if err != nil {

@@ -26,7 +26,7 @@ func advertGuest(b []byte) (*System, *smallRAM) {
 		}
 	}
 	return &System{
-		Space: NewAddressSpace(m, m.ram(), 0x1000), PsLoadedModuleList: testVA, Kernel: &Image{Base: testVA - 0x1000},
+		Space: NewAddressSpace(m, m.ram(), 0x1000), PsLoadedModuleList: phys.Know[phys.VirtAddr](testVA, "a test"), Kernel: &Image{Base: testVA - 0x1000},
 	}, m
 }
 

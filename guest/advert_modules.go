@@ -27,7 +27,7 @@ func (m *loadedModule) end() phys.VirtAddr { return m.base + phys.VirtAddr(m.siz
 // Modules it goes on after an entry that makes no sense. It reads what a
 // debugger reads of an entry: the entry and the texts of both names.
 func (s *System) eachModule(ctx context.Context, visit func(m loadedModule) error) error {
-	return walkList(ctx, s.Space, "PsLoadedModuleList", s.PsLoadedModuleList, maxModules, func(entry phys.VirtAddr) error {
+	return walkList(ctx, s.Space, "PsLoadedModuleList", s.PsLoadedModuleList.Value, maxModules, func(entry phys.VirtAddr) error {
 		m := s.readModule(ctx, entry)
 		if err := ctx.Err(); err != nil {
 			return err
@@ -97,7 +97,7 @@ func (a *advertReader) run(ctx context.Context) {
 			return nil // a list can lead to one image any number of times
 		}
 		if len(a.seen) >= maxAdvertModules {
-			a.problem("", a.sys.PsLoadedModuleList, fmt.Sprintf("only the first %d modules are looked at", maxAdvertModules))
+			a.problem("", a.sys.PsLoadedModuleList.Value, fmt.Sprintf("only the first %d modules are looked at", maxAdvertModules))
 			return errModules
 		}
 		a.seen[m.base] = true
@@ -105,7 +105,7 @@ func (a *advertReader) run(ctx context.Context) {
 		return ctx.Err()
 	})
 	if err != nil && !errors.Is(err, errModules) && ctx.Err() == nil {
-		a.problem("", a.sys.PsLoadedModuleList, err.Error())
+		a.problem("", a.sys.PsLoadedModuleList.Value, err.Error())
 	}
 	a.findSilent(ctx)
 }

@@ -204,7 +204,7 @@ func TestAdvertsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	s.Space = guest.NewAddressSpace(onRead(t, im, at, func(int) { cancel() }), im.RAM(), s.DirectoryTableBase)
+	s.Space = guest.NewAddressSpace(onRead(t, im, at, func(int) { cancel() }), im.RAM(), s.DirectoryTableBase.Value)
 	if a, err := s.Adverts(ctx); !errors.Is(err, context.Canceled) || len(a.Tables)+len(a.Problems) != 0 {
 		t.Errorf("Adverts, canceled = %+v, %v; want context.Canceled", a, err)
 	}
@@ -212,7 +212,7 @@ func TestAdvertsEnd(t *testing.T) {
 	// The guest is not to blame for memory that can't be read.
 	broken := errors.New("the connection is gone")
 	pa, _ := im.Translate(at)
-	s.Space = guest.NewAddressSpace(&failingAt{im, pa, broken}, im.RAM(), s.DirectoryTableBase)
+	s.Space = guest.NewAddressSpace(&failingAt{im, pa, broken}, im.RAM(), s.DirectoryTableBase.Value)
 	if a, err := s.Adverts(t.Context()); !errors.Is(err, broken) || len(a.Problems) != 1 {
 		t.Errorf("Adverts without a page = %+v, %v; want the reader's error and a problem", a, err)
 	}

@@ -14,8 +14,8 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	if !d.ram.Has(c.root.PFN()) {
 		return nil, phys.ErrNotRAM
 	}
-	space := NewAddressSpace(d.mem, d.ram, c.root)
-	if _, err := ReadKUSER(ctx, space); err != nil {
+	space := newAddressSpace(d.arch, d.mem, d.ram, c.root)
+	if _, err := readKUSER(ctx, space.arch, space); err != nil {
 		return nil, err
 	}
 	d.witnesses++
@@ -28,14 +28,14 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	}
 	var sys *System
 	var reasons []error
-	hints := append(c.hints, registerHints(ctx, space, d.cpus)...)
+	hints := append(c.hints, space.arch.hints(ctx, space, d.cpus)...)
 	err = d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
 		var err error
 		if sys, err = d.enter(ctx, space, half, kernel); err != nil {
 			reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
 			return false
 		}
-		sys.Witness, sys.Origins["KernBase"] = c.from, from
+		sys.Witness, sys.KernBase.From = c.from, from
 		return true
 	})
 	if err != nil {
@@ -69,8 +69,10 @@ func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err err
 	if err != nil {
 		return half, err
 	}
+	p := &s.arch.paging
+	first := p.index(s.arch.kernelsLow, p.top)
 	for i := range half {
-		half[i] = t.entries[kernelRangeLow>>levelShift(topLevel)%tableEntries+phys.VirtAddr(i)] & (pteFrame | ptePresent)
+		half[i] = t.entries[first+uint64(i)] & (p.frame | p.present)
 	}
 	return half, nil
 }
@@ -122,7 +124,7 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 	if err != nil {
 		return nil, fmt.Errorf("System process: %w", err)
 	}
-	own := NewAddressSpace(d.mem.Reader, d.ram, root) // outlives the discovery
+	own := newAddressSpace(d.arch, d.mem.Reader, d.ram, root) // outlives the discovery
 	slot, err := sameGuest(ctx, space, own, kernel.Base, &k)
 	if err != nil {
 		return nil, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)
@@ -132,9 +134,8 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 		return nil, err
 	}
 	sys := &System{
-		Space: own, Kernel: im, KDBG: k, DirectoryTableBase: root, SelfMapSlot: slot,
+		Space: own, Kernel: im, KDBG: k, DirectoryTableBase: phys.Know(root, from), SelfMapSlot: slot,
 		PsInitialSystemProcess: eprocess,
-		Origins:                map[string]string{"DirectoryTableBase": from},
 	}
 	return sys, sys.fill(ctx)
 }
@@ -147,7 +148,7 @@ func sameGuest(ctx context.Context, space, own *AddressSpace, kernBase phys.Virt
 	if err != nil {
 		return 0, err
 	}
-	for _, va := range []phys.VirtAddr{KUSERAddress, kernBase} {
+	for _, va := range []phys.VirtAddr{own.arch.kuser, kernBase} {
 		got, err := own.Translate(ctx, va)
 		if err != nil {
 			return 0, err
@@ -174,8 +175,9 @@ func selfMapSlot(ctx context.Context, space *AddressSpace, k *KDBG) (int, error)
 	if len(slots) != 1 {
 		return 0, fmt.Errorf("%w: %d entries of the kernel half map the table itself", ErrMalformed, len(slots))
 	}
-	const signBits = 0xFFFF << 48
-	base := uint64(signBits) | uint64(slots[0])<<levelShift(topLevel)
+	p := &space.arch.paging
+	signBits := ^uint64(0) << p.addressBits
+	base := signBits | uint64(slots[0])<<p.shift(p.top)
 	if want, ok := k.value(kdbgPteBase); ok && want != 0 && want != base {
 		return 0, fmt.Errorf("%w: self-map at %#x, but PteBase is %#x", ErrMalformed, base, want)
 	}

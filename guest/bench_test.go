@@ -5,6 +5,7 @@ import (
 
 	"snap/guest"
 	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // BenchmarkRefuse is how fast RAM is searched for page tables in vain.
@@ -25,4 +26,19 @@ func BenchmarkDiscover(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkTranslate walks page tables that the address space has at hand.
+func BenchmarkTranslate(b *testing.B) {
+	im := build(b, ntlab.Config{SmallPages: true})
+	space := guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase)
+	const pages = 512
+	for b.Loop() {
+		for i := range phys.VirtAddr(pages) {
+			if _, err := space.Translate(b.Context(), im.Truth.KernelBase+i<<phys.PageShift); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pages, "ns/page")
 }

@@ -286,7 +286,7 @@ func TestCallbackScan(t *testing.T) {
 	record(8<<20-0x400, true)   // near the end of what a module may have
 	record(8<<20+0x1000, false) // and behind it
 	var read uint64
-	s.Space = guest.NewAddressSpace(&watched{im, func(p []byte, _ phys.Addr) { read += uint64(len(p)) }}, im.RAM(), s.DirectoryTableBase)
+	s.Space = guest.NewAddressSpace(&watched{im, func(p []byte, _ phys.Addr) { read += uint64(len(p)) }}, im.RAM(), s.DirectoryTableBase.Value)
 	a, err := s.Adverts(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func TestScribbledGuests(t *testing.T) {
 				t.Errorf("round %d: processor %+v", round, p)
 			}
 		}
-		for _, run := range s.PhysicalMemory {
+		for _, run := range s.PhysicalMemory.Value {
 			if !run.Valid() || !im.RAM().Covers(run.Base.Addr(), run.Size()) {
 				t.Errorf("round %d: PhysicalMemory has %v, which is not RAM", round, run)
 			}

@@ -6,10 +6,6 @@ import (
 	"snap/phys"
 )
 
-// firstKernelAddress is where the upper canonical half begins with 4-level
-// paging (AMD64 manual volume 2, 5.3.1).
-const firstKernelAddress phys.VirtAddr = 0xFFFF_8000_0000_0000
-
 // Extent says where the byte at va leads, and for how many bytes n from va on
 // that is all there is to say.
 //
@@ -29,27 +25,27 @@ func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (at phys.Ad
 	if err := ctx.Err(); err != nil {
 		return 0, 0, false, err
 	}
-	if !va.Canonical() {
-		return 0, uint64(firstKernelAddress - va), false, nil
+	p := &s.arch.paging
+	if !p.canonical(va) {
+		return 0, uint64(s.arch.kernelHalf - va), false, nil
 	}
 	next := s.root
-	for level := topLevel; ; level-- {
+	for level := p.top; ; level-- {
 		t, err := s.table(ctx, next)
 		if err != nil {
-			return 0, 0, false, &TranslateError{At: va, Level: level, Entry: uint64(next), Err: err}
+			return 0, 0, false, p.walkError(va, level, uint64(next), err)
 		}
-		size := uint64(1) << levelShift(level)
-		i := uint64(va) >> levelShift(level) % tableEntries
+		size, i := p.size(level), p.index(va, level)
 		e, offset := t.entries[i], uint64(va)&(size-1)
 		leaf, err := s.step(&Mapping{}, level, e)
 		switch {
 		case err != nil: // the entry leads nowhere, for whatever reason
 			return 0, s.emptyEntries(t, level, i)*size - offset, false, nil
 		case leaf:
-			first := e & pteFrame &^ (size - 1)
+			first := uint64(p.at(e)) &^ (size - 1)
 			return phys.Addr(first + offset), s.followingPages(t, level, i)*size - offset, true, nil
 		}
-		next = phys.Addr(e & pteFrame)
+		next = p.at(e)
 	}
 }
 
@@ -57,8 +53,8 @@ func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (at phys.Ad
 // nowhere.
 func (s *AddressSpace) emptyEntries(t *table, level int, i uint64) uint64 {
 	end := uint64(tableEntries)
-	if level == topLevel && i < tableEntries/2 {
-		end = tableEntries / 2 // what follows is the other half
+	if level == s.arch.paging.top && i < kernelEntry {
+		end = kernelEntry // what follows is the other half
 	}
 	n := uint64(1)
 	for i+n < end {
@@ -73,13 +69,14 @@ func (s *AddressSpace) emptyEntries(t *table, level int, i uint64) uint64 {
 // followingPages returns how many entries of a table, from entry i on, map
 // pages that follow each other in guest-physical memory.
 func (s *AddressSpace) followingPages(t *table, level int, i uint64) uint64 {
-	size := uint64(1) << levelShift(level)
-	first := t.entries[i] & pteFrame &^ (size - 1)
+	p := &s.arch.paging
+	size := p.size(level)
+	first := uint64(p.at(t.entries[i])) &^ (size - 1)
 	n := uint64(1)
 	for i+n < tableEntries {
 		e := t.entries[i+n]
 		leaf, err := s.step(&Mapping{}, level, e)
-		if err != nil || !leaf || e&pteFrame&^(size-1) != first+n*size {
+		if err != nil || !leaf || uint64(p.at(e))&^(size-1) != first+n*size {
 			break
 		}
 		n++

@@ -138,7 +138,7 @@ func TestExtentSteps(t *testing.T) {
 	m := tables()
 	s := NewAddressSpace(m, m.ram(), 0x1000)
 	calls, pages := 0, uint64(0)
-	for va := firstKernelAddress; ; {
+	for va := amd64.kernelHalf; ; {
 		_, n, mapped, err := s.Extent(t.Context(), va)
 		if err != nil {
 			t.Fatal(err)

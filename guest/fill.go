@@ -20,29 +20,18 @@ func (s *System) warn(format string, args ...any) {
 // fill reads what page table, kernel image and KDBG lead to. It fails only
 // where there would be no dump worth the name without it.
 func (s *System) fill(ctx context.Context) error {
-	var err error
-	s.Arch = s.Kernel.Machine
-	if s.KUSER, err = ReadKUSER(ctx, s.Space); err != nil {
+	s.Arch = s.Space.arch
+	s.Machine = phys.Know(s.Kernel.Machine, "kernel image")
+	s.KernBase.Value = s.Kernel.Base
+	s.KdDebuggerDataBlock = phys.Know(s.KDBG.At, "kernel image, plain")
+	if s.KDBG.Encoded {
+		s.KdDebuggerDataBlock.From = "kernel image, decoded by known plaintext"
+	}
+	if err := s.fillShared(ctx); err != nil {
 		return err
 	}
-	s.PsLoadedModuleList = s.KDBG.va(kdbgPsLoadedModuleList)
-	s.PsActiveProcessHead = s.KDBG.va(kdbgPsActiveProcessHead)
-	for field, from := range map[string]string{
-		"MachineImageType":    "kernel image",
-		"PsLoadedModuleList":  "KDBG",
-		"PsActiveProcessHead": "KDBG",
-		"KdDebuggerDataBlock": "kernel image, plain",
-		"SystemTime":          "KUSER_SHARED_DATA",
-		"SystemUpTime":        "KUSER_SHARED_DATA",
-		"ProductType":         "KUSER_SHARED_DATA",
-		"SuiteMask":           "KUSER_SHARED_DATA",
-		"BootId":              "KUSER_SHARED_DATA",
-	} {
-		s.Origins[field] = from
-	}
-	if s.KDBG.Encoded {
-		s.Origins["KdDebuggerDataBlock"] = "kernel image, decoded by known plaintext"
-	}
+	s.PsLoadedModuleList = s.KDBG.known(kdbgPsLoadedModuleList)
+	s.PsActiveProcessHead = s.KDBG.known(kdbgPsActiveProcessHead)
 	if err := s.fillBuild(ctx); err != nil {
 		return err
 	}
@@ -55,12 +44,27 @@ func (s *System) fill(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// fillShared reads KUSER_SHARED_DATA.
+func (s *System) fillShared(ctx context.Context) error {
+	const from = "KUSER_SHARED_DATA"
+	k, err := readKUSER(ctx, s.Arch, s.Space)
+	if err != nil {
+		return err
+	}
+	s.KUSER = k
+	s.SystemTime, s.SystemUpTime = phys.Know(k.SystemTime, from), phys.Know(k.InterruptTime, from)
+	s.ProductType, s.SuiteMask = phys.Know(k.NtProductType, from), phys.Know(k.SuiteMask, from)
+	s.BootID = phys.Know(k.BootID, from)
+	return nil
+}
+
 // fillBuild reads NtBuildNumber.
 func (s *System) fillBuild(ctx context.Context) error {
 	at, err := s.Kernel.Export(ctx, "NtBuildNumber")
 	if err == nil {
-		if s.NtBuildNumber, err = readU32(ctx, s.Space, "NtBuildNumber", at); err == nil {
-			s.Origins["MinorVersion"] = "export NtBuildNumber"
+		var v uint32
+		if v, err = readU32(ctx, s.Space, "NtBuildNumber", at); err == nil {
+			s.NtBuildNumber = phys.Know(v, "export NtBuildNumber")
 		}
 	}
 	shared := s.KUSER.NtBuildNumber & 0xffff
@@ -71,17 +75,14 @@ func (s *System) fillBuild(ctx context.Context) error {
 		s.warn("NtBuildNumber is %d, but KUSER_SHARED_DATA says %d", s.Build(), shared)
 	case err == nil:
 	case shared != 0:
-		s.NtBuildNumber = freeBuild | shared
-		s.Origins["MinorVersion"] = "KUSER_SHARED_DATA"
+		s.NtBuildNumber = phys.Know(freeBuild|shared, "KUSER_SHARED_DATA")
 	default:
 		lab, labErr := s.labBuild(ctx)
 		if labErr != nil {
 			return errors.Join(fmt.Errorf("read the build number: %w", err), labErr)
 		}
-		s.NtBuildNumber = freeBuild | lab
-		s.Origins["MinorVersion"] = "KDBG NtBuildLab"
+		s.NtBuildNumber = phys.Know(freeBuild|lab, "KDBG NtBuildLab")
 	}
-	s.Origins["MajorVersion"] = s.Origins["MinorVersion"]
 	return nil
 }
 
@@ -120,8 +121,7 @@ func (s *System) fillPFNDatabase(ctx context.Context) {
 		s.warn("%v", err)
 		return
 	}
-	s.MmPfnDatabase = v
-	s.Origins["PfnDataBase"] = "KDBG MmPfnDatabase"
+	s.MmPfnDatabase = phys.Know(v, "KDBG MmPfnDatabase")
 }
 
 // fillBugCheck reads KiBugcheckData: code and parameters of 8 bytes each.
@@ -131,16 +131,17 @@ func (s *System) fillBugCheck(ctx context.Context) {
 	err := kernelPointer(what, at, 8)
 	var r *record
 	if err == nil {
-		r, err = readRecord(ctx, s.Space, what, at, 8*len(s.BugCheck))
+		r, err = readRecord(ctx, s.Space, what, at, 8*len(s.BugCheck.Values()))
 	}
 	if err != nil {
 		s.warn("%v", err)
 		return
 	}
-	for i := range s.BugCheck {
-		s.BugCheck[i] = r.u64(8 * i)
+	const from = "KDBG KiBugcheckData"
+	s.BugCheck.Code = phys.Know(r.u64(0), from)
+	for i := range s.BugCheck.Parameter {
+		s.BugCheck.Parameter[i] = phys.Know(r.u64(8+8*i), from)
 	}
-	s.Origins["BugCheckCode"] = "KDBG KiBugcheckData"
 }
 
 // readKernelVariable reads a pointer variable at an address that the KDBG gave.

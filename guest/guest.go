@@ -6,13 +6,19 @@
 // debugger data block (KDBG, in plain or encoded form), the processors and the
 // physical memory ranges. [Open] does the same for memory whose page table and
 // KDBG address are already known, such as a crash dump. Both return a [System];
-// its methods walk the lists of modules and processes.
+// its methods walk the lists of modules and processes. What a dump header says
+// is in its fields with its origin, as phys.Known.
+//
+// [Finders] are the ways in which Discover looks for page tables, each in a file
+// of its own; [System.Attempts] says what they found. [Arch] is what differs
+// between processor architectures; AMD64 is the only one yet.
 //
 // Everything read here is hostile input. Every count, length and pointer is
 // bounded by a named constant and checked before use; a guest that lies gets an
 // error or a warning, never a panic, a hang or an unbounded allocation.
 //
-// Only x86-64 guests with 4-level paging are supported.
+// Only x86-64 guests with 4-level paging are supported; those with 5 levels are
+// refused.
 package guest
 
 import (

@@ -73,7 +73,7 @@ func TestCyclicLists(t *testing.T) {
 	if err != nil || len(procs) < 3 {
 		t.Fatalf("Processes = %d, %v", len(procs), err)
 	}
-	links := s.PsActiveProcessHead
+	links := s.PsActiveProcessHead.Value
 	first := phys.VirtAddr(read(t, im, links))
 	write(t, im, first, uint64(first)) // System is followed by itself
 	gotProcs, err := s.Processes(t.Context())
@@ -171,9 +171,9 @@ func TestMemoryBlockIsNotTrusted(t *testing.T) {
 			t.Errorf("%s: Discover failed: %v", tt.name, err)
 			continue
 		}
-		if !hasWarning(s, tt.warning) || (s.PhysicalMemory != nil) != tt.runs {
+		if !hasWarning(s, tt.warning) || (s.PhysicalMemory.Value != nil) != tt.runs {
 			t.Errorf("%s: PhysicalMemory %v, warnings %q; want runs: %v, a warning with %q",
-				tt.name, s.PhysicalMemory, s.Warnings, tt.runs, tt.warning)
+				tt.name, s.PhysicalMemory.Value, s.Warnings, tt.runs, tt.warning)
 		}
 	}
 }
@@ -188,7 +188,7 @@ func TestMemoryOutsideRAM(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := [][]phys.Run{{{Base: 0x100, Pages: 0x10}, {Base: phys.PFN(end - 0x10), Pages: 0x10}}, {{Base: phys.PFN(end), Pages: 0x30}}}
-	got := [][]phys.Run{s.PhysicalMemory, s.PhysicalMemoryOutside}
+	got := [][]phys.Run{s.PhysicalMemory.Value, s.PhysicalMemoryOutside}
 	for i := range want {
 		if len(got[i]) != len(want[i]) {
 			t.Fatalf("runs inside and outside = %v; want %v", got, want)

@@ -128,6 +128,11 @@ func (k *KDBG) u64(f Field) uint64 {
 func (k *KDBG) u32(f Field) uint32       { return uint32(k.u64(f)) }
 func (k *KDBG) va(f Field) phys.VirtAddr { return phys.VirtAddr(k.u64(f)) }
 
+// known returns a virtual address that the block holds, with its origin.
+func (k *KDBG) known(f Field) phys.Known[phys.VirtAddr] {
+	return phys.Know(k.va(f), "KDBG "+f.Name)
+}
+
 // offset returns a structure offset that the block holds, or what older
 // kernels have where the block is too short or doesn't say.
 func (k *KDBG) offset(f Field, otherwise int) int {

@@ -15,11 +15,9 @@ const (
 	// kernel's base is looked for. Kernel images are at most some 20 MiB.
 	kernelReach = 32 << 20
 
-	// The kernel and the boot drivers lie in this range of the kernel half on
-	// every x64 Windows, with and without address space randomisation.
-	kernelRangeLow  phys.VirtAddr = 0xFFFF_F800_0000_0000
-	kernelRangeHigh phys.VirtAddr = 0xFFFF_F900_0000_0000
-	kernelSlots                   = 2 // entries of the top-level table that the range takes
+	// kernelSlots is how many entries of the top-level table the range takes
+	// where kernels are.
+	kernelSlots = 2
 )
 
 // Bounds on the search of the kernel's whole range, over one discovery.
@@ -108,7 +106,7 @@ func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys
 		}
 		im, err := ReadImage(ctx, space, at+phys.VirtAddr(off))
 		// The reach of one hint overlaps another's.
-		if key := (kernelAt{space.root, at + phys.VirtAddr(off)}); err == nil && !k.looked[key] && isKernel(ctx, im) {
+		if key := (kernelAt{space.root, at + phys.VirtAddr(off)}); err == nil && !k.looked[key] && isKernel(ctx, space.arch, im) {
 			if len(k.looked) >= maxKernels {
 				return false, fmt.Errorf("none of %d kernel images fits", maxKernels)
 			}
@@ -127,7 +125,7 @@ func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys
 // inRange looks through everything that is mapped where kernels are.
 func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept acceptKernel) (bool, error) {
 	const from = "scan of the kernel's address range"
-	for at := kernelRangeLow; at < kernelRangeHigh; {
+	for at := space.arch.kernelsLow; at < space.arch.kernelsHigh; {
 		if _, err := space.Translate(ctx, at); err != nil {
 			if k.steps--; k.steps < 0 {
 				return false, fmt.Errorf("kernel not found within %d page table entries", maxRangeSteps)
@@ -152,8 +150,8 @@ func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept 
 
 // isKernel reports whether an image is the NT kernel: its export directory
 // calls it ntoskrnl.exe, in all its variants, or its PDB is one of the kernel's.
-func isKernel(ctx context.Context, im *Image) bool {
-	if im.Machine != MachineAMD64 {
+func isKernel(ctx context.Context, arch *Arch, im *Image) bool {
+	if im.Machine != arch.machine {
 		return false
 	}
 	if name, err := im.ExportName(ctx); err == nil && strings.EqualFold(name, "ntoskrnl.exe") {

@@ -7,10 +7,6 @@ import (
 	"snap/phys"
 )
 
-// KUSERAddress is where every x64 Windows kernel maps KUSER_SHARED_DATA
-// (KI_USER_SHARED_DATA, ntddk.h).
-const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
-
 // Offsets in KUSER_SHARED_DATA (ntddk.h, "KUSER_SHARED_DATA" at
 // learn.microsoft.com).
 const (
@@ -57,14 +53,18 @@ type KUSER struct {
 // InterruptTime returns the guest-physical address of the time since boot in
 // KUSER_SHARED_DATA: 8 bytes that change with every tick of the guest's clock.
 func (s *System) InterruptTime(ctx context.Context) (phys.Addr, error) {
-	m, err := s.Space.Translate(ctx, KUSERAddress+kuserInterruptTime)
+	m, err := s.Space.Translate(ctx, s.Space.arch.kuser+kuserInterruptTime)
 	return m.Addr, err
 }
 
 // ReadKUSER reads KUSER_SHARED_DATA. It fails with ErrMalformed on a page that
 // no x64 Windows would have there.
 func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {
-	r, err := readRecord(ctx, mem, "KUSER_SHARED_DATA", KUSERAddress, kuserSize)
+	return readKUSER(ctx, AMD64(), mem)
+}
+
+func readKUSER(ctx context.Context, arch *Arch, mem VirtReader) (KUSER, error) {
+	r, err := readRecord(ctx, mem, "KUSER_SHARED_DATA", arch.kuser, kuserSize)
 	if err != nil {
 		return KUSER{}, err
 	}
@@ -84,22 +84,22 @@ func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {
 	if r.err != nil {
 		return KUSER{}, r.err
 	}
-	if err := k.check(r); err != nil {
+	if err := k.check(arch, r); err != nil {
 		return KUSER{}, err
 	}
-	if k.InterruptTime, err = readTime(ctx, mem, "InterruptTime", KUSERAddress+kuserInterruptTime); err != nil {
+	if k.InterruptTime, err = readTime(ctx, mem, "InterruptTime", arch.kuser+kuserInterruptTime); err != nil {
 		return KUSER{}, err
 	}
-	k.SystemTime, err = readTime(ctx, mem, "SystemTime", KUSERAddress+kuserSystemTime)
+	k.SystemTime, err = readTime(ctx, mem, "SystemTime", arch.kuser+kuserSystemTime)
 	return k, err
 }
 
 // check tells a KUSER_SHARED_DATA from any other page.
-func (k *KUSER) check(r *record) error {
+func (k *KUSER) check(arch *Arch, r *record) error {
 	root := k.NtSystemRoot
 	switch {
-	case k.ImageNumberLow != MachineAMD64:
-		return malformed(r.what, r.at, "machine %#x, not AMD64", k.ImageNumberLow)
+	case k.ImageNumberLow != arch.machine:
+		return malformed(r.what, r.at, "machine %#x, not that of %s", k.ImageNumberLow, arch.name)
 	case k.NtMajorVersion < 5 || k.NtMajorVersion > 10 || k.NtMinorVersion > 3:
 		return malformed(r.what, r.at, "version %d.%d", k.NtMajorVersion, k.NtMinorVersion)
 	case k.NtProductType < 1 || k.NtProductType > 3:

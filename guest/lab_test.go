@@ -96,18 +96,29 @@ func checkSystem(t *testing.T, im *ntlab.Image, s *guest.System, vcpus bool) {
 		truth.ProductType, truth.SuiteMask, truth.BootID, truth.SystemTime, truth.InterruptTime,
 	}
 	got := facts{
-		s.Build(), s.DirectoryTableBase, s.SelfMapSlot, s.Kernel.Base, s.Kernel.Size,
-		s.PsLoadedModuleList, s.PsActiveProcessHead, s.PsInitialSystemProcess,
-		s.KDBG.At, s.KDBG.Block, s.KDBG.Encoded, s.MmPfnDatabase, s.PhysicalMemory, s.BugCheck,
-		s.KUSER.NtProductType, s.KUSER.SuiteMask, s.KUSER.BootID, s.KUSER.SystemTime, s.KUSER.InterruptTime,
+		s.Build(), s.DirectoryTableBase.Value, s.SelfMapSlot, s.Kernel.Base, s.Kernel.Size,
+		s.PsLoadedModuleList.Value, s.PsActiveProcessHead.Value, s.PsInitialSystemProcess,
+		s.KDBG.At, s.KDBG.Block, s.KDBG.Encoded, s.MmPfnDatabase.Value, s.PhysicalMemory.Value, s.BugCheck.Values(),
+		s.ProductType.Value, s.SuiteMask.Value, s.BootID.Value, s.SystemTime.Value, s.SystemUpTime.Value,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("system (-want +got):\n%s", diff)
 	}
-	if s.Arch != guest.MachineAMD64 || s.NtBuildNumber>>28 != 0xF || s.Space.Root() != truth.DirectoryTableBase {
-		t.Errorf("Arch %#x, NtBuildNumber %#x, Space.Root %#x", s.Arch, s.NtBuildNumber, s.Space.Root())
+	if s.Arch != guest.AMD64() || s.Machine.Value != guest.MachineAMD64 || s.NtBuildNumber.Value>>28 != 0xF ||
+		s.Space.Root() != truth.DirectoryTableBase {
+		t.Errorf("Arch %v, Machine %#x, NtBuildNumber %#x, Space.Root %#x", s.Arch, s.Machine.Value, s.NtBuildNumber.Value, s.Space.Root())
 	}
-	if got := s.Origins["DirectoryTableBase"]; vcpus && got != "PsInitialSystemProcess" {
+	if s.KUSER.NtProductType != truth.ProductType || s.KUSER.SuiteMask != truth.SuiteMask || s.KUSER.BootID != truth.BootID ||
+		s.KUSER.SystemTime != truth.SystemTime || s.KUSER.InterruptTime != truth.InterruptTime {
+		t.Errorf("KUSER = %+v; want what the builder put there", s.KUSER)
+	}
+	if s.KernBase.Value != truth.KernelBase || s.KdDebuggerDataBlock.Value != truth.KDBG ||
+		int(s.NumberProcessors.Value) != len(truth.Processors) {
+		t.Errorf("KernBase %#x, KdDebuggerDataBlock %#x, NumberProcessors %d; want %#x, %#x, %d", s.KernBase.Value,
+			s.KdDebuggerDataBlock.Value, s.NumberProcessors.Value, truth.KernelBase, truth.KDBG, len(truth.Processors))
+	}
+	checkOrigins(t, s)
+	if got := s.DirectoryTableBase.From; vcpus && got != "PsInitialSystemProcess" {
 		t.Errorf("origin of DirectoryTableBase = %q", got)
 	}
 	if len(s.Warnings) != 0 {
@@ -125,6 +136,33 @@ func checkSystem(t *testing.T, im *ntlab.Image, s *guest.System, vcpus bool) {
 		t.Errorf("processors (-want +got):\n%s", diff)
 	}
 	checkLists(t, im, s)
+}
+
+// origins are where a guest's values come from, by name.
+func origins(s *guest.System) map[string]string {
+	from := map[string]string{
+		"Machine": s.Machine.From, "NtBuildNumber": s.NtBuildNumber.From, "DirectoryTableBase": s.DirectoryTableBase.From,
+		"KernBase": s.KernBase.From, "KdDebuggerDataBlock": s.KdDebuggerDataBlock.From,
+		"SystemTime": s.SystemTime.From, "SystemUpTime": s.SystemUpTime.From, "ProductType": s.ProductType.From,
+		"SuiteMask": s.SuiteMask.From, "BootID": s.BootID.From,
+		"PsLoadedModuleList": s.PsLoadedModuleList.From, "PsActiveProcessHead": s.PsActiveProcessHead.From,
+		"MmPfnDatabase": s.MmPfnDatabase.From, "PhysicalMemory": s.PhysicalMemory.From,
+		"NumberProcessors": s.NumberProcessors.From, "BugCheck": s.BugCheck.Code.From,
+	}
+	for i, p := range s.BugCheck.Parameter {
+		from[fmt.Sprintf("BugCheck parameter %d", i)] = p.From
+	}
+	return from
+}
+
+// checkOrigins demands that each value of a sound guest says where it is from.
+func checkOrigins(t *testing.T, s *guest.System) {
+	t.Helper()
+	for name, origin := range origins(s) {
+		if origin == "" {
+			t.Errorf("%s has no origin", name)
+		}
+	}
 }
 
 func checkLists(t *testing.T, im *ntlab.Image, s *guest.System) {
@@ -199,9 +237,9 @@ func TestDiscoverFromAnyProcess(t *testing.T) {
 				t.Errorf("%s in %s: Discover failed: %v", p, proc.Name, err)
 				continue
 			}
-			if s.DirectoryTableBase != im.Truth.DirectoryTableBase {
+			if s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
 				t.Errorf("%s in %s: DirectoryTableBase = %#x; want %#x", p, proc.Name,
-					s.DirectoryTableBase, im.Truth.DirectoryTableBase)
+					s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
 			}
 		}
 	}
@@ -244,9 +282,9 @@ func TestWitness(t *testing.T) {
 			t.Errorf("%+v: Discover failed: %v", tt.config, err)
 			continue
 		}
-		if !strings.HasPrefix(s.Witness, tt.want) || s.DirectoryTableBase != im.Truth.DirectoryTableBase {
+		if !strings.HasPrefix(s.Witness, tt.want) || s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
 			t.Errorf("%+v: Witness = %q, DirectoryTableBase = %#x; want %q, %#x", tt.config,
-				s.Witness, s.DirectoryTableBase, tt.want, im.Truth.DirectoryTableBase)
+				s.Witness, s.DirectoryTableBase.Value, tt.want, im.Truth.DirectoryTableBase)
 		}
 	}
 }
@@ -276,10 +314,10 @@ func TestKernelWithoutExports(t *testing.T) {
 			t.Errorf("%s: Discover failed: %v", p, err)
 			continue
 		}
-		if got := s.Origins["DirectoryTableBase"]; got != "PsActiveProcessHead" {
+		if got := s.DirectoryTableBase.From; got != "PsActiveProcessHead" {
 			t.Errorf("%s: origin of DirectoryTableBase = %q; want PsActiveProcessHead", p, got)
 		}
-		s.Origins["DirectoryTableBase"] = "PsInitialSystemProcess" // all else is as ever
+		s.DirectoryTableBase.From = "PsInitialSystemProcess" // all else is as ever
 		checkSystem(t, im, s, true)
 	}
 }
@@ -329,7 +367,48 @@ func TestOpenWithAnotherProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.DirectoryTableBase != other || !hasWarning(s, "System process") {
-		t.Errorf("DirectoryTableBase = %#x, warnings %q; want %#x and a warning", s.DirectoryTableBase, s.Warnings, other)
+	if s.DirectoryTableBase.Value != other || !hasWarning(s, "System process") {
+		t.Errorf("DirectoryTableBase = %#x, warnings %q; want %#x and a warning", s.DirectoryTableBase.Value, s.Warnings, other)
+	}
+}
+
+// A dump holds the guest's own memory, or where that is not known all RAM but
+// the first page.
+func TestDumpMemory(t *testing.T) {
+	im := build(t, ntlab.Config{Seed: 12})
+	s, err := discover(t, im)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, warning := s.DumpMemory()
+	if diff := cmp.Diff(phys.Know(im.Truth.Runs, "KDBG MmPhysicalMemoryBlock"), got); diff != "" || warning != "" {
+		t.Errorf("DumpMemory of a sound guest warns %q, and has (-want +got):\n%s", warning, diff)
+	}
+	s.PhysicalMemory = phys.Known[[]phys.Run]{}
+	got, warning = s.DumpMemory()
+	want := []phys.Run(im.RAM().Minus(phys.Runs{{Base: 0, Pages: 1}}))
+	if diff := cmp.Diff(phys.Know(want, "RAM map without the first page"), got); diff != "" ||
+		warning != "the guest's own memory ranges can't be used: the dump holds all RAM instead" {
+		t.Errorf("DumpMemory without MmPhysicalMemoryBlock warns %q, and has (-want +got):\n%s", warning, diff)
+	}
+}
+
+func TestName(t *testing.T) {
+	for _, tt := range []struct {
+		product, major, minor, build uint32
+		want                         string
+	}{
+		{1, 10, 0, 19045, "Windows 10.0.19045"},
+		{2, 6, 3, 9600, "Windows Server 6.3.9600"},
+		{3, 5, 2, 3790, "Windows Server 5.2.3790"},
+	} {
+		s := &guest.System{
+			ProductType:   phys.Know(tt.product, "a test"),
+			NtBuildNumber: phys.Know(0xF000_0000|tt.build, "a test"),
+			KUSER:         guest.KUSER{NtMajorVersion: tt.major, NtMinorVersion: tt.minor},
+		}
+		if got := s.Name(); got != tt.want {
+			t.Errorf("Name() = %q; want %q", got, tt.want)
+		}
 	}
 }

@@ -30,15 +30,29 @@ func (s *System) fillMemory(ctx context.Context) {
 		return
 	}
 	ram := s.Space.ram
+	var inside []phys.Run
 	for _, r := range runs {
 		claim := phys.Runs{r}
-		s.PhysicalMemory = append(s.PhysicalMemory, claim.Intersect(ram)...)
+		inside = append(inside, claim.Intersect(ram)...)
 		s.PhysicalMemoryOutside = append(s.PhysicalMemoryOutside, claim.Minus(ram)...)
 	}
 	if out := phys.Runs(s.PhysicalMemoryOutside); len(out) > 0 {
 		s.warn("MmPhysicalMemoryBlock has %d pages outside of RAM, the first at %v", out.Pages(), out[0])
 	}
-	s.Origins["PhysicalMemoryBlock"] = "KDBG MmPhysicalMemoryBlock"
+	s.PhysicalMemory = phys.Know(inside, "KDBG MmPhysicalMemoryBlock")
+}
+
+// DumpMemory returns the pages that a dump of the guest holds, in file order and
+// at most those that the RAM map has, with their origin: the guest's own
+// PhysicalMemory, or where that can't be used all RAM but the first page, which
+// Windows keeps out of its own list. Then warning says so; else it is empty.
+func (s *System) DumpMemory() (pages phys.Known[[]phys.Run], warning string) {
+	if len(s.PhysicalMemory.Value) > 0 {
+		return s.PhysicalMemory, ""
+	}
+	ram := s.Space.ram.Minus(phys.Runs{{Base: 0, Pages: 1}})
+	return phys.Know([]phys.Run(ram), "RAM map without the first page"),
+		"the guest's own memory ranges can't be used: the dump holds all RAM instead"
 }
 
 // readMemoryBlock reads a descriptor: ascending, disjoint runs whose pages add

@@ -27,7 +27,7 @@ const (
 func (s *System) Modules(ctx context.Context) ([]Module, error) {
 	const what = "PsLoadedModuleList"
 	var out []Module
-	err := walkList(ctx, s.Space, what, s.PsLoadedModuleList, maxModules, func(entry phys.VirtAddr) error {
+	err := walkList(ctx, s.Space, what, s.PsLoadedModuleList.Value, maxModules, func(entry phys.VirtAddr) error {
 		r, err := readRecord(ctx, s.Space, "KLDR_DATA_TABLE_ENTRY", entry, ldrSize)
 		if err != nil {
 			return err

@@ -28,15 +28,15 @@ func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, k
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel image: %w", err)
 	}
-	if !isKernel(ctx, kernel) {
+	if !isKernel(ctx, space.arch, kernel) {
 		return nil, malformed("kernel image", kernel.Base, "neither export name nor PDB is an NT kernel's")
 	}
 	if err := k.check(kernel.Size); err != nil {
 		return nil, err
 	}
 	s := &System{
-		Space: space, Kernel: kernel, KDBG: k, DirectoryTableBase: space.Root(), SelfMapSlot: -1,
-		Witness: "given page table", Origins: map[string]string{"DirectoryTableBase": "given"},
+		Space: space, Kernel: kernel, KDBG: k, DirectoryTableBase: phys.Know(space.Root(), "given"), SelfMapSlot: -1,
+		Witness: "given page table", KernBase: phys.Known[phys.VirtAddr]{From: "KDBG KernBase"},
 	}
 	if s.SelfMapSlot, err = selfMapSlot(ctx, space, &k); err != nil {
 		s.warn("page table %#x: %v", uint64(root), err)
@@ -58,9 +58,9 @@ func (s *System) openSystemProcess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if root != s.DirectoryTableBase {
+	if root != s.DirectoryTableBase.Value {
 		return malformed("System process", eprocess, "its page table is %#x, not %#x",
-			uint64(root), uint64(s.DirectoryTableBase))
+			uint64(root), uint64(s.DirectoryTableBase.Value))
 	}
 	return nil
 }

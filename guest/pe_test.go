@@ -312,7 +312,7 @@ func TestIsKernel(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
-		if got := isKernel(t.Context(), im); got != tt.want {
+		if got := isKernel(t.Context(), AMD64(), im); got != tt.want {
 			t.Errorf("%s: isKernel = %v; want %v", tt.name, got, tt.want)
 		}
 	}
@@ -367,6 +367,6 @@ func FuzzPE(f *testing.F) {
 		if cv, err := im.CodeView(t.Context()); err == nil && len(cv.PDB) > maxPDBName {
 			t.Errorf("PDB name of %d bytes", len(cv.PDB))
 		}
-		isKernel(t.Context(), im)
+		isKernel(t.Context(), AMD64(), im)
 	})
 }

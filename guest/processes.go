@@ -93,7 +93,7 @@ func firstProcess(ctx context.Context, space *AddressSpace, k *KDBG) (phys.VirtA
 		if err != nil {
 			continue
 		}
-		if _, err := selfMapSlot(ctx, NewAddressSpace(space.mem, space.ram, root), k); err == nil {
+		if _, err := selfMapSlot(ctx, newAddressSpace(space.arch, space.mem, space.ram, root), k); err == nil {
 			found = append(found, at)
 		}
 	}
@@ -110,7 +110,7 @@ func processRoot(ctx context.Context, space *AddressSpace, eprocess phys.VirtAdd
 	if err != nil {
 		return 0, err
 	}
-	root := phys.Addr(v & pteFrame)
+	root := space.arch.paging.at(uint64(v))
 	if root == 0 || !space.ram.Has(root.PFN()) {
 		return 0, fmt.Errorf("DirectoryTableBase %#x at %#x: %w", uint64(v), uint64(at), phys.ErrNotRAM)
 	}
@@ -129,7 +129,7 @@ type processLayout struct {
 // before ActiveProcessLinks in every Windows.
 func (s *System) processLayout(ctx context.Context) (processLayout, error) {
 	const what = "EPROCESS of System"
-	first, err := readVA(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead)
+	first, err := readVA(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead.Value)
 	if err != nil {
 		return processLayout{}, err
 	}
@@ -168,7 +168,7 @@ func (s *System) Processes(ctx context.Context) ([]Process, error) {
 	dtb := s.KDBG.offset(kdbgOffsetEprocessDirectoryTableBase, kprocessDirectoryTableBase)
 	size := max(l.links, l.name+imageFileNameSize, dtb+8)
 	var out []Process
-	err = walkList(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead, maxProcesses, func(entry phys.VirtAddr) error {
+	err = walkList(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead.Value, maxProcesses, func(entry phys.VirtAddr) error {
 		at := entry - phys.VirtAddr(l.links)
 		r, err := readRecord(ctx, s.Space, "EPROCESS", at, size)
 		if err != nil {
@@ -178,7 +178,7 @@ func (s *System) Processes(ctx context.Context) ([]Process, error) {
 			EPROCESS:           at,
 			PID:                r.u64(l.pid),
 			Name:               cString(r.bytes(l.name, imageFileNameSize)),
-			DirectoryTableBase: phys.Addr(r.u64(dtb) & pteFrame),
+			DirectoryTableBase: s.Space.arch.paging.at(r.u64(dtb)),
 		})
 		return r.err
 	})

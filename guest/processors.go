@@ -14,16 +14,14 @@ const maxProcessors = 2048
 // Offsets in KPCR and KPRCB that a KDBG may be too old to hold (public
 // ntkrnlmp symbols).
 const (
-	kpcrGdtBase       = 0x00
-	kpcrSelf          = 0x18
-	kpcrIdtBase       = 0x38
-	kpcrPrcb          = 0x180
-	kpcrSize          = 0x40 // as far as it is used
-	prcbNumber        = 0x24
-	prcbLegacyNumber  = 0x04 // a byte, the number itself up to Windows Vista
-	prcbContextMax    = 1 << 16
-	contextAlignment  = 16
-	contextAMD64Bytes = 0x4D0 // CONTEXT of winnt.h
+	kpcrGdtBase      = 0x00
+	kpcrSelf         = 0x18
+	kpcrIdtBase      = 0x38
+	kpcrPrcb         = 0x180
+	kpcrSize         = 0x40 // as far as it is used
+	prcbNumber       = 0x24
+	prcbLegacyNumber = 0x04 // a byte, the number itself up to Windows Vista
+	prcbContextMax   = 1 << 16
 )
 
 // fillProcessors reads KiProcessorBlock, an array of KPRCB addresses by
@@ -62,7 +60,7 @@ func (s *System) fillProcessors(ctx context.Context) error {
 	if expected != 0 && len(s.Processors) != expected {
 		s.warn("%d processors are sound, but the guest says it has %d", len(s.Processors), expected)
 	}
-	s.Origins["NumberProcessors"] = "KDBG KiProcessorBlock"
+	s.NumberProcessors = phys.Know(uint32(len(s.Processors)), "KDBG KiProcessorBlock")
 	return nil
 }
 
@@ -148,10 +146,10 @@ func (s *System) contextAt(ctx context.Context, prcb phys.VirtAddr) (phys.VirtAd
 	} else {
 		return 0, errors.New("the KDBG holds no offset of it")
 	}
-	if err := kernelPointer(what, at, contextAlignment); err != nil {
+	if err := kernelPointer(what, at, uint64(s.Space.arch.contextAlign)); err != nil {
 		return 0, err
 	}
-	if _, err := readRecord(ctx, s.Space, what, at, contextAMD64Bytes); err != nil {
+	if _, err := readRecord(ctx, s.Space, what, at, s.Space.arch.contextSize); err != nil {
 		return 0, err
 	}
 	return at, nil
@@ -166,7 +164,7 @@ func (s *System) match(ctx context.Context, cpus []phys.Registers) {
 		kpcrs[p.KPCR] = true
 	}
 	claim := func(c *phys.Registers) uint64 {
-		for _, v := range kpcrClaims(c) {
+		for _, v := range s.Space.arch.kpcrs(c) {
 			if kpcrs[v] {
 				return uint64(v)
 			}

@@ -39,8 +39,7 @@ type ProtectedPages struct {
 func (s *System) Protected(ctx context.Context) ([]ProtectedPages, error) {
 	mem := &recordingReader{watchedReader: watchedReader{Reader: s.Space.mem}}
 	v := s.through(mem)
-	v.Processors, v.Warnings, v.Origins = nil, nil, map[string]string{}
-	v.PhysicalMemory, v.PhysicalMemoryOutside = nil, nil
+	v.Processors, v.Warnings, v.PhysicalMemoryOutside = nil, nil, nil
 
 	var out []ProtectedPages
 	var all phys.Runs
@@ -105,7 +104,7 @@ var protections = []struct {
 		v.touch(ctx, s.KDBG.At, len(s.KDBG.Block))
 	}},
 	{"KUSER_SHARED_DATA", func(ctx context.Context, _, v *System) {
-		v.touch(ctx, KUSERAddress, phys.PageSize)
+		v.touch(ctx, v.Space.arch.kuser, phys.PageSize)
 	}},
 	{"kernel image headers", touchKernelImage},
 	{"KPCR and KPRCB", func(ctx context.Context, s, v *System) {
@@ -116,7 +115,7 @@ var protections = []struct {
 	{"processor context", func(ctx context.Context, s, v *System) {
 		for _, p := range s.Processors {
 			if p.ContextAt != 0 {
-				v.touch(ctx, p.ContextAt, contextAMD64Bytes)
+				v.touch(ctx, p.ContextAt, v.Space.arch.contextSize)
 			}
 		}
 	}},
@@ -161,7 +160,7 @@ func touchKernelImage(ctx context.Context, _, v *System) {
 		v.touch(ctx, im.Base+phys.VirtAddr(d.rva), int(d.size))
 	}
 	_, _ = im.CodeView(ctx)
-	isKernel(ctx, im)
+	isKernel(ctx, v.Space.arch, im)
 }
 
 // kpcrSize returns how many bytes of a processor's KPCR and the KPRCB inside

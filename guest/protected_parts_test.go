@@ -133,7 +133,7 @@ func TestProtectedTableOfItself(t *testing.T) {
 		if at == frames[0].Addr() {
 			reads++
 		}
-	}}, im.RAM(), s.DirectoryTableBase)
+	}}, im.RAM(), s.DirectoryTableBase.Value)
 	set, err := s.Protected(t.Context())
 	if err != nil || !of(set, "page table").Has(frames[0]) {
 		t.Errorf("Protected = %v, %v; want the table among the page tables", set, err)

@@ -20,6 +20,7 @@ const (
 
 // tableWalk collects the pages that hold page tables.
 type tableWalk struct {
+	p    *paging
 	mem  phys.Reader
 	ram  phys.Runs
 	root phys.Addr
@@ -34,10 +35,10 @@ type tableWalk struct {
 // lowest level are not read. A table that is not in RAM is passed over.
 func (s *AddressSpace) kernelTables(ctx context.Context) (phys.Runs, error) {
 	w := &tableWalk{
-		mem: s.mem, ram: s.ram, root: s.root, tables: map[phys.PFN]uint8{},
+		p: &s.arch.paging, mem: s.mem, ram: s.ram, root: s.root, tables: map[phys.PFN]uint8{},
 		max: int(min(leastMaxTables+s.ram.Pages()/maxTablesPerRAM, mostTables)),
 	}
-	err := w.table(ctx, s.root, topLevel)
+	err := w.table(ctx, s.root, w.p.top)
 	runs := make([]phys.Run, 0, len(w.tables))
 	for pfn := range w.tables {
 		runs = append(runs, phys.Run{Base: pfn, Pages: 1})
@@ -72,15 +73,15 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 		return ctx.Err() // the reader keeps the error
 	}
 	first := 0
-	if level == topLevel {
-		first = tableEntries / 2
+	if level == w.p.top {
+		first = kernelEntry
 	}
 	for i := first; i < tableEntries; i++ {
 		e := binary.LittleEndian.Uint64(page[8*i:])
-		if !leadsToTable(e, level) || level == topLevel && phys.Addr(e&pteFrame) == w.root {
+		if !w.p.leadsToTable(e, level) || level == w.p.top && w.p.at(e) == w.root {
 			continue // the self-map shows tables that are reached otherwise too
 		}
-		if err := w.table(ctx, phys.Addr(e&pteFrame), level-1); err != nil {
+		if err := w.table(ctx, w.p.at(e), level-1); err != nil {
 			return err
 		}
 	}
@@ -90,10 +91,10 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 // leadsToTable reports whether an entry of a table of the given level, 2 or
 // more, leads to a table: one that is present, or that Windows has taken out of
 // use but not overwritten.
-func leadsToTable(e uint64, level int) bool {
-	if e&ptePresent == 0 {
-		return e&pteTransition != 0 && e&ptePrototype == 0 && level != topLevel
+func (p *paging) leadsToTable(e uint64, level int) bool {
+	if e&p.present == 0 {
+		return p.inTransition(e, level)
 	}
-	// Bit 7 means a large page, except in the top level, where it is reserved.
-	return e&pteLarge == 0 || level == topLevel
+	// The bit of a large page is reserved in the top level.
+	return e&p.large == 0 || level == p.top
 }

@@ -176,7 +176,7 @@ func TestOpenProtectedPagesOnly(t *testing.T) {
 			if diff := cmp.Diff(want.Processors, s.Processors); diff != "" {
 				t.Errorf("%s: processors (-want +got):\n%s", p, diff)
 			}
-			if diff := cmp.Diff(want.Origins, s.Origins); diff != "" {
+			if diff := cmp.Diff(origins(want), origins(s)); diff != "" {
 				t.Errorf("%s: origins (-want +got):\n%s", p, diff)
 			}
 			checkLists(t, im, s)
@@ -197,7 +197,7 @@ func TestProtectedReads(t *testing.T) {
 		if len(p) == phys.PageSize {
 			reads[at.PFN()]++
 		}
-	}}, im.RAM(), s.DirectoryTableBase)
+	}}, im.RAM(), s.DirectoryTableBase.Value)
 	if _, err := s.Protected(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -343,7 +343,7 @@ func TestProtectedFails(t *testing.T) {
 		if !ok {
 			t.Fatalf("no %s", what)
 		}
-		s.Space = guest.NewAddressSpace(&failingAt{im, pa, broken}, im.RAM(), s.DirectoryTableBase)
+		s.Space = guest.NewAddressSpace(&failingAt{im, pa, broken}, im.RAM(), s.DirectoryTableBase.Value)
 		set, err := s.Protected(t.Context())
 		if !errors.Is(err, broken) || !union(set).Has(pa.PFN()) {
 			t.Errorf("Protected, without the %s = %v; want the reader's error, and the page", what, err)

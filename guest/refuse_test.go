@@ -118,8 +118,8 @@ func TestHostileTablesEnd(t *testing.T) {
 	if r.bytes < 1<<30 || r.bytes > 3<<30 {
 		t.Errorf("%d bytes were read; want the budget of 2 GiB and little else", r.bytes)
 	}
-	if s.DirectoryTableBase != im.Truth.DirectoryTableBase {
-		t.Errorf("DirectoryTableBase = %#x; want %#x", s.DirectoryTableBase, im.Truth.DirectoryTableBase)
+	if s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
+		t.Errorf("DirectoryTableBase = %#x; want %#x", s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
 	}
 }
 
@@ -144,9 +144,9 @@ func TestFiveLevelProcessorIsNoWitness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Witness != "vCPU 1 CR3" || s.DirectoryTableBase != im.Truth.DirectoryTableBase {
+	if s.Witness != "vCPU 1 CR3" || s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
 		t.Errorf("Witness = %q, DirectoryTableBase = %#x; want vCPU 1 CR3, %#x", s.Witness,
-			s.DirectoryTableBase, im.Truth.DirectoryTableBase)
+			s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
 	}
 }
 
@@ -201,8 +201,8 @@ func TestProcessorInsideAnotherHypervisor(t *testing.T) {
 			t.Errorf("processor %d is vCPU %d; want %d", p.Number, p.VCPU, want)
 		}
 	}
-	if !hasWarning(s, "vCPU 0 is none of the guest's") || s.DirectoryTableBase != im.Truth.DirectoryTableBase {
-		t.Errorf("warnings %q, DirectoryTableBase %#x", s.Warnings, s.DirectoryTableBase)
+	if !hasWarning(s, "vCPU 0 is none of the guest's") || s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
+		t.Errorf("warnings %q, DirectoryTableBase %#x", s.Warnings, s.DirectoryTableBase.Value)
 	}
 }
 

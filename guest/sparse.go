@@ -35,3 +35,24 @@ func readSparse(ctx context.Context, mem VirtReader, p []byte, at phys.VirtAddr)
 	}
 	return pages, nil
 }
+
+// eachChunk reads area in chunks of at most scanChunk bytes and calls visit
+// with each until it returns false. A chunk that can't be read is passed over.
+func eachChunk(ctx context.Context, mem phys.Reader, area phys.Runs, visit func(chunk []byte, at phys.Addr) bool) error {
+	buf := make([]byte, scanChunk)
+	for _, r := range area {
+		for at, end := r.Base.Addr(), r.End().Addr(); at < end; {
+			chunk := buf[:min(uint64(end-at), scanChunk)]
+			if err := mem.ReadPhys(ctx, chunk, at); err == nil {
+				if !visit(chunk, at) {
+					return nil
+				}
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			at += phys.Addr(len(chunk))
+		}
+	}
+	return nil
+}

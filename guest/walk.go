@@ -10,26 +10,6 @@ import (
 	"snap/phys"
 )
 
-// Page table entry bits (Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.4).
-// Transition and Prototype are software bits of entries that are not present,
-// as Windows uses them (MMPTE_TRANSITION in the public ntkrnlmp symbols).
-const (
-	ptePresent    = 1 << 0
-	pteWrite      = 1 << 1
-	pteUser       = 1 << 2
-	pteLarge      = 1 << 7
-	ptePrototype  = 1 << 10
-	pteTransition = 1 << 11
-	pteNX         = 1 << 63
-
-	pteFrame = 0x000f_ffff_ffff_f000 // bits 51..12
-)
-
-const (
-	tableEntries = 512
-	topLevel     = 4 // PML4
-)
-
 // VirtReader reads guest-virtual memory. ReadVirt fills all of p with what is
 // at the virtual address at, or fails; after an error the contents of p are
 // undefined.
@@ -55,6 +35,8 @@ type TranslateError struct {
 	Level int    // 4 (PML4) to 1 (page table), 0 before the walk
 	Entry uint64 // the entry that ended the walk
 	Err   error
+
+	maps uint64 // bytes that an entry of the level maps, 0 before the walk
 }
 
 func (e *TranslateError) Error() string {
@@ -81,6 +63,7 @@ func (e *TranslateError) Unwrap() error { return e.Err }
 // changing its tables is seen as it was: make one for each discovery. It is
 // safe for concurrent use.
 type AddressSpace struct {
+	arch  *Arch
 	mem   phys.Reader
 	ram   phys.Runs
 	root  phys.Addr
@@ -98,12 +81,19 @@ type table struct {
 
 var _ VirtReader = (*AddressSpace)(nil)
 
-// NewAddressSpace returns the address space of the top-level page table at
+// NewAddressSpace returns the address space of AMD64's top-level page table at
 // root, whose low 12 bits (flags and PCID of CR3) are ignored. Table pages are
 // read only from ram.
 func NewAddressSpace(mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
-	return &AddressSpace{mem: mem, ram: ram, root: root & pteFrame}
+	return newAddressSpace(AMD64(), mem, ram, root)
 }
+
+func newAddressSpace(arch *Arch, mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
+	return &AddressSpace{arch: arch, mem: mem, ram: ram, root: arch.paging.at(uint64(root))}
+}
+
+// Arch returns the architecture whose page tables s walks.
+func (s *AddressSpace) Arch() *Arch { return s.arch }
 
 // Root returns the physical address of the top-level page table.
 func (s *AddressSpace) Root() phys.Addr { return s.root }
@@ -136,45 +126,49 @@ func (s *AddressSpace) table(ctx context.Context, at phys.Addr) (*table, error) 
 	return t, nil
 }
 
-// levelShift returns the lowest bit of the virtual address that indexes a
-// table of the given level.
-func levelShift(level int) uint { return uint(phys.PageShift + 9*(level-1)) }
-
 // Translate walks the page table for va. The page it leads to need not be RAM:
 // a kernel maps device memory too. Errors are of type *TranslateError.
 func (s *AddressSpace) Translate(ctx context.Context, va phys.VirtAddr) (Mapping, error) {
-	if !va.Canonical() {
+	p := &s.arch.paging
+	if !p.canonical(va) {
 		return Mapping{}, &TranslateError{At: va, Err: ErrNotCanonical}
 	}
 	m := Mapping{Writable: true, User: true}
 	at := s.root
-	for level := topLevel; ; level-- {
+	for level := p.top; ; level-- {
 		t, err := s.table(ctx, at)
 		if err != nil {
-			return Mapping{}, &TranslateError{At: va, Level: level, Entry: uint64(at), Err: err}
+			return Mapping{}, p.walkError(va, level, uint64(at), err)
 		}
-		e := t.entries[uint64(va)>>levelShift(level)%tableEntries]
+		e := t.entries[p.index(va, level)]
 		leaf, err := s.step(&m, level, e)
 		if err != nil {
-			return Mapping{}, &TranslateError{At: va, Level: level, Entry: e, Err: err}
+			return Mapping{}, p.walkError(va, level, e, err)
 		}
-		at = phys.Addr(e & pteFrame)
+		at = p.at(e)
 		if leaf {
-			m.Size = 1 << levelShift(level)
+			m.Size = p.size(level)
 			m.Addr = at&^phys.Addr(m.Size-1) | phys.Addr(uint64(va)&(m.Size-1))
 			return m, nil
 		}
 	}
 }
 
+// walkError is why a walk ended at an entry of a table of the given level, or
+// could not read the table.
+func (p *paging) walkError(va phys.VirtAddr, level int, entry uint64, err error) error {
+	return &TranslateError{At: va, Level: level, Entry: entry, Err: err, maps: p.size(level)}
+}
+
 // step takes entry e of a table of the given level into m and reports whether
 // it maps a page rather than a table.
 func (s *AddressSpace) step(m *Mapping, level int, e uint64) (leaf bool, err error) {
-	if e&ptePresent == 0 {
-		if e&pteTransition == 0 || e&ptePrototype != 0 || level == topLevel {
+	p := &s.arch.paging
+	if e&p.present == 0 {
+		if !p.inTransition(e, level) {
 			return false, ErrNotPresent
 		}
-		if !s.ram.Has(phys.Addr(e & pteFrame).PFN()) {
+		if !s.ram.Has(p.at(e).PFN()) {
 			return false, fmt.Errorf("%w: transition frame is not in RAM", ErrNotPresent)
 		}
 		// The protection of such an entry is encoded otherwise; the page is
@@ -182,16 +176,16 @@ func (s *AddressSpace) step(m *Mapping, level int, e uint64) (leaf bool, err err
 		m.Transition = true
 		return level == 1, nil
 	}
-	m.Writable = m.Writable && e&pteWrite != 0
-	m.User = m.User && e&pteUser != 0
-	m.NX = m.NX || e&pteNX != 0
+	m.Writable = m.Writable && e&p.write != 0
+	m.User = m.User && e&p.user != 0
+	m.NX = m.NX || e&p.noExec != 0
 	if level == 1 {
 		return true, nil
 	}
-	if e&pteLarge == 0 {
+	if e&p.large == 0 {
 		return false, nil
 	}
-	if level == topLevel {
+	if level == p.top {
 		return false, fmt.Errorf("%w: reserved bit 7 of a PML4 entry is set", ErrMalformed)
 	}
 	return true, nil
@@ -203,7 +197,8 @@ func (s *AddressSpace) ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr)
 	if len(p) == 0 {
 		return nil
 	}
-	if end, ok := at.Add(uint64(len(p)) - 1); !ok || end.Canonical() != at.Canonical() || end.Kernel() != at.Kernel() {
+	if end, ok := at.Add(uint64(len(p)) - 1); !ok ||
+		s.arch.paging.canonical(end) != s.arch.paging.canonical(at) || end.Kernel() != at.Kernel() {
 		return &TranslateError{At: at, Err: ErrNotCanonical}
 	}
 	for len(p) > 0 {
@@ -255,27 +250,21 @@ func (s *AddressSpace) selfMapSlots(ctx context.Context) ([]int, error) {
 		return nil, err
 	}
 	var slots []int
-	for i := tableEntries / 2; i < tableEntries; i++ {
-		if selfEntry(t.entries[i], s.root) {
+	mask, want := s.arch.paging.selfEntry(s.root)
+	for i := kernelEntry; i < tableEntries; i++ {
+		if t.entries[i]&mask == want {
 			slots = append(slots, i)
 		}
 	}
 	return slots, nil
 }
 
-// selfEntry reports whether e, in the table at root, maps the table itself for
-// the kernel: present, writable, not for user mode, not a large page.
-func selfEntry(e uint64, root phys.Addr) bool {
-	const flags = ptePresent | pteWrite | pteUser | pteLarge
-	return e&(pteFrame|flags) == uint64(root)|ptePresent|pteWrite
-}
-
 // missing returns how many bytes from at on are known to be unmapped after err,
 // a failed read or translation at at: the rest of what one entry would map.
 func missing(err error, at phys.VirtAddr) uint64 {
 	size := uint64(phys.PageSize)
-	if te, ok := errors.AsType[*TranslateError](err); ok && te.Level > 0 && errors.Is(te.Err, ErrNotPresent) {
-		size = 1 << levelShift(te.Level)
+	if te, ok := errors.AsType[*TranslateError](err); ok && te.maps > 0 && errors.Is(te.Err, ErrNotPresent) {
+		size = te.maps
 	}
 	return size - uint64(at)&(size-1)
 }

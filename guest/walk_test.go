@@ -282,7 +282,7 @@ func FuzzWalk(f *testing.F) {
 		}
 		s := NewAddressSpace(m, m.ram(), phys.Addr(root))
 		mapping, err := s.Translate(t.Context(), phys.VirtAddr(va))
-		if m.reads > topLevel {
+		if m.reads > amd64.paging.top {
 			t.Errorf("one translation took %d reads", m.reads)
 		}
 		if err == nil && (mapping.Addr >= phys.MaxAddr || uint64(mapping.Addr)%mapping.Size != va%mapping.Size) {

@@ -73,24 +73,42 @@ const (
 	nameBitmap          = "Bitmap"
 )
 
-// placesBitmap is BMP_HEADER64, from the end of the dump header.
-var placesBitmap = []place{
-	{nameBitmapSignature, 0x00, 4},
-	{nameBitmapValidDump, 0x04, 4},
-	{"DumpOptions", 0x08, 4},
-	{"Unused0C", 0x0C, 20},
-	{nameFirstPage, 0x20, 8},
-	{namePages, 0x28, 8},
-	{nameBitmapSize, 0x30, 8},
+// bitmapRow is one field of the bitmap's header: all that is known of it.
+type bitmapRow struct {
+	name string
+	at   place // from the end of the dump header
+	kind Kind
+	doc  string
+	cell func(*Bitmap) cell // nil for a reserved area
 }
 
-var bitmapMeanings = map[string]meaning{
-	nameBitmapSignature: {KindTag, "FDMP in a full dump, SDMP in a kernel dump"},
-	nameBitmapValidDump: {KindTag, "always DUMP"},
-	"DumpOptions":       {KindHex, "unused since Windows 8"},
-	nameFirstPage:       {KindHex, "file offset of the first page"},
-	namePages:           {KindNumber, "pages in the file"},
-	nameBitmapSize:      {KindNumber, "bits of the bitmap, one for each page frame number"},
+// bitmapRows is BMP_HEADER64, in order.
+var bitmapRows = []bitmapRow{
+	{
+		nameBitmapSignature, at(0x00, 4), KindTag, "FDMP in a full dump, SDMP in a kernel dump",
+		func(b *Bitmap) cell { return num(&b.Signature) },
+	},
+	{
+		nameBitmapValidDump, at(0x04, 4), KindTag, "always DUMP",
+		func(b *Bitmap) cell { return num(&b.ValidDump) },
+	},
+	{
+		"DumpOptions", at(0x08, 4), KindHex, "unused since Windows 8",
+		func(b *Bitmap) cell { return num(&b.DumpOptions) },
+	},
+	{name: "Unused0C", at: at(0x0C, 20), doc: reserved},
+	{
+		nameFirstPage, at(0x20, 8), KindHex, "file offset of the first page",
+		func(b *Bitmap) cell { return num(&b.FirstPage) },
+	},
+	{
+		namePages, at(0x28, 8), KindNumber, "pages in the file",
+		func(b *Bitmap) cell { return num(&b.Pages) },
+	},
+	{
+		nameBitmapSize, at(0x30, 8), KindNumber, "bits of the bitmap, one for each page frame number",
+		func(b *Bitmap) cell { return num(&b.BitmapSize) },
+	},
 }
 
 var (
@@ -100,9 +118,9 @@ var (
 
 // atEnd is the layout of a bitmap's header behind a dump header of width w.
 func atEnd(w Width) []Field {
-	fields := lay(placesBitmap, bitmapMeanings)
-	for i := range fields {
-		fields[i].Offset += w.Size()
+	var fields []Field
+	for _, r := range bitmapRows {
+		fields = append(fields, Field{Name: r.name, Offset: w.Size() + r.at.offset, Size: r.at.size, Kind: r.kind, Doc: r.doc})
 	}
 	return fields
 }
@@ -122,18 +140,6 @@ func layoutBitmap(w Width) []Field {
 		return layoutBitmap64
 	}
 	return nil
-}
-
-// cells returns the cell of every field.
-func (b *Bitmap) cells() map[string]cell {
-	return map[string]cell{
-		nameBitmapSignature: num(&b.Signature),
-		nameBitmapValidDump: num(&b.ValidDump),
-		"DumpOptions":       num(&b.DumpOptions),
-		nameFirstPage:       num(&b.FirstPage),
-		namePages:           num(&b.Pages),
-		nameBitmapSize:      num(&b.BitmapSize),
-	}
 }
 
 // Fields lists the fields of the bitmap's header in order of their offsets,

@@ -14,7 +14,12 @@ import (
 )
 
 func TestFieldsTileTheBitmapHeader(t *testing.T) {
-	cells := new(Bitmap).cells()
+	cells := map[string]bool{}
+	for _, r := range bitmapRows {
+		if r.cell != nil {
+			cells[r.name] = true
+		}
+	}
 	for _, w := range []Width{Width32, Width64} {
 		at := w.Size()
 		seen := map[string]bool{}
@@ -22,7 +27,7 @@ func TestFieldsTileTheBitmapHeader(t *testing.T) {
 			if f.Offset != at || f.Size <= 0 || seen[f.Name] {
 				t.Errorf("%d-bit: %s lies at %#x with %#x bytes, seen %v; want offset %#x", w, f.Name, f.Offset, f.Size, seen[f.Name], at)
 			}
-			if _, ok := cells[f.Name]; ok == (f.Kind == KindReserved) || f.Doc == "" {
+			if ok := cells[f.Name]; ok == (f.Kind == KindReserved) || f.Doc == "" {
 				t.Errorf("%d-bit %s: has a Go field = %v, kind %d, Doc %q", w, f.Name, ok, f.Kind, f.Doc)
 			}
 			if _, ok := fieldOf(w, f.Name); ok {
@@ -31,7 +36,7 @@ func TestFieldsTileTheBitmapHeader(t *testing.T) {
 			seen[f.Name] = true
 			at = f.Offset + f.Size
 		}
-		if at != w.Size()+0x38 || len(seen) != len(cells)+1 || len(bitmapMeanings) != len(cells) {
+		if at != w.Size()+0x38 || len(seen) != len(cells)+1 || len(bitmapRows) != len(cells)+1 {
 			t.Errorf("%d-bit: %d fields end at %#x; want %d, %#x", w, len(seen), at, len(cells)+1, w.Size()+0x38)
 		}
 	}
@@ -58,7 +63,7 @@ const smallPagesCount = 6 + 0x40
 
 func TestInitializeBitmapAMD64(t *testing.T) {
 	facts := factsAMD64()
-	facts.DirectoryTableBase, facts.Runs = 0x1AD002, nil
+	facts.DirectoryTableBase.Value, facts.Runs.Value = 0x1AD002, nil
 	got, err := InitializeBitmapDumpHeader(facts, smallPages)
 	if err != nil {
 		t.Fatalf("InitializeBitmapDumpHeader failed: %v", err)
@@ -67,7 +72,7 @@ func TestInitializeBitmapAMD64(t *testing.T) {
 		t.Fatalf("header of %#x bytes; want 0x3000", len(got))
 	}
 	context := make([]byte, 3000)
-	copy(context, facts.Context)
+	copy(context, facts.Context.Value)
 	holdBytes(t, got[:0x2000], 0x2000, []expectation{
 		{0x0004, "DU64"},
 		{0x0008, []uint32{0xF, 19041}},
@@ -138,8 +143,8 @@ func TestInitializeBitmapRefuses(t *testing.T) {
 	}{
 		{"page table not among the pages", nil, phys.Runs{{Base: 1, Pages: 0x1AC}}, "DirectoryTableBase"},
 		{"no pages", nil, nil, "DirectoryTableBase"},
-		{"ARM64", func(f *Facts) { f.Machine = MachineARM64 }, smallPages, "Machine"},
-		{"no build", func(f *Facts) { f.NtBuildNumber = 0 }, smallPages, "NtBuildNumber"},
+		{"ARM64", func(f *Facts) { f.Machine.Value = MachineARM64 }, smallPages, "Machine"},
+		{"no build", func(f *Facts) { f.NtBuildNumber.Value = 0 }, smallPages, "NtBuildNumber"},
 		{"an empty run", nil, phys.Runs{{Base: 1, Pages: 0}, {Base: 0x1AD, Pages: 1}}, "Bitmap"},
 		{"runs out of order", nil, phys.Runs{{Base: 0x1AD, Pages: 1}, {Base: 1, Pages: 1}}, "Bitmap"},
 		{"runs overlap", nil, phys.Runs{{Base: 0x1AD, Pages: 2}, {Base: 0x1AE, Pages: 1}}, "Bitmap"},

@@ -75,10 +75,9 @@ func (b *Bitmap) countRuns(r io.ReaderAt) (int, error) {
 // loadBitmap reads all fields.
 func loadBitmap(w Width, img []byte) *Bitmap {
 	b := &Bitmap{Width: w, raw: bytes.Clone(img)}
-	cells := b.cells()
-	for _, p := range placesBitmap {
-		if c, ok := cells[p.name]; ok {
-			c.load(b.raw[p.offset : p.offset+p.size])
+	for _, r := range bitmapRows {
+		if r.cell != nil {
+			r.cell(b).load(b.raw[r.at.offset : r.at.offset+r.at.size])
 		}
 	}
 	return b

@@ -3,7 +3,6 @@ package header
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"snap/phys"
 )
@@ -29,13 +28,7 @@ func InitializeBitmapDumpHeader(facts *Facts, pages phys.Runs) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf(doing, err)
 	}
-	if err := facts.check(w, pages); err != nil {
-		return nil, fmt.Errorf(doing, err)
-	}
-	h := facts.header(w)
-	h.DumpType = DumpTypeBitmapFull
-	h.clearDescriptor()
-	img, err := h.EncodeBitmap(pages)
+	_, img, err := facts.makeBitmap(w, pages)
 	if err != nil {
 		return nil, fmt.Errorf(doing, err)
 	}
@@ -69,13 +62,13 @@ func (h *Header) EncodeBitmap(pages phys.Runs) ([]byte, error) {
 	}
 	img := make([]byte, b.FirstPage)
 	copy(img, head)
-	cells := b.cells()
-	for _, f := range layoutBitmap(h.Width) {
-		if c, ok := cells[f.Name]; ok {
-			_, _ = c.store(img[f.Offset:f.end()]) // each is as wide as its field
+	behind := img[len(head):]
+	for _, r := range bitmapRows {
+		if r.cell != nil {
+			_, _ = r.cell(b).store(behind[r.at.offset : r.at.offset+r.at.size]) // each is as wide as its field
 		}
 	}
-	bitmap := img[len(head)+bitmapHeaderSize:]
+	bitmap := behind[bitmapHeaderSize:]
 	for _, r := range pages {
 		setBits(bitmap, uint64(r.Base), uint64(r.End()))
 	}
@@ -130,13 +123,4 @@ func setBits(p []byte, from, to uint64) {
 	if tail != 0 {
 		p[last] |= tail
 	}
-}
-
-// clearDescriptor makes the physical memory zero, as Windows has it in a dump
-// with a bitmap.
-func (h *Header) clearDescriptor() {
-	count, _ := fieldOf(h.Width, nameNumberOfRuns)
-	h.raw = slices.Clone(h.raw)
-	clear(h.raw[count.Offset:][:descriptorSize])
-	h.Runs, h.NumberOfPages = nil, 0
 }

@@ -21,53 +21,6 @@ var (
 	errLength  = errors.New("must be exactly as long as the field")
 )
 
-// cells returns the cell of every field that Header has a Go field for. The
-// runs have none: see descriptor.go.
-func (h *Header) cells() map[string]cell {
-	x := &h.ExceptionRecord
-	return map[string]cell{
-		"Signature":            num(&h.Signature),
-		"ValidDump":            num(&h.ValidDump),
-		"MajorVersion":         num(&h.MajorVersion),
-		"MinorVersion":         num(&h.MinorVersion),
-		"DirectoryTableBase":   num(&h.DirectoryTableBase),
-		"PfnDataBase":          num(&h.PfnDataBase),
-		"PsLoadedModuleList":   num(&h.PsLoadedModuleList),
-		"PsActiveProcessHead":  num(&h.PsActiveProcessHead),
-		"MachineImageType":     num(&h.MachineImageType),
-		"NumberProcessors":     num(&h.NumberProcessors),
-		"BugCheckCode":         num(&h.BugCheckCode),
-		"BugCheckParameter1":   num(&h.BugCheckParameter[0]),
-		"BugCheckParameter2":   num(&h.BugCheckParameter[1]),
-		"BugCheckParameter3":   num(&h.BugCheckParameter[2]),
-		"BugCheckParameter4":   num(&h.BugCheckParameter[3]),
-		"VersionUser":          textCell{&h.VersionUser},
-		"PaeEnabled":           num(&h.PaeEnabled),
-		"KdSecondaryVersion":   num(&h.KdSecondaryVersion),
-		"KdDebuggerDataBlock":  num(&h.KdDebuggerDataBlock),
-		nameNumberOfPages:      num(&h.NumberOfPages),
-		"ContextRecord":        bytesCell{&h.ContextRecord},
-		"ExceptionCode":        num(&x.ExceptionCode),
-		"ExceptionFlags":       num(&x.ExceptionFlags),
-		"ExceptionRecord":      num(&x.ExceptionRecord),
-		"ExceptionAddress":     num(&x.ExceptionAddress),
-		"NumberParameters":     num(&x.NumberParameters),
-		"ExceptionInformation": arrayCell{x.ExceptionInformation[:]},
-		"DumpType":             num(&h.DumpType),
-		"RequiredDumpSpace":    num(&h.RequiredDumpSpace),
-		"SystemTime":           num(&h.SystemTime),
-		"SystemUpTime":         num(&h.SystemUpTime),
-		"Comment":              textCell{&h.Comment},
-		"MiniDumpFields":       num(&h.MiniDumpFields),
-		"SecondaryDataState":   num(&h.SecondaryDataState),
-		"ProductType":          num(&h.ProductType),
-		"SuiteMask":            num(&h.SuiteMask),
-		"WriterStatus":         num(&h.WriterStatus),
-		"Attributes":           num(&h.Attributes),
-		"BootId":               num(&h.BootID),
-	}
-}
-
 // getUint reads the little-endian integer that fills b, at most 8 bytes.
 func getUint(b []byte) uint64 {
 	var v uint64

@@ -71,10 +71,9 @@ func Decode(b []byte) (*Header, error) {
 // load reads all fields but the runs from an image of a header.
 func load(w Width, img []byte) *Header {
 	h := &Header{Width: w, raw: bytes.Clone(img[:w.Size()])}
-	cells := h.cells()
 	for _, f := range layout(w) {
-		if c, ok := cells[f.Name]; ok {
-			c.load(h.raw[f.Offset:f.end()])
+		if f.row.cell != nil {
+			f.row.cell(h).load(h.raw[f.Offset:f.end()])
 		}
 	}
 	return h
@@ -85,10 +84,7 @@ func blank(w Width) *Header {
 	img := make([]byte, w.Size())
 	fill(img, 0)
 	h := load(w, img)
-	h.Signature, h.ValidDump = Signature, ValidDump64
-	if w == Width32 {
-		h.ValidDump = ValidDump32
-	}
+	h.Signature, h.ValidDump = Signature, w.validDump()
 	return h
 }
 
@@ -97,7 +93,7 @@ func (h *Header) check() error {
 	switch {
 	case h.Signature != Signature:
 		return formatError(h.Width, "Signature", uint64(h.Signature), "not PAGE")
-	case h.ValidDump != ValidDump64 && h.Width == Width64, h.ValidDump != ValidDump32 && h.Width == Width32:
+	case h.ValidDump != h.Width.validDump():
 		return formatError(h.Width, "ValidDump", uint64(h.ValidDump), fmt.Sprintf("wrong in a %d-bit header", h.Width))
 	case !h.DumpType.file():
 		return formatError(h.Width, "DumpType", uint64(h.DumpType), "no dump file has this type")
@@ -156,13 +152,11 @@ func (h *Header) image() ([]byte, error) {
 	fill(img, 0)
 	copy(img, h.raw)
 	var errs []error
-	cells := h.cells()
 	for _, f := range layout(h.Width) {
-		c, ok := cells[f.Name]
-		if !ok {
+		if f.row.cell == nil {
 			continue
 		}
-		if bad, err := c.store(img[f.Offset:f.end()]); err != nil {
+		if bad, err := f.row.cell(h).store(img[f.Offset:f.end()]); err != nil {
 			errs = append(errs, &FormatError{f.Name, f.Offset, bad, err.Error()})
 		}
 	}

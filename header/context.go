@@ -125,6 +125,18 @@ var contextI386 = []contextField{
 	{"ExtendedRegisters", 0xCC, fxsaveSize, func(c *Context) cell { return fixedCell{c.FltSave[:]} }},
 }
 
+// DecodeContext is DecodeContextAMD64 or DecodeContextI386, by machine. It
+// fails for a machine whose CONTEXT is not known here.
+func DecodeContext(m Machine, b []byte) (Context, error) {
+	switch m {
+	case MachineAMD64:
+		return DecodeContextAMD64(b)
+	case MachineI386:
+		return DecodeContextI386(b)
+	}
+	return Context{}, &FormatError{"MachineImageType", -1, uint64(m), "the CONTEXT of this machine is not known"}
+}
+
 // DecodeContextAMD64 reads the CONTEXT of AMD64 that b begins with; more bytes
 // may follow. It fails with a *FormatError if b is too short, and judges no
 // value: the all-zero area of a header without context decodes to zeros, and

@@ -19,8 +19,8 @@ const (
 	PortableRuns = 32
 )
 
-// maxRuns returns the largest number of runs in a header of width w.
-func (w Width) maxRuns() int {
+// MaxRuns returns the largest number of runs in a header of width w.
+func (w Width) MaxRuns() int {
 	if w == Width32 {
 		return MaxRuns32
 	}
@@ -39,7 +39,7 @@ func loadRuns(w Width, img []byte) ([]phys.Run, error) {
 	switch {
 	case n == uint64(Unset32):
 		return nil, formatError(w, nameNumberOfRuns, n, "not set")
-	case n > uint64(w.maxRuns()):
+	case n > uint64(w.MaxRuns()):
 		return nil, tooManyRuns(w, n)
 	case n == 0:
 		return nil, nil
@@ -95,7 +95,7 @@ func storeRuns(w Width, img []byte, runs []phys.Run) error {
 // checkRuns holds runs against what readers demand: few enough, none empty,
 // within the address space, ascending and disjoint. Runs may touch.
 func checkRuns(w Width, runs []phys.Run) error {
-	if len(runs) > w.maxRuns() {
+	if len(runs) > w.MaxRuns() {
 		return tooManyRuns(w, uint64(len(runs)))
 	}
 	var end phys.PFN
@@ -115,7 +115,7 @@ func checkRuns(w Width, runs []phys.Run) error {
 }
 
 func tooManyRuns(w Width, n uint64) error {
-	return formatError(w, nameNumberOfRuns, n, fmt.Sprintf("a header has room for %d runs", w.maxRuns()))
+	return formatError(w, nameNumberOfRuns, n, fmt.Sprintf("a header has room for %d runs", w.MaxRuns()))
 }
 
 // runFault says what is wrong with r after a run that ended at end, "" if
@@ -147,4 +147,16 @@ func (h *Header) Describes(runs []phys.Run) bool {
 	}
 	want, err := phys.NewRuns(runs...)
 	return err == nil && slices.Equal(have, want)
+}
+
+// clearDescriptor makes the physical memory zero, as Windows has it in a dump
+// with a bitmap.
+func (h *Header) clearDescriptor() {
+	at := descriptor64
+	if h.Width == Width32 {
+		at = descriptor32
+	}
+	h.raw = slices.Clone(h.raw)
+	clear(h.raw[at:][:descriptorSize])
+	h.Runs, h.NumberOfPages = nil, 0
 }

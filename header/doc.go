@@ -27,12 +27,16 @@
 // src/lib/kdmp-parser-structs.h, volatility3 symbols/windows/crash.json and
 // crash64.json, held against the real headers in testdata.
 //
-// [InitializeCrashDumpHeader] does for a guest seen from outside what
-// KeInitializeCrashDumpHeader does for a driver inside; where its runs don't
-// suffice, [InitializeBitmapDumpHeader] makes a header with a bitmap. [Decode]
-// and [Header.Encode] are driven by one field table, as is [Header.Fields].
+// [Make] makes a header from [Facts], of either kind: with runs of memory, or
+// where those don't suffice with a bitmap. Each fact has its origin, and
+// [Header.Fields] says for each field of a header that was made where its value
+// comes from. [InitializeCrashDumpHeader] does for a guest seen from outside what
+// KeInitializeCrashDumpHeader does for a driver inside.
+//
+// One table, with a row for each field, drives [Make], [Decode],
+// [Header.Encode], [Header.Fields] and [Layout].
 //
 // The package is pure: bytes and facts in, bytes out. It reads no guest, and of
-// a file only what [DecodeBitmap] is given. Values may be used by several goroutines as long as nobody changes
-// them.
+// a file only what [DecodeBitmap] is given. Values may be used by several
+// goroutines as long as nobody changes them.
 package header

@@ -8,73 +8,95 @@ import (
 	"snap/phys"
 )
 
-// Facts is what a header says about a guest. The caller fills it from the
-// guest's memory; the package has no other source.
+// Facts is what a header says about a guest, each value with its origin, which
+// the header that Make makes keeps. The caller fills it from the guest's
+// memory; the package has no other source.
 type Facts struct {
-	Machine Machine // MachineAMD64 or MachineI386
+	Machine phys.Known[Machine] // MachineAMD64 or MachineI386
 
 	// NtBuildNumber is the kernel variable of that name with its flags: the
 	// build number in the low 16 bits, 0xF (free) or 0xC (checked) in the top four.
-	NtBuildNumber uint32
+	NtBuildNumber phys.Known[uint32]
 
 	// DirectoryTableBase is the System process's, as KPROCESS holds it. Bits
 	// that are no part of the address are cleared.
-	DirectoryTableBase phys.Addr
+	DirectoryTableBase phys.Known[phys.Addr]
 
-	PAE bool // MachineI386 only: paging uses PAE
+	PAE phys.Known[bool] // MachineI386 only: paging uses PAE
 
 	// Kernel virtual addresses. On MachineI386 they may be sign-extended, as
 	// in the KDBG, or zero-extended.
-	PfnDatabase         phys.VirtAddr // value of MmPfnDatabase, 0 if unknown
-	PsLoadedModuleList  phys.VirtAddr // of the list head
-	PsActiveProcessHead phys.VirtAddr // of the list head
-	KdDebuggerDataBlock phys.VirtAddr // where the dump's memory will hold the decoded KDBG
+	PfnDatabase         phys.Known[phys.VirtAddr] // value of MmPfnDatabase, 0 if unknown
+	PsLoadedModuleList  phys.Known[phys.VirtAddr] // of the list head
+	PsActiveProcessHead phys.Known[phys.VirtAddr] // of the list head
+	KdDebuggerDataBlock phys.Known[phys.VirtAddr] // where the dump's memory will hold the decoded KDBG
 
-	NumberProcessors uint32 // active processors of all groups, 1 to MaxProcessors
+	NumberProcessors phys.Known[uint32] // active processors of all groups, 1 to MaxProcessors
 
-	// Runs is the memory that will follow the header of a full dump, in file
-	// order: ascending, disjoint, at most MaxRuns (MaxRuns32 on MachineI386).
-	// It is copied. InitializeBitmapDumpHeader does not use it.
-	Runs []phys.Run
+	// Runs is the memory that will follow the header, in file order: ascending,
+	// disjoint, in a full dump at most MaxRuns (MaxRuns32 on MachineI386). It is
+	// copied. InitializeBitmapDumpHeader does not use it.
+	Runs phys.Known[[]phys.Run]
 
 	// BugCheckCode and BugCheckParameter: KiBugcheckData of a guest that has
 	// crashed, else BugCheckLiveSystemDump or another code and any parameters.
-	BugCheckCode      uint32
-	BugCheckParameter [4]uint64
+	// SetBugCheck chooses.
+	BugCheckCode      phys.Known[uint32]
+	BugCheckParameter [4]phys.Known[uint64]
 
-	SystemTime   uint64 // FILETIME, UTC: KUSER_SHARED_DATA.SystemTime
-	SystemUpTime uint64 // units of 100 ns: KUSER_SHARED_DATA.InterruptTime
-	ProductType  uint32 // KUSER_SHARED_DATA.NtProductType
-	SuiteMask    uint32 // KUSER_SHARED_DATA.SuiteMask
-	BootID       uint32 // KUSER_SHARED_DATA.BootId, 0 where Windows is too old to have one
+	SystemTime   phys.Known[uint64] // FILETIME, UTC: KUSER_SHARED_DATA.SystemTime
+	SystemUpTime phys.Known[uint64] // units of 100 ns: KUSER_SHARED_DATA.InterruptTime
+	ProductType  phys.Known[uint32] // KUSER_SHARED_DATA.NtProductType
+	SuiteMask    phys.Known[uint32] // KUSER_SHARED_DATA.SuiteMask
+	BootID       phys.Known[uint32] // KUSER_SHARED_DATA.BootId, 0 where Windows is too old to have one
 
 	// Comment is printable ASCII of at most MaxComment characters; empty
 	// leaves the field unset.
-	Comment string
+	Comment phys.Known[string]
 
 	// Context is the CONTEXT of the processor that a debugger shows first, as
-	// ContextAMD64 or ContextI386 makes it. Nil leaves the area zero, which is
-	// what the kernel's routine does. It is copied.
-	Context []byte
+	// ContextFor makes it. Nil leaves the area zero, which is what the kernel's
+	// routine does. It is copied.
+	Context phys.Known[[]byte]
+}
+
+// Origins of values that are not the guest's.
+const (
+	FromFormat     = "dump format"
+	FromSize       = "size of header and pages"
+	FromNotCrashed = "snap: the guest has not crashed"
+	FromNoBugCheck = "snap: the guest's bug check can't be read"
+	FromNoContext  = "snap: no processor's registers are known"
+)
+
+// SetBugCheck sets what a debugger is told of why the guest stopped. code and
+// parameters are KiBugcheckData, of which the code is 0 while the guest runs,
+// and without an origin where it can't be read: then the header says
+// BugCheckLiveSystemDump, without parameters.
+func (f *Facts) SetBugCheck(code phys.Known[uint64], parameters [4]phys.Known[uint64]) {
+	if code.Value != 0 {
+		f.BugCheckCode, f.BugCheckParameter = phys.Know(uint32(code.Value), code.From), parameters
+		return
+	}
+	why := FromNotCrashed
+	if code.From == "" {
+		why = FromNoBugCheck
+	}
+	f.BugCheckCode = phys.Know(BugCheckLiveSystemDump, why)
+	for i := range f.BugCheckParameter {
+		f.BugCheckParameter[i] = phys.Know(uint64(0), why)
+	}
 }
 
 // width returns the layout of the guest's header.
 func (f *Facts) width() (Width, error) {
-	switch f.Machine {
+	switch f.Machine.Value {
 	case MachineAMD64:
 		return Width64, nil
 	case MachineI386:
 		return Width32, nil
 	}
-	return 0, &FactError{"Machine", uint64(f.Machine), "headers are made for AMD64 and x86 only"}
-}
-
-// address is a as the header stores it.
-func (f *Facts) address(a phys.VirtAddr) phys.VirtAddr {
-	if f.Machine == MachineI386 {
-		return a & maxUint32
-	}
-	return a
+	return 0, &FactError{"Machine", uint64(f.Machine.Value), "headers are made for AMD64 and x86 only"}
 }
 
 // Masks of the address in KPROCESS.DirectoryTableBase. The low bits of a table
@@ -87,28 +109,20 @@ const (
 
 // tableBase is DirectoryTableBase without the bits that are no address.
 func (f *Facts) tableBase() phys.Addr {
-	if f.Machine == MachineI386 && f.PAE {
-		return f.DirectoryTableBase &^ maskPAE
+	if f.Machine.Value == MachineI386 && f.PAE.Value {
+		return f.DirectoryTableBase.Value &^ maskPAE
 	}
-	return f.DirectoryTableBase &^ maskPage
-}
-
-// checkFull is check for a full dump of the runs.
-func (f *Facts) checkFull(w Width) error {
-	if err := f.checkRuns(w); err != nil {
-		return err
-	}
-	return f.check(w, f.Runs)
+	return f.DirectoryTableBase.Value &^ maskPage
 }
 
 // check says which fact no reader of a dump of pages could work with, as a
 // *FactError.
 func (f *Facts) check(w Width, pages []phys.Run) error {
-	if major := f.NtBuildNumber >> 28; (major != 0xF && major != 0xC) || f.NtBuildNumber&0xFFFF == 0 {
-		return &FactError{"NtBuildNumber", uint64(f.NtBuildNumber), "not the build number of a free or checked kernel"}
+	if major := f.NtBuildNumber.Value >> 28; (major != 0xF && major != 0xC) || f.NtBuildNumber.Value&0xFFFF == 0 {
+		return &FactError{"NtBuildNumber", uint64(f.NtBuildNumber.Value), "not the build number of a free or checked kernel"}
 	}
-	if f.NumberProcessors < 1 || f.NumberProcessors > MaxProcessors {
-		return &FactError{"NumberProcessors", uint64(f.NumberProcessors), fmt.Sprintf("Windows runs 1 to %d", MaxProcessors)}
+	if f.NumberProcessors.Value < 1 || f.NumberProcessors.Value > MaxProcessors {
+		return &FactError{"NumberProcessors", uint64(f.NumberProcessors.Value), fmt.Sprintf("Windows runs 1 to %d", MaxProcessors)}
 	}
 	if err := f.checkTableBase(w, pages); err != nil {
 		return err
@@ -122,11 +136,11 @@ func (f *Facts) check(w Width, pages []phys.Run) error {
 }
 
 func (f *Facts) checkRuns(w Width) error {
-	if len(f.Runs) == 0 {
+	if len(f.Runs.Value) == 0 {
 		return &FactError{"Runs", 0, "a full dump has at least one run"}
 	}
 	var bad *FormatError
-	if errors.As(checkRuns(w, f.Runs), &bad) {
+	if errors.As(checkRuns(w, f.Runs.Value), &bad) {
 		return &FactError{bad.Field, bad.Value, bad.Reason}
 	}
 	return nil
@@ -137,10 +151,10 @@ func (f *Facts) checkRuns(w Width) error {
 func (f *Facts) checkTableBase(w Width, pages []phys.Run) error {
 	base := f.tableBase()
 	refuse := func(reason string) error {
-		return &FactError{"DirectoryTableBase", uint64(f.DirectoryTableBase), reason}
+		return &FactError{"DirectoryTableBase", uint64(f.DirectoryTableBase.Value), reason}
 	}
 	switch {
-	case f.PAE && w == Width64:
+	case f.PAE.Value && w == Width64:
 		return &FactError{"PAE", 1, "PAE is a mode of x86"}
 	case base == 0:
 		return refuse("no page table lies at physical address 0")
@@ -159,10 +173,10 @@ func (f *Facts) checkAddresses(w Width) error {
 		at       phys.VirtAddr
 		optional bool
 	}{
-		{"PfnDatabase", f.PfnDatabase, true},
-		{"PsLoadedModuleList", f.PsLoadedModuleList, false},
-		{"PsActiveProcessHead", f.PsActiveProcessHead, false},
-		{"KdDebuggerDataBlock", f.KdDebuggerDataBlock, false},
+		{"PfnDatabase", f.PfnDatabase.Value, true},
+		{"PsLoadedModuleList", f.PsLoadedModuleList.Value, false},
+		{"PsActiveProcessHead", f.PsActiveProcessHead.Value, false},
+		{"KdDebuggerDataBlock", f.KdDebuggerDataBlock.Value, false},
 	} {
 		if a.optional && a.at == 0 {
 			continue
@@ -189,45 +203,37 @@ func kernelAddress(w Width, a phys.VirtAddr) bool {
 
 func (f *Facts) checkBugCheck(w Width) error {
 	for i, p := range f.BugCheckParameter {
-		if w == Width32 && p > maxUint32 {
-			return &FactError{fmt.Sprintf("BugCheckParameter[%d]", i), p, "does not fit 32 bits"}
+		if w == Width32 && p.Value > maxUint32 {
+			return &FactError{fmt.Sprintf("BugCheckParameter[%d]", i), p.Value, "does not fit 32 bits"}
 		}
 	}
 	return nil
 }
 
 func (f *Facts) checkComment(Width) error {
-	if len(f.Comment) > MaxComment {
-		return &FactError{"Comment", uint64(len(f.Comment)), fmt.Sprintf("length is above %d", MaxComment)}
+	if len(f.Comment.Value) > MaxComment {
+		return &FactError{"Comment", uint64(len(f.Comment.Value)), fmt.Sprintf("length is above %d", MaxComment)}
 	}
-	if !printable(f.Comment) {
-		return &FactError{"Comment", uint64(len(f.Comment)), "not printable ASCII"}
+	if !printable(f.Comment.Value) {
+		return &FactError{"Comment", uint64(len(f.Comment.Value)), "not printable ASCII"}
 	}
 	return nil
-}
-
-// context decodes the CONTEXT.
-func (f *Facts) context() (Context, error) {
-	if f.Machine == MachineI386 {
-		return DecodeContextI386(f.Context)
-	}
-	return DecodeContextAMD64(f.Context)
 }
 
 // checkContext demands a CONTEXT of the right machine. kdmp-parser refuses a
 // dump whose two copies of MXCSR differ.
 func (f *Facts) checkContext(w Width) error {
-	if f.Context == nil {
+	if f.Context.Value == nil {
 		return nil
 	}
 	size, machine := ContextSizeAMD64, ContextFlagAMD64
 	if w == Width32 {
 		size, machine = ContextSizeI386, ContextFlagI386
 	}
-	c, err := f.context()
+	c, err := DecodeContext(f.Machine.Value, f.Context.Value)
 	switch {
-	case err != nil || len(f.Context) != size:
-		return &FactError{"Context", uint64(len(f.Context)), fmt.Sprintf("length is not %#x", size)}
+	case err != nil || len(f.Context.Value) != size:
+		return &FactError{"Context", uint64(len(f.Context.Value)), fmt.Sprintf("length is not %#x", size)}
 	case c.Flags&machine == 0:
 		return &FactError{"Context", uint64(c.Flags), "ContextFlags are not of this machine"}
 	case w == Width64 && c.MxCsr != c.FltMxCsr():

@@ -1,6 +1,7 @@
 package header
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
@@ -13,6 +14,11 @@ type FieldValue struct {
 	Field
 	Value string // "unset" while the field holds 'PAGE', "" for an area that is reserved
 	Set   bool
+
+	// From is where the value comes from, in a header that Make made; empty in
+	// one that was decoded, where the field was changed since, and for reserved
+	// areas.
+	From string
 }
 
 // unset is what the value of a field reads that nobody has set.
@@ -25,9 +31,20 @@ func (h *Header) Fields() []FieldValue {
 	img, _ := h.image() // each failure concerns one field, which is then as it was
 	var list []FieldValue
 	for _, f := range layout(h.Width) {
-		list = append(list, f.value(img[f.Offset:f.end()], h))
+		v := f.value(img[f.Offset:f.end()], h)
+		v.From = h.origin(f.Field, img)
+		list = append(list, v)
 	}
 	return list
+}
+
+// origin returns where the value of f comes from that img, an image of h, holds.
+func (h *Header) origin(f Field, img []byte) string {
+	from, ok := h.from[f.Name]
+	if !ok || !bytes.Equal(img[f.Offset:f.end()], h.raw[f.Offset:f.end()]) {
+		return ""
+	}
+	return from
 }
 
 // value shows b, the bytes of f. Only fields of a dump header need h.
@@ -126,15 +143,13 @@ func (h *Header) showContext(b []byte) string {
 	if strings.Trim(string(b), "\x00") == "" {
 		return "all zero"
 	}
-	switch h.MachineImageType {
-	case MachineAMD64:
-		if c, err := DecodeContextAMD64(b); err == nil {
-			return fmt.Sprintf("flags %#x rip 0x%016x rsp 0x%016x", c.Flags, c.Rip, c.Rsp)
-		}
-	case MachineI386:
-		if c, err := DecodeContextI386(b); err == nil {
-			return fmt.Sprintf("flags %#x eip 0x%08x esp 0x%08x", c.Flags, c.Rip, c.Rsp)
-		}
+	c, err := DecodeContext(h.MachineImageType, b)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%d bytes", len(b))
+	case h.Width == Width32:
+		return fmt.Sprintf("flags %#x eip 0x%08x esp 0x%08x", c.Flags, c.Rip, c.Rsp)
+	default:
+		return fmt.Sprintf("flags %#x rip 0x%016x rsp 0x%016x", c.Flags, c.Rip, c.Rsp)
 	}
-	return fmt.Sprintf("%d bytes", len(b))
 }

@@ -51,7 +51,8 @@ type Header struct {
 	Attributes         uint32
 	BootID             uint32
 
-	raw []byte // the image that Encode writes over; nil stands for 'PAGE' everywhere
+	raw  []byte            // the image that Encode writes over; nil stands for 'PAGE' everywhere
+	from map[string]string // by field, where its value in raw comes from; only of a header that was made
 }
 
 // ExceptionRecord is EXCEPTION_RECORD64, or EXCEPTION_RECORD32 zero-extended

@@ -3,8 +3,6 @@ package header
 import (
 	"errors"
 	"fmt"
-
-	"snap/phys"
 )
 
 // Limits of a header that InitializeCrashDumpHeader makes.
@@ -14,13 +12,6 @@ const (
 	MaxProcessors = 2048
 	// MaxComment is the longest comment: the field has 128 bytes and ends with a NUL.
 	MaxComment = 127
-)
-
-// What the kernel's routine writes as exception of a header that belongs to no
-// crash (seen in the real dumps in testdata).
-const (
-	statusBreakpoint        uint32 = 0x80000003 // STATUS_BREAKPOINT, ntstatus.h
-	exceptionNoncontinuable uint32 = 1          // EXCEPTION_NONCONTINUABLE, winnt.h
 )
 
 // InitializeCrashDumpHeader writes the header of a full dump of the guest that
@@ -61,82 +52,10 @@ func InitializeCrashDumpHeader(dumpType, flags uint32, buffer []byte, facts *Fac
 	if len(buffer) < needed {
 		return needed, &StatusError{StatusBufferTooSmall, fmt.Errorf("buffer of %#x bytes: a header has %#x", len(buffer), needed)}
 	}
-	if err := facts.checkFull(w); err != nil {
-		return needed, &StatusError{StatusInvalidParameter, err}
-	}
-	h := facts.header(w)
-	facts.memory(h)
-	img, err := h.Encode()
+	_, img, err := facts.makeFull(w)
 	if err != nil {
 		return needed, &StatusError{StatusInvalidParameter, err}
 	}
 	copy(buffer, img)
 	return needed, nil
-}
-
-// header makes the header from facts that check has accepted, all but the
-// physical memory.
-func (f *Facts) header(w Width) *Header {
-	h := blank(w)
-	h.MajorVersion = f.NtBuildNumber >> 28
-	h.MinorVersion = f.NtBuildNumber & 0xFFFF
-	h.DirectoryTableBase = f.tableBase()
-	if f.PfnDatabase != 0 {
-		h.PfnDataBase = f.address(f.PfnDatabase)
-	}
-	h.PsLoadedModuleList = f.address(f.PsLoadedModuleList)
-	h.PsActiveProcessHead = f.address(f.PsActiveProcessHead)
-	h.KdDebuggerDataBlock = f.address(f.KdDebuggerDataBlock)
-	h.MachineImageType = f.Machine
-	h.NumberProcessors = f.NumberProcessors
-	h.BugCheckCode = f.BugCheckCode
-	h.BugCheckParameter = f.BugCheckParameter
-	f.exception(h)
-	h.SystemTime = f.SystemTime
-	h.SystemUpTime = f.SystemUpTime
-	h.ProductType = f.ProductType
-	h.SuiteMask = f.SuiteMask
-	h.BootID = f.BootID
-	h.Comment = f.Comment
-	h.Attributes = 0
-	h.WriterStatus = 0
-	h.KdSecondaryVersion = KdSecondaryVersionDefault
-	if f.Machine == MachineAMD64 {
-		h.KdSecondaryVersion = KdSecondaryVersionAMD64Context
-	}
-	if w == Width32 {
-		h.PaeEnabled = 0
-		if f.PAE {
-			h.PaeEnabled = 1
-		}
-	}
-	return h
-}
-
-// memory makes h that of a full dump of the runs.
-func (f *Facts) memory(h *Header) {
-	h.DumpType = DumpTypeFull
-	h.Runs = append([]phys.Run(nil), f.Runs...)
-	h.NumberOfPages = 0
-	for _, r := range f.Runs {
-		h.NumberOfPages += r.Pages
-	}
-	h.RequiredDumpSpace = uint64(h.Width.Size()) + h.NumberOfPages<<phys.PageShift
-}
-
-// exception sets the context and the exception record: a breakpoint at the
-// context's instruction, at 0 without a context, as the kernel's routine has it.
-func (f *Facts) exception(h *Header) {
-	clear(h.ContextRecord)
-	copy(h.ContextRecord, f.Context)
-	x := &h.ExceptionRecord
-	x.ExceptionCode = statusBreakpoint
-	x.ExceptionFlags = exceptionNoncontinuable
-	x.ExceptionRecord = 0
-	x.ExceptionAddress = 0
-	x.NumberParameters = 0
-	if f.Context != nil {
-		c, _ := f.context() // check has decoded it
-		x.ExceptionAddress = phys.VirtAddr(c.Rip)
-	}
 }

@@ -9,6 +9,16 @@ import (
 	"snap/phys"
 )
 
+// from is a value with an origin.
+func from[T any](v T) phys.Known[T] { return phys.Know(v, "a test") }
+
+func parameters(p ...uint64) (out [4]phys.Known[uint64]) {
+	for i := range out {
+		out[i] = from(p[i])
+	}
+	return out
+}
+
 // factsAMD64 describes a guest like the one of triage_x64.bin.
 func factsAMD64() *Facts {
 	ctx := ContextAMD64(&phys.Registers{
@@ -16,24 +26,24 @@ func factsAMD64() *Facts {
 		CS: phys.Segment{Selector: 0x10}, SS: phys.Segment{Selector: 0x18},
 	})
 	return &Facts{
-		Machine:             MachineAMD64,
-		NtBuildNumber:       0xF000_4A61,
-		DirectoryTableBase:  0x1A_D002, // with a PCID
-		PfnDatabase:         0xFFFF_FA80_0000_0000,
-		PsLoadedModuleList:  0xFFFF_F804_7C62_A390,
-		PsActiveProcessHead: 0xFFFF_F804_7C61_E200,
-		KdDebuggerDataBlock: 0xFFFF_F804_7C60_0B20,
-		NumberProcessors:    16,
-		Runs:                []phys.Run{{Base: 1, Pages: 0x9F}, {Base: 0x100, Pages: 0x7F7EF}, {Base: 0x100000, Pages: 0x380000}},
-		BugCheckCode:        BugCheckLiveSystemDump,
-		BugCheckParameter:   [4]uint64{1, 2, 3, 0xFFFF_F804_0000_0004},
-		SystemTime:          0x01D7_07F2_3DBB_3399,
-		SystemUpTime:        0x023B_C1E9,
-		ProductType:         1,
-		SuiteMask:           0x110,
-		BootID:              0xD,
-		Comment:             "taken from outside",
-		Context:             ctx,
+		Machine:             from[Machine](MachineAMD64),
+		NtBuildNumber:       from[uint32](0xF000_4A61),
+		DirectoryTableBase:  from[phys.Addr](0x1A_D002), // with a PCID
+		PfnDatabase:         from[phys.VirtAddr](0xFFFF_FA80_0000_0000),
+		PsLoadedModuleList:  from[phys.VirtAddr](0xFFFF_F804_7C62_A390),
+		PsActiveProcessHead: from[phys.VirtAddr](0xFFFF_F804_7C61_E200),
+		KdDebuggerDataBlock: from[phys.VirtAddr](0xFFFF_F804_7C60_0B20),
+		NumberProcessors:    from[uint32](16),
+		Runs:                from([]phys.Run{{Base: 1, Pages: 0x9F}, {Base: 0x100, Pages: 0x7F7EF}, {Base: 0x100000, Pages: 0x380000}}),
+		BugCheckCode:        from[uint32](BugCheckLiveSystemDump),
+		BugCheckParameter:   parameters(1, 2, 3, 0xFFFF_F804_0000_0004),
+		SystemTime:          from[uint64](0x01D7_07F2_3DBB_3399),
+		SystemUpTime:        from[uint64](0x023B_C1E9),
+		ProductType:         from[uint32](1),
+		SuiteMask:           from[uint32](0x110),
+		BootID:              from[uint32](0xD),
+		Comment:             from("taken from outside"),
+		Context:             from(ctx),
 	}
 }
 
@@ -45,22 +55,24 @@ func factsI386() *Facts {
 		CS: phys.Segment{Selector: 0x08}, SS: phys.Segment{Selector: 0x10},
 	})
 	return &Facts{
-		Machine:             MachineI386,
-		NtBuildNumber:       0xF000_1DB1,
-		DirectoryTableBase:  0x18_52E7,
-		PAE:                 true,
-		PfnDatabase:         0xFFFF_FFFF_8300_0000,
-		PsLoadedModuleList:  0xFFFF_FFFF_8299_9850,
-		PsActiveProcessHead: 0x8299_1F18,
-		KdDebuggerDataBlock: 0xFFFF_FFFF_8297_8C28,
-		NumberProcessors:    2,
-		Runs:                []phys.Run{{Base: 1, Pages: 0x9E}, {Base: 0x100, Pages: 0xBFEDF}},
-		BugCheckCode:        0xE2,
-		SystemTime:          0x01D6_5091_99BF_63E0,
-		SystemUpTime:        0x1_0000_0001,
-		ProductType:         3,
-		SuiteMask:           0x112,
-		Context:             ctx,
+		Machine:             from[Machine](MachineI386),
+		NtBuildNumber:       from[uint32](0xF000_1DB1),
+		DirectoryTableBase:  from[phys.Addr](0x18_52E7),
+		PAE:                 from[bool](true),
+		PfnDatabase:         from[phys.VirtAddr](0xFFFF_FFFF_8300_0000),
+		PsLoadedModuleList:  from[phys.VirtAddr](0xFFFF_FFFF_8299_9850),
+		PsActiveProcessHead: from[phys.VirtAddr](0x8299_1F18),
+		KdDebuggerDataBlock: from[phys.VirtAddr](0xFFFF_FFFF_8297_8C28),
+		NumberProcessors:    from[uint32](2),
+		Runs:                from([]phys.Run{{Base: 1, Pages: 0x9E}, {Base: 0x100, Pages: 0xBFEDF}}),
+		BugCheckCode:        from[uint32](0xE2),
+		BugCheckParameter:   parameters(0, 0, 0, 0),
+		SystemTime:          from[uint64](0x01D6_5091_99BF_63E0),
+		SystemUpTime:        from[uint64](0x1_0000_0001),
+		ProductType:         from[uint32](3),
+		SuiteMask:           from[uint32](0x112),
+		BootID:              from[uint32](0),
+		Context:             from(ctx),
 	}
 }
 
@@ -107,7 +119,7 @@ func TestInitializeAMD64(t *testing.T) {
 		t.Fatalf("InitializeCrashDumpHeader = %#x, %v; want 0x2000", n, err)
 	}
 	context := make([]byte, 3000)
-	copy(context, facts.Context)
+	copy(context, facts.Context.Value)
 	holdBytes(t, buffer, 0x2000, []expectation{
 		{0x0004, "DU64"},
 		{0x0008, []uint32{0xF, 19041}},
@@ -143,7 +155,7 @@ func TestInitializeI386(t *testing.T) {
 		t.Fatalf("InitializeCrashDumpHeader = %#x, %v; want 0x1000", n, err)
 	}
 	context := make([]byte, 1200)
-	copy(context, facts.Context)
+	copy(context, facts.Context.Value)
 	holdBytes(t, buffer, 0x1000, []expectation{
 		{0x004, "DUMP"},
 		{0x008, []uint32{0xF, 7601, 0x1852E0, 0x8300_0000, 0x8299_9850, 0x8299_1F18, 0x14C, 2, 0xE2, 0, 0, 0, 0}},
@@ -163,7 +175,7 @@ func TestInitializeI386(t *testing.T) {
 // Without PAE the page directory fills a page.
 func TestInitializeI386WithoutPAE(t *testing.T) {
 	facts := factsI386()
-	facts.PAE = false
+	facts.PAE.Value = false
 	buffer := make([]byte, 0x1000)
 	if _, err := InitializeCrashDumpHeader(1, 0, buffer, facts); err != nil {
 		t.Fatalf("InitializeCrashDumpHeader failed: %v", err)
@@ -176,7 +188,7 @@ func TestInitializeI386WithoutPAE(t *testing.T) {
 // What the facts lack stays as the kernel's routine leaves it.
 func TestInitializeWithTheLeast(t *testing.T) {
 	facts := factsAMD64()
-	facts.Context, facts.Comment, facts.PfnDatabase = nil, "", 0
+	facts.Context.Value, facts.Comment.Value, facts.PfnDatabase.Value = nil, "", 0
 	buffer := make([]byte, 0x2000)
 	if _, err := InitializeCrashDumpHeader(1, 0, buffer, facts); err != nil {
 		t.Fatalf("InitializeCrashDumpHeader failed: %v", err)
@@ -197,7 +209,7 @@ func TestInitializeWithTheLeast(t *testing.T) {
 
 func TestInitializeContract(t *testing.T) {
 	none := factsAMD64()
-	none.Machine = MachineARM64
+	none.Machine.Value = MachineARM64
 	for _, tt := range []struct {
 		name            string
 		dumpType, flags uint32
@@ -218,8 +230,8 @@ func TestInitializeContract(t *testing.T) {
 		{"flags", 1, 1, 0x2000, factsAMD64(), 0, 0xC000000D},
 		{"type before buffer", 2, 0, 0, factsAMD64(), 0, 0xC000000D},
 		{"no facts", 1, 0, 0x2000, nil, 0, 0xC000000D},
-		{"facts that can't be", 1, 0, 0x2000, &Facts{Machine: MachineAMD64}, 0x2000, 0xC000000D},
-		{"the size comes first", 1, 0, 0, &Facts{Machine: MachineAMD64}, 0x2000, 0xC0000023},
+		{"facts that can't be", 1, 0, 0x2000, &Facts{Machine: from(MachineAMD64)}, 0x2000, 0xC000000D},
+		{"the size comes first", 1, 0, 0, &Facts{Machine: from(MachineAMD64)}, 0x2000, 0xC0000023},
 		{"another machine", 1, 0, 0x2000, none, 0, 0xC000000D},
 	} {
 		before := bytes.Repeat([]byte{0xA5}, tt.buffer)

@@ -1,6 +1,9 @@
 package header
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Kind is what the bytes of a field mean.
 type Kind int
@@ -38,9 +41,15 @@ func (f Field) end() int { return f.Offset + f.Size }
 // Layout returns the fields of a header of width w in order of their offsets;
 // reserved areas are fields too, so that each byte belongs to exactly one. It
 // is nil for a width that does not exist. The slice is the caller's.
-func Layout(w Width) []Field { return slices.Clone(layout(w)) }
+func Layout(w Width) []Field {
+	var list []Field
+	for _, f := range layout(w) {
+		list = append(list, f.Field)
+	}
+	return list
+}
 
-func layout(w Width) []Field {
+func layout(w Width) []laid {
 	switch w {
 	case Width32:
 		return layout32
@@ -53,41 +62,57 @@ func layout(w Width) []Field {
 // fieldOf returns the field called name, and false if the layout has none.
 func fieldOf(w Width, name string) (Field, bool) {
 	l := layout(w)
-	i := slices.IndexFunc(l, func(f Field) bool { return f.Name == name })
+	i := slices.IndexFunc(l, func(f laid) bool { return f.Name == name })
 	if i < 0 {
 		return Field{}, false
 	}
-	return l[i], true
+	return l[i].Field, true
 }
 
-// The layouts are places only; what a field means does not depend on the width.
-var (
-	layout64 = lay(places64, meanings)
-	layout32 = lay(places32, meanings)
-)
-
-// place is where a field lies.
+// place is where a field lies in one layout. One of size 0 is not in it.
 type place struct {
-	name         string
 	offset, size int
 }
 
-// meaning is what a field says.
-type meaning struct {
-	kind Kind
-	doc  string
+func at(offset, size int) place { return place{offset, size} }
+
+// row is one field of the dump header: all that is known of it.
+type row struct {
+	name       string
+	in64, in32 place
+	kind       Kind
+	doc        string
+
+	// cell is the Go field. It is nil for reserved areas, and for the runs: see
+	// descriptor.go.
+	cell func(*Header) cell
+	// set sets the field of a header that is being made and returns where the
+	// value comes from. It is nil for fields that no such header has set.
+	set func(*Header, *making) (from string)
 }
 
-func lay(places []place, meanings map[string]meaning) []Field {
-	fields := make([]Field, 0, len(places))
-	for _, p := range places {
-		m, ok := meanings[p.name]
-		if !ok {
-			m = meaning{KindReserved, "padding or reserved"}
+// laid is a field with its row.
+type laid struct {
+	Field
+	row *row
+}
+
+var (
+	layout64 = lay(func(r *row) place { return r.in64 })
+	layout32 = lay(func(r *row) place { return r.in32 })
+)
+
+// lay puts the rows that have a place in order.
+func lay(in func(*row) place) []laid {
+	var list []laid
+	for i := range rows {
+		r := &rows[i]
+		if p := in(r); p.size != 0 {
+			list = append(list, laid{Field{Name: r.name, Offset: p.offset, Size: p.size, Kind: r.kind, Doc: r.doc}, r})
 		}
-		fields = append(fields, Field{Name: p.name, Offset: p.offset, Size: p.size, Kind: m.kind, Doc: m.doc})
 	}
-	return fields
+	slices.SortFunc(list, func(a, b laid) int { return cmp.Compare(a.Offset, b.Offset) })
+	return list
 }
 
 // pageFill is the byte that offset at of a header holds before anything is set.

@@ -23,6 +23,19 @@ var (
 	userI386    = selectors{cs: 0x1B, ds: 0x23, es: 0x23, fs: 0x3B, gs: 0x00, ss: 0x23}
 )
 
+// ContextFor is ContextAMD64 or ContextI386, by the machine that the guest's
+// kernel is for. It is nil for a machine whose CONTEXT is not known here, which
+// no header is made for either.
+func ContextFor(m Machine, r *phys.Registers) []byte {
+	switch m {
+	case MachineAMD64:
+		return ContextAMD64(r)
+	case MachineI386:
+		return ContextI386(r)
+	}
+	return nil
+}
+
 // ContextAMD64 makes the CONTEXT of AMD64, ContextSizeAMD64 bytes, from a
 // processor's registers.
 //

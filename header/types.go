@@ -40,6 +40,14 @@ const (
 	ValidDump32 uint32 = 0x504D5544 // 'DUMP', second word of a DUMP_HEADER32
 )
 
+// validDump returns the second word of a header of width w.
+func (w Width) validDump() uint32 {
+	if w == Width32 {
+		return ValidDump32
+	}
+	return ValidDump64
+}
+
 // What an integer field holds that nobody has set: Windows fills the header
 // with 'PAGE' first.
 const (

@@ -123,7 +123,7 @@ func (r *checkResult) addSurvey(s *capture.Survey) {
 	describeGuest(&sum, s)
 	r.Guest, r.Header, r.exclusions = sum.Guest, sum.Header, &sum
 	r.ExcludedPages, r.Excluded, r.Refused = sum.Pages.Excluded, sum.Excluded, sum.Refused
-	r.crFrom = s.System.Origins["DirectoryTableBase"]
+	r.crFrom = s.System.DirectoryTableBase.From
 	for _, p := range s.System.Processors {
 		if p.VCPU >= 0 && p.ContextAt != 0 {
 			r.Matched++

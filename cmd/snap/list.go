@@ -13,7 +13,6 @@ import (
 
 	"snap/cmd/snap/internal/capture"
 	"snap/cmd/snap/internal/table"
-	"snap/guest"
 	"snap/hv"
 )
 
@@ -119,22 +118,13 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 	if err != nil {
 		return err
 	}
-	e.Guest = guestName(s.System)
+	e.Guest = s.System.Name()
 	e.Modes = append(e.Modes, string(capture.ModePause))
 	if d, ok := vm.(hv.Snapshotter); ok && d.CheckSnapshot(ctx) == nil {
 		e.Modes = append(e.Modes, string(capture.ModeSnapshot))
 	}
 	e.Modes = append(e.Modes, string(capture.ModeLive))
 	return nil
-}
-
-// guestName is the guest's Windows in a few words.
-func guestName(s *guest.System) string {
-	kind := "Windows"
-	if s.KUSER.NtProductType == 2 || s.KUSER.NtProductType == 3 {
-		kind = "Windows Server"
-	}
-	return fmt.Sprintf("%s %d.%d.%d", kind, s.KUSER.NtMajorVersion, s.KUSER.NtMinorVersion, s.Build())
 }
 
 func shortReason(code int) string {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"time"
 
@@ -35,8 +34,8 @@ func describeGuest(sum *manifest.Manifest, s *capture.Survey) {
 		DumpType: int(s.Header.DumpType), Runs: len(s.Plan.Runs), Fields: map[string]manifest.Field{},
 	}
 	for _, f := range s.Header.Fields() {
-		if from, ok := sys.Origins[f.Name]; ok && f.Set {
-			sum.Header.Fields[f.Name] = manifest.Field{Value: f.Value, From: from}
+		if f.From != "" {
+			sum.Header.Fields[f.Name] = manifest.Field{Value: f.Value, From: f.From}
 		}
 	}
 }
@@ -44,18 +43,10 @@ func describeGuest(sum *manifest.Manifest, s *capture.Survey) {
 // guestOf is the report on the Windows in a guest.
 func guestOf(sys *guest.System) manifest.Guest {
 	return manifest.Guest{
-		Windows: guestName(sys),
-		Arch:    archName(sys), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
-		KernelBase: manifest.Hex(sys.Kernel.Base), SystemCR3: manifest.Hex(sys.DirectoryTableBase),
+		Windows: sys.Name(), Arch: sys.Arch.Name(), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
+		KernelBase: manifest.Hex(sys.Kernel.Base), SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
 		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded,
 	}
-}
-
-func archName(sys *guest.System) string {
-	if sys.Arch == 0x8664 {
-		return "amd64"
-	}
-	return fmt.Sprintf("%#x", sys.Arch)
 }
 
 // addResult adds what a finished capture counted.

@@ -87,7 +87,7 @@ func (l *lab) overlay(t testing.TB, what string, at phys.VirtAddr, b []byte) {
 func (l *lab) header(t testing.TB, runs []phys.Run) []byte {
 	t.Helper()
 	facts := l.facts()
-	facts.Runs = runs
+	facts.Runs = phys.Know(runs, "the lab")
 	b := make([]byte, header.Size64)
 	if _, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, b, facts); err != nil {
 		t.Fatalf("make the header: %v", err)
@@ -100,22 +100,22 @@ func (l *lab) facts() *header.Facts {
 	truth := &l.Truth
 	regs := l.Registers()
 	return &header.Facts{
-		Machine:             header.MachineAMD64,
-		NtBuildNumber:       0xF0000000 | truth.Build,
-		DirectoryTableBase:  truth.DirectoryTableBase,
-		PfnDatabase:         truth.PfnDatabase,
-		PsLoadedModuleList:  truth.PsLoadedModuleList,
-		PsActiveProcessHead: truth.PsActiveProcessHead,
-		KdDebuggerDataBlock: truth.KDBG,
-		NumberProcessors:    uint32(len(truth.Processors)),
-		BugCheckCode:        header.BugCheckLiveSystemDump,
-		SystemTime:          truth.SystemTime,
-		SystemUpTime:        truth.InterruptTime,
-		ProductType:         truth.ProductType,
-		SuiteMask:           truth.SuiteMask,
-		BootID:              truth.BootID,
-		Comment:             "a test",
-		Context:             header.ContextAMD64(&regs[truth.Processors[0].VCPU]),
+		Machine:             phys.Know(header.MachineAMD64, "the lab"),
+		NtBuildNumber:       phys.Know(0xF0000000|truth.Build, "the lab"),
+		DirectoryTableBase:  phys.Know(truth.DirectoryTableBase, "the lab"),
+		PfnDatabase:         phys.Know(truth.PfnDatabase, "the lab"),
+		PsLoadedModuleList:  phys.Know(truth.PsLoadedModuleList, "the lab"),
+		PsActiveProcessHead: phys.Know(truth.PsActiveProcessHead, "the lab"),
+		KdDebuggerDataBlock: phys.Know(truth.KDBG, "the lab"),
+		NumberProcessors:    phys.Know(uint32(len(truth.Processors)), "the lab"),
+		BugCheckCode:        phys.Know(header.BugCheckLiveSystemDump, "the lab"),
+		SystemTime:          phys.Know(truth.SystemTime, "the lab"),
+		SystemUpTime:        phys.Know(truth.InterruptTime, "the lab"),
+		ProductType:         phys.Know(truth.ProductType, "the lab"),
+		SuiteMask:           phys.Know(truth.SuiteMask, "the lab"),
+		BootID:              phys.Know(truth.BootID, "the lab"),
+		Comment:             phys.Know("a test", "the lab"),
+		Context:             phys.Know(header.ContextAMD64(&regs[truth.Processors[0].VCPU]), "the lab"),
 	}
 }
 

@@ -37,7 +37,7 @@ func (v *verifier) checkVersion() (string, error) {
 		return nil
 	}
 	err := errors.Join(
-		same("MajorVersion", h.MajorVersion, s.NtBuildNumber>>28),
+		same("MajorVersion", h.MajorVersion, s.NtBuildNumber.Value>>28),
 		same("MinorVersion", h.MinorVersion, s.Build()),
 		same("ProductType", h.ProductType, k.NtProductType),
 		same("SuiteMask", h.SuiteMask, k.SuiteMask),

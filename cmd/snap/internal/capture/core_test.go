@@ -182,15 +182,15 @@ func TestCompareCores(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		before *spool
-		facts  *coreFacts
+		facts  *guest.Core
 		want   coreDiff
 	}{
 		{"no round before", nil, nil, coreDiff{others: 6}},
 		{"nothing known", before, nil, coreDiff{others: 4}},
-		{"some are tables", before, &coreFacts{Tables: phys.Runs{{Base: 0, Pages: 3}}}, coreDiff{tables: 2, others: 2}},
-		{"all are tables", before, &coreFacts{Tables: phys.Runs{{Base: 0, Pages: 6}}}, coreDiff{tables: 4}},
+		{"some are tables", before, &guest.Core{Tables: phys.Runs{{Base: 0, Pages: 3}}}, coreDiff{tables: 2, others: 2}},
+		{"all are tables", before, &guest.Core{Tables: phys.Runs{{Base: 0, Pages: 6}}}, coreDiff{tables: 4}},
 	} {
-		if got := compareCores(tt.before, now, tt.facts); got != tt.want {
+		if got := compareCores(guest.AMD64().SameTable, tt.before, now, tt.facts); got != tt.want {
 			t.Errorf("%s: compareCores() = %+v; want %+v", tt.name, got, tt.want)
 		}
 	}

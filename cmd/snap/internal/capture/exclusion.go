@@ -151,34 +151,38 @@ const (
 
 // withoutExcluded returns the parts of the dump's runs that stay in it. Runs
 // are split, never merged.
-func (s *Survey) withoutExcluded(runs []phys.Run) []phys.Run {
+func (s *Survey) withoutExcluded(runs phys.Known[[]phys.Run]) phys.Known[[]phys.Run] {
 	if len(s.Exclusions.Exclude) == 0 {
 		return runs
 	}
-	var out []phys.Run
-	for _, r := range runs {
-		out = append(out, phys.Runs{r}.Minus(s.Exclusions.Exclude)...)
+	out := phys.Know([]phys.Run(nil), runs.From+", without pages that are left out")
+	for _, r := range runs.Value {
+		out.Value = append(out.Value, phys.Runs{r}.Minus(s.Exclusions.Exclude)...)
 	}
 	return out
 }
 
-// newPlan makes the dump plan of the chosen format for the given facts, whose
-// runs may be too many for a full dump.
-func newPlan(facts *header.Facts, format Format) (*dump.Plan, error) {
-	fits := len(facts.Runs) <= header.MaxRuns
-	switch {
-	case format == FormatFull && !fits:
-		return nil, fmt.Errorf("%d runs of pages, and a full dump's header holds %d: %w", len(facts.Runs), header.MaxRuns, ErrTooManyRuns)
-	case format == FormatBitmap || !fits:
-		pages, err := phys.NewRuns(facts.Runs...)
-		if err != nil {
-			return nil, err
-		}
-		facts.Runs = nil
-		buf, err := header.InitializeBitmapDumpHeader(facts, pages)
-		return &dump.Plan{Header: buf, Runs: pages}, err
+// newPlan makes the header and the dump plan of the chosen format for the given
+// facts, whose runs may be too many for a full dump.
+func newPlan(facts *header.Facts, format Format) (*header.Header, *dump.Plan, error) {
+	w, _ := facts.Machine.Value.Width()
+	fits := len(facts.Runs.Value) <= w.MaxRuns()
+	if format == FormatFull && !fits {
+		return nil, nil, fmt.Errorf("make the dump header: %d runs of pages, and a full dump's header holds %d: %w",
+			len(facts.Runs.Value), w.MaxRuns(), ErrTooManyRuns)
 	}
-	buf := make([]byte, header.Size64)
-	n, err := header.InitializeCrashDumpHeader(uint32(header.DumpTypeFull), 0, buf, facts)
-	return &dump.Plan{Header: buf[:n], Runs: facts.Runs}, err
+	t := header.DumpTypeFull
+	if format == FormatBitmap || !fits {
+		t = header.DumpTypeBitmapFull
+		pages, err := phys.NewRuns(facts.Runs.Value...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("make the dump header: %w", err)
+		}
+		facts.Runs.Value = pages
+	}
+	h, b, err := header.Make(facts, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	return h, &dump.Plan{Header: b, Runs: facts.Runs.Value}, nil
 }

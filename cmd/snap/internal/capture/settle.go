@@ -3,12 +3,12 @@ package capture
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"snap/guest"
 	"snap/hv"
 	"snap/phys"
 )
@@ -34,7 +34,7 @@ var defaultCaps = settleCaps{pages: 1 << 16, rounds: 16, time: 10 * time.Second}
 // if
 //
 //   - the page tables have the same entries, but for bits that don't say where an
-//     entry leads (entryIgnored), and
+//     entry leads (guest.Arch.SameTable), and
 //   - all else reads the same: the kernel, the KDBG, the processors' blocks, the
 //     memory ranges, each module and each process in the order of its list, which
 //     page everything lies on, and where a list is broken, how.
@@ -58,10 +58,10 @@ func (j *Job) settle(ctx context.Context, early *Survey, mem, base hv.Memory) (o
 	if ctx.Err() != nil {
 		return out, nil, core, context.Cause(ctx)
 	}
-	first := coreOf(protected)
+	first := guest.CoreOf(protected)
 	core.Pages = first.Pages.Pages()
 	pages := first.Pages
-	var last *coreFacts
+	var last *guest.Core
 	for began := time.Now(); ; {
 		if pages.Pages() > caps.pages {
 			core.Unsettled = pages.Pages()
@@ -76,11 +76,11 @@ func (j *Job) settle(ctx context.Context, early *Survey, mem, base hv.Memory) (o
 		}
 		core.Rounds++
 		core.Pages = pages.Pages()
-		d := compareCores(out.core, fresh, last)
+		d := compareCores(early.System.Arch.SameTable, out.core, fresh, last)
 		if err = out.replace(fresh); err != nil {
 			return out, nil, core, err
 		}
-		facts, lookErr := readCoreFacts(ctx, out, mem.RAM(), cpus)
+		facts, lookErr := guest.ReadCore(ctx, out, mem.RAM(), cpus)
 		if ctx.Err() != nil {
 			return out, nil, core, context.Cause(ctx)
 		}
@@ -126,8 +126,9 @@ type coreDiff struct {
 }
 
 // compareCores holds the pages of two rounds against each other; facts say which
-// pages of the second are page tables, and are nil if nothing does.
-func compareCores(before, now *spool, facts *coreFacts) coreDiff {
+// pages of the second are page tables, and are nil if nothing does. sameTable
+// compares those.
+func compareCores(sameTable func(a, b []byte) bool, before, now *spool, facts *guest.Core) coreDiff {
 	var d coreDiff
 	for _, r := range now.pages {
 		for p := r.Base; p < r.End(); p++ {
@@ -142,7 +143,7 @@ func compareCores(before, now *spool, facts *coreFacts) coreDiff {
 			case before != nil && !read && !readNow: // unreadable both times: a gap
 			case !readNow || a == nil:
 				d.count(isTable)
-			case isTable && !sameEntries(a, b), !isTable && !bytes.Equal(a, b):
+			case isTable && !sameTable(a, b), !isTable && !bytes.Equal(a, b):
 				d.count(isTable)
 			}
 		}
@@ -162,40 +163,16 @@ func (d *coreDiff) count(isTable bool) {
 // 0 if all do. Where lists and blocks read differently, those are the pages
 // other than page tables that differ at all: on which of them it lies can't be
 // told, so it may be fewer.
-func (d coreDiff) unsettled(before, now *coreFacts, pages phys.Runs) uint64 {
+func (d coreDiff) unsettled(before, now *guest.Core, pages phys.Runs) uint64 {
 	switch {
 	case now == nil:
 		return pages.Pages() // nothing could be followed
 	case before == nil:
 		return max(1, d.tables+d.others)
-	case before.equal(now):
+	case before.Equal(now):
 		return d.tables
 	default:
 		apart := before.Pages.Minus(now.Pages).Pages() + now.Pages.Minus(before.Pages).Pages()
 		return max(1, d.tables+d.others, apart)
 	}
-}
-
-// Bits of a page table entry that say nothing of where it leads: Accessed and
-// Dirty, which the processor sets, and those from 52 to 62, which it ignores in
-// 4-level paging or takes for a protection key, and where Windows keeps a page's
-// age (Intel SDM volume 3, 4.5; MMPTE_HARDWARE in the public ntkrnlmp symbols).
-// In an entry that isn't present, every bit is Windows'.
-const (
-	entryPresent = 1 << 0
-	entryIgnored = 1<<5 | 1<<6 | 0x7ff<<52
-)
-
-// sameEntries reports whether two page tables lead to the same.
-func sameEntries(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	for i := 0; i < phys.PageSize; i += 8 {
-		x, y := binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:])
-		if diff := x ^ y; diff != 0 && (x&entryPresent == 0 || diff&^entryIgnored != 0) {
-			return false
-		}
-	}
-	return true
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"snap/dump"
 	"snap/hv"
 	"snap/internal/ntlab"
@@ -254,34 +252,5 @@ func TestCoreTooLarge(t *testing.T) {
 				t.Errorf("%s, at most %d pages: warnings %q", name, tt.cap, d.res.Warnings)
 			}
 		}
-	}
-}
-
-// TestSameEntries names what may differ in a page table that leads to the same.
-func TestSameEntries(t *testing.T) {
-	entry := func(v uint64) []byte {
-		b := make([]byte, phys.PageSize)
-		for i := range 8 {
-			b[64+i] = byte(v >> (8 * i))
-		}
-		return b
-	}
-	const present = 0x8000_0000_1234_5863 // NX, dirty, accessed, writable, present
-	got := map[string]bool{}
-	for name, b := range map[string]uint64{
-		"same": present, "accessed": present ^ 1<<5, "dirty": present ^ 1<<6, "age": present ^ 0x7ff<<52,
-		"frame": present ^ 1<<12, "top of frame": present ^ 1<<51, "present": present ^ 1, "writable": present ^ 2,
-		"large": present ^ 1<<7, "NX": present ^ 1<<63,
-	} {
-		got[name] = sameEntries(entry(present), entry(b)) && sameEntries(entry(b), entry(present))
-	}
-	got["age, not present"] = sameEntries(entry(0x840), entry(0x840^1<<6))
-	want := map[string]bool{
-		"same": true, "accessed": true, "dirty": true, "age": true,
-		"frame": false, "top of frame": false, "present": false, "writable": false, "large": false, "NX": false,
-		"age, not present": false,
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("sameEntries (-want +got):\n%s", diff)
 	}
 }

@@ -56,22 +56,19 @@ func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Regis
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
 	s := &Survey{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
-	facts := s.facts(ram, o.Comment)
+	facts := s.facts(o.Comment)
 	var earlier *guest.Adverts
 	if o.Earlier != nil {
 		earlier = o.Earlier.Adverts
 	}
-	if err := s.planExclusion(ctx, ram, facts.BugCheckCode, o.Exclusion, earlier); err != nil {
+	if err := s.planExclusion(ctx, ram, facts.BugCheckCode.Value, o.Exclusion, earlier); err != nil {
 		return nil, err
 	}
-	whole := pagesOf(facts.Runs)
+	whole := pagesOf(facts.Runs.Value)
 	facts.Runs = s.withoutExcluded(facts.Runs)
-	s.Excluded = whole - pagesOf(facts.Runs)
-	if s.Plan, err = newPlan(facts, o.Format); err != nil {
-		return nil, fmt.Errorf("make the dump header: %w", err)
-	}
-	if s.Header, err = header.Decode(s.Plan.Header); err != nil {
-		return nil, fmt.Errorf("read the dump header back: %w", err)
+	s.Excluded = whole - pagesOf(facts.Runs.Value)
+	if s.Header, s.Plan, err = newPlan(facts, o.Format); err != nil {
+		return nil, err
 	}
 	if s.Plan.Overlays, err = s.overlays(ctx); err != nil {
 		return nil, err
@@ -83,43 +80,42 @@ func Look(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Regis
 func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
 
 // facts collects what the header says.
-func (s *Survey) facts(ram phys.Runs, comment string) *header.Facts {
+func (s *Survey) facts(comment string) *header.Facts {
 	sys := s.System
 	f := &header.Facts{
-		Machine:             header.Machine(sys.Arch),
+		Machine:             phys.Know(header.Machine(sys.Machine.Value), sys.Machine.From),
 		NtBuildNumber:       sys.NtBuildNumber,
 		DirectoryTableBase:  sys.DirectoryTableBase,
 		PfnDatabase:         sys.MmPfnDatabase,
 		PsLoadedModuleList:  sys.PsLoadedModuleList,
 		PsActiveProcessHead: sys.PsActiveProcessHead,
-		KdDebuggerDataBlock: sys.KDBG.At,
-		NumberProcessors:    uint32(len(sys.Processors)),
-		Runs:                sys.PhysicalMemory,
-		BugCheckCode:        header.BugCheckLiveSystemDump,
-		SystemTime:          sys.KUSER.SystemTime,
-		SystemUpTime:        sys.KUSER.InterruptTime,
-		ProductType:         sys.KUSER.NtProductType,
-		SuiteMask:           sys.KUSER.SuiteMask,
-		BootID:              sys.KUSER.BootID,
-		Comment:             comment,
+		KdDebuggerDataBlock: sys.KdDebuggerDataBlock,
+		NumberProcessors:    sys.NumberProcessors,
+		SystemTime:          sys.SystemTime,
+		SystemUpTime:        sys.SystemUpTime,
+		ProductType:         sys.ProductType,
+		SuiteMask:           sys.SuiteMask,
+		BootID:              sys.BootID,
+		Comment:             phys.Know(comment, "snap"),
 	}
-	if code := sys.BugCheck[0]; code != 0 {
-		f.BugCheckCode = uint32(code)
-		copy(f.BugCheckParameter[:], sys.BugCheck[1:])
+	f.SetBugCheck(sys.BugCheck.Code, sys.BugCheck.Parameter)
+	var warning string
+	if f.Runs, warning = sys.DumpMemory(); warning != "" {
+		s.warn("%s", warning)
 	}
-	if len(f.Runs) == 0 {
-		// Windows keeps its first page out of its own list; do likewise.
-		f.Runs = ram.Minus(phys.Runs{{Base: 0, Pages: 1}})
-		s.warn("the guest's own memory ranges can't be used: the dump holds all RAM instead")
-	}
-	if !f.PfnDatabase.Kernel() {
-		s.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(f.PfnDatabase))
-		f.PfnDatabase = 0
+	if at := f.PfnDatabase.Value; !at.Kernel() {
+		s.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))
+		f.PfnDatabase = phys.Known[phys.VirtAddr]{}
 	}
 	if cpu := s.firstCPU(); cpu != nil {
-		f.Context = header.ContextAMD64(cpu)
+		f.Context = phys.Know(s.contextOf(cpu), fmt.Sprintf("registers of vCPU %d", cpu.CPU))
 	}
 	return f
+}
+
+// contextOf makes the CONTEXT of the guest's machine.
+func (s *Survey) contextOf(cpu *phys.Registers) []byte {
+	return header.ContextFor(header.Machine(s.System.Machine.Value), cpu)
 }
 
 // firstCPU returns the registers of the processor that a debugger shows first:
@@ -152,7 +148,7 @@ func (s *Survey) overlays(ctx context.Context) ([]dump.Overlay, error) {
 			continue
 		}
 		what := fmt.Sprintf("CONTEXT of processor %d", p.Number)
-		err := l.add(ctx, what, p.ContextAt, header.ContextAMD64(&s.CPUs[p.VCPU]))
+		err := l.add(ctx, what, p.ContextAt, s.contextOf(&s.CPUs[p.VCPU]))
 		switch {
 		case ctx.Err() != nil:
 			return nil, err

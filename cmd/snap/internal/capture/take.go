@@ -176,7 +176,7 @@ func (j *Job) writeFrom(ctx context.Context, t *taking, mem hv.Memory, cpus []ph
 	default:
 		return err
 	}
-	if !slices.Equal(t.early.System.PhysicalMemory, s.System.PhysicalMemory) {
+	if !slices.Equal(t.early.System.PhysicalMemory.Value, s.System.PhysicalMemory.Value) {
 		t.res.warn("the guest's memory changed while the dump began: the header was made again")
 	}
 	return writeSurvey(ctx, t.w, mem, s, t.res, j.Write, j.Writing)

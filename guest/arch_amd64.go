@@ -1,0 +1,113 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"snap/phys"
+)
+
+// KUSERAddress is where every x64 Windows kernel maps KUSER_SHARED_DATA
+// (KI_USER_SHARED_DATA, ntddk.h).
+const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
+
+// amd64 is x86-64 with 4-level paging.
+var amd64 = Arch{
+	name: "amd64", machine: MachineAMD64, pointer: 8,
+	// Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.3 and 5.4. Transition and
+	// Prototype are MMPTE_TRANSITION in the public ntkrnlmp symbols.
+	paging: paging{
+		top: 4, addressBits: 48, shifts: [8]uint8{1: 12, 2: 21, 3: 30, 4: 39}, // the root is the PML4
+		present: 1 << 0, write: 1 << 1, user: 1 << 2, large: 1 << 7, noExec: 1 << 63,
+		prototype: 1 << 10, transition: 1 << 11,
+		frame: 0x000f_ffff_ffff_f000, // bits 51..12
+		// Accessed and Dirty, which the processor sets, and those from 52 to 62,
+		// which it ignores in 4-level paging or takes for a protection key, and
+		// where Windows keeps a page's age (MMPTE_HARDWARE in the public ntkrnlmp
+		// symbols).
+		ignored: 1<<5 | 1<<6 | 0x7ff<<52,
+	},
+	kernelHalf: 0xFFFF_8000_0000_0000, // AMD64 manual volume 2, 5.3.1
+	kernelsLow: 0xFFFF_F800_0000_0000, kernelsHigh: 0xFFFF_F900_0000_0000,
+	kuser:       KUSERAddress,
+	contextSize: 0x4D0, contextAlign: 16, // CONTEXT of winnt.h
+	registers: RegisterNames{ProgramCounter: "RIP", StackPointer: "RSP", PageTableRoot: "CR3"},
+	paged:     func(c *phys.Registers) bool { return c.CR4&phys.CR4LA57 == 0 },
+	kpcrs:     kpcrsAMD64,
+	hints:     hintsAMD64,
+}
+
+// AMD64 returns x86-64 with 4-level paging.
+func AMD64() *Arch { return &amd64 }
+
+// fiveLevel fails if all processors that page do so with 5 levels.
+func fiveLevel(cpus []phys.Registers) error {
+	for i := range cpus {
+		if amd64.paged(&cpus[i]) {
+			return nil
+		}
+	}
+	if len(cpus) == 0 {
+		return nil
+	}
+	return fmt.Errorf("vCPU %d has CR4.LA57 set: %w", cpus[0].CPU, ErrFiveLevel)
+}
+
+// kpcrsAMD64: in user mode the KPCR is in KernelGSBase, and GS base is the
+// program's own affair; in kernel mode it is the other way round, but for a few
+// instructions after an entry and before an exit.
+func kpcrsAMD64(c *phys.Registers) []phys.VirtAddr {
+	var claims []phys.VirtAddr
+	if !c.UserMode() {
+		claims = append(claims, phys.VirtAddr(c.GS.Base))
+	}
+	if c.HasKernelGSBase {
+		claims = append(claims, phys.VirtAddr(c.KernelGSBase))
+	}
+	var out []phys.VirtAddr
+	for _, v := range claims {
+		if v.Kernel() && v.Offset()%8 == 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// hintsAMD64: the system call entry, the first interrupt handler, the code that
+// runs, and the boot processor's KPCR, which is a variable of the kernel image.
+func hintsAMD64(ctx context.Context, space *AddressSpace, cpus []phys.Registers) []hint {
+	var out []hint
+	seen := map[phys.VirtAddr]bool{}
+	add := func(at uint64, cpu int, what string) {
+		va := phys.VirtAddr(at)
+		// Hints in the same chunk search the same memory.
+		if chunk := va &^ (scanChunk - 1); va.Kernel() && !seen[chunk] {
+			seen[chunk] = true
+			out = append(out, hint{va, fmt.Sprintf("vCPU %d %s", cpu, what)})
+		}
+	}
+	for i := range cpus {
+		c := &cpus[i]
+		if c.HasLSTAR {
+			add(c.LSTAR, c.CPU, "LSTAR")
+		}
+		if gate, err := readRecord(ctx, space, "IDT", phys.VirtAddr(c.IDT.Base), 16); err == nil {
+			add(gateOffset(gate), c.CPU, "IDT")
+		}
+	}
+	for i := range cpus {
+		c := &cpus[i]
+		add(uint64(c.ProgramCounter()), c.CPU, space.arch.registers.ProgramCounter)
+		add(c.GS.Base, c.CPU, "GS base")
+		if c.HasKernelGSBase {
+			add(c.KernelGSBase, c.CPU, "KernelGSBase")
+		}
+	}
+	return out
+}
+
+// gateOffset returns the handler's address from a 64-bit interrupt gate (Intel
+// SDM volume 3, 6.14.1).
+func gateOffset(g *record) uint64 {
+	return uint64(g.u16(0)) | uint64(g.u16(6))<<16 | uint64(g.u32(8))<<32
+}

@@ -1,0 +1,73 @@
+package guest
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"snap/phys"
+)
+
+// TestSameTable names what may differ in a page table that leads to the same.
+func TestSameTable(t *testing.T) {
+	entry := func(v uint64) []byte {
+		b := make([]byte, phys.PageSize)
+		for i := range 8 {
+			b[64+i] = byte(v >> (8 * i))
+		}
+		return b
+	}
+	same := AMD64().SameTable
+	const present = 0x8000_0000_1234_5863 // NX, dirty, accessed, writable, present
+	got := map[string]bool{}
+	for name, b := range map[string]uint64{
+		"same": present, "accessed": present ^ 1<<5, "dirty": present ^ 1<<6, "age": present ^ 0x7ff<<52,
+		"frame": present ^ 1<<12, "top of frame": present ^ 1<<51, "present": present ^ 1, "writable": present ^ 2,
+		"large": present ^ 1<<7, "NX": present ^ 1<<63,
+	} {
+		got[name] = same(entry(present), entry(b)) && same(entry(b), entry(present))
+	}
+	got["age, not present"] = same(entry(0x840), entry(0x840^1<<6))
+	got["a page and half a page"] = same(entry(present), entry(present)[:phys.PageSize/2])
+	want := map[string]bool{
+		"same": true, "accessed": true, "dirty": true, "age": true,
+		"frame": false, "top of frame": false, "present": false, "writable": false, "large": false, "NX": false,
+		"age, not present": false, "a page and half a page": false,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("SameTable (-want +got):\n%s", diff)
+	}
+}
+
+// TestArchs: each architecture is found by its machine, and its parts agree.
+func TestArchs(t *testing.T) {
+	for _, a := range Archs() {
+		if got, ok := ArchOf(a.Machine()); !ok || got != a {
+			t.Errorf("ArchOf(%#x) = %v, %v; want %v", a.Machine(), got, ok, a)
+		}
+		p := &a.paging
+		if got := p.shift(p.top) + 9; got != p.addressBits || p.shift(1) != phys.PageShift {
+			t.Errorf("%v: the tables translate %d bits; want %d", a, got, p.addressBits)
+		}
+		for _, va := range []phys.VirtAddr{a.kernelHalf, a.kernelsLow, a.kernelsHigh - 1, a.KUSER(), ^phys.VirtAddr(0)} {
+			if !p.canonical(va) || va < a.kernelHalf || p.index(va, p.top) < kernelEntry {
+				t.Errorf("%v: %#x is no address of the kernel's half", a, uint64(va))
+			}
+		}
+		if p.canonical(a.kernelHalf-1) || !p.canonical(1<<(p.addressBits-1)-1) {
+			t.Errorf("%v: canonical() disagrees with the kernel's half", a)
+		}
+		if n := p.index(a.kernelsHigh-1, p.top) - p.index(a.kernelsLow, p.top) + 1; n != kernelSlots {
+			t.Errorf("%v: kernels are in %d entries of the root; want %d", a, n, kernelSlots)
+		}
+	}
+	if a, ok := ArchOf(MachineARM64); ok || a != nil {
+		t.Errorf("ArchOf(ARM64) = %v, %v; want none yet", a, ok)
+	}
+	a := AMD64()
+	want := []any{"amd64", uint16(0x8664), 8, 4, 0x4D0, RegisterNames{"RIP", "RSP", "CR3"}}
+	got := []any{a.Name(), a.Machine(), a.PointerSize(), a.PageTableLevels(), a.ContextSize(), a.Registers()}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("AMD64 (-want +got):\n%s", diff)
+	}
+}

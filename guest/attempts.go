@@ -1,0 +1,90 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"snap/phys"
+)
+
+// maxTried bounds the attempts that are kept, beside the one that succeeded.
+const maxTried = 16
+
+// Attempt is one thing that Discover tried.
+type Attempt struct {
+	Finder string    // name of the Finder
+	What   string    // what led to the page table, such as "vCPU 2 CR3"; empty where the finder found none
+	Root   phys.Addr // of the page table
+	Err    error     // why it is not the guest's; nil for the one that is
+}
+
+// String says in one line what was tried, and what came of it.
+func (a Attempt) String() string {
+	result := "leads to Windows"
+	if a.Err != nil {
+		result = strings.ReplaceAll(a.Err.Error(), "\n", ", ")
+	}
+	if a.What == "" {
+		return result
+	}
+	return fmt.Sprintf("%s (%#x): %s", a.What, uint64(a.Root), result)
+}
+
+// NotFoundError is a Discover that found no Windows, and what it tried. It is of
+// class ErrNotWindows, unless memory could not be read: then it wraps the first
+// error of the reader instead, and says nothing of what the guest is.
+type NotFoundError struct {
+	Attempts []Attempt // in order, the first of them if there were very many
+	More     int       // attempts beyond those
+
+	FailedReads int   // of the guest's memory
+	ReadErr     error // the first of them, nil if there was none
+}
+
+func (e *NotFoundError) Error() string {
+	tried := make([]string, len(e.Attempts))
+	for i, a := range e.Attempts {
+		tried[i] = a.String()
+	}
+	text := strings.Join(tried, "; ")
+	if e.More > 0 {
+		text = fmt.Sprintf("%s; and %d more", text, e.More)
+	}
+	if e.ReadErr != nil {
+		return fmt.Sprintf("look for Windows: %d reads of memory failed, the first: %v (%s)", e.FailedReads, e.ReadErr, text)
+	}
+	return fmt.Sprintf("%v (%s)", ErrNotWindows, text)
+}
+
+// Unwrap returns ErrNotWindows, or the reader's error.
+func (e *NotFoundError) Unwrap() error {
+	if e.ReadErr != nil {
+		return e.ReadErr
+	}
+	return ErrNotWindows
+}
+
+// attempts are what was tried so far.
+type attempts struct {
+	list []Attempt
+	more int // beyond maxTried
+}
+
+func (l *attempts) add(a Attempt) {
+	if len(l.list) >= maxTried {
+		l.more++
+		return
+	}
+	l.list = append(l.list, a)
+}
+
+// note adds that a finder found nothing.
+func (l *attempts) note(f Finder, why string) {
+	l.add(Attempt{Finder: f.Name, Err: errors.New(why)})
+}
+
+// with returns what was tried and, at the end, what succeeded.
+func (l *attempts) with(found Attempt) []Attempt {
+	return append(l.list[:len(l.list):len(l.list)], found)
+}

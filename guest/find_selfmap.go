@@ -1,0 +1,76 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"snap/phys"
+)
+
+// Bounds on the search for page tables that map themselves.
+const (
+	// selfMapFirst is where Windows' first page tables nearly always are.
+	selfMapFirst = 16 << 20
+	// maxSelfMapScan bounds how much RAM is searched beyond that. The System
+	// process's table is below 4 GiB, because processors are started with it
+	// in 32-bit mode; others are anywhere.
+	maxSelfMapScan = 8 << 30
+)
+
+const selfMapTrust = "any page of RAM can look like a page table that maps itself"
+
+// findSelfMap looks for page tables where the first ones of a boot are.
+var findSelfMap = finder{
+	Finder: Finder{Name: "self-map scan of low memory", Cost: "reads the first 16 MiB", Trust: selfMapTrust},
+	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
+		return scanForSelfMaps(ctx, d, d.ram.Intersect(lowMemory()), try)
+	},
+}
+
+// findSelfMapBeyond looks for page tables in the rest of RAM.
+var findSelfMapBeyond = finder{
+	Finder: Finder{Name: "self-map scan of all memory", Cost: "reads RAM, at most 8 GiB", Trust: selfMapTrust},
+	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
+		area := firstPages(d.ram.Minus(lowMemory()), maxSelfMapScan>>phys.PageShift)
+		return scanForSelfMaps(ctx, d, area, try)
+	},
+}
+
+func lowMemory() phys.Runs {
+	return phys.Runs{{Base: 0, Pages: selfMapFirst >> phys.PageShift}}
+}
+
+// scanForSelfMaps offers try the pages of area that look like a top-level table:
+// those that have exactly one entry for themselves in their kernel half. Any
+// process's kernel page table looks so: their kernel halves are alike.
+func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, try func(candidate) bool) (string, error) {
+	found := 0
+	err := eachChunk(ctx, d.mem, area, func(chunk []byte, at phys.Addr) bool {
+		for off := 0; off < len(chunk); off += phys.PageSize {
+			root := at + phys.Addr(off)
+			if !d.arch.paging.selfMapped(chunk[off:off+phys.PageSize], root) {
+				continue
+			}
+			found++
+			if !try(candidate{root: root, from: fmt.Sprintf("self-map scan at %#x", uint64(root))}) {
+				return false
+			}
+		}
+		return true
+	})
+	return fmt.Sprintf("%d page tables with a self-map in %d MiB of RAM, none with a kernel", found, area.Pages()>>8), err
+}
+
+// firstPages returns the first n pages of s.
+func firstPages(s phys.Runs, n uint64) phys.Runs {
+	var out phys.Runs
+	for _, r := range s {
+		if n == 0 {
+			break
+		}
+		r.Pages = min(r.Pages, n)
+		n -= r.Pages
+		out = append(out, r)
+	}
+	return out
+}

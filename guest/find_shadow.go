@@ -1,0 +1,58 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+
+	"snap/phys"
+)
+
+// findShadow follows processors in user mode, under page table isolation, to
+// the kernel's page tables.
+var findShadow = finder{
+	Finder: Finder{
+		Name:  "KPRCB of a processor in user mode",
+		Cost:  "reads some pages",
+		Trust: "Windows itself goes into the kernel by it, if the offset is that of this Windows",
+	},
+	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
+		found := 0
+		for _, c := range registerCandidates(d.arch, d.cpus) {
+			space := newAddressSpace(d.arch, d.mem, d.ram, c.root)
+			for _, s := range shadowCandidates(ctx, space, d.cpus) {
+				found++
+				if !try(s) {
+					return "", nil
+				}
+			}
+		}
+		if found == 0 {
+			return "no KPRCB that names a page table can be reached", nil
+		}
+		return "", nil
+	},
+}
+
+// shadowOffsets are where, from the KPCR, KPRCB.KernelDirectoryTableBase is in
+// Windows versions with page table isolation (public ntkrnlmp symbols). Which
+// one applies isn't known before the kernel is found; each is only a candidate.
+var shadowOffsets = []phys.VirtAddr{0x7000, 0x9000, 0xA000, 0xB000}
+
+// shadowCandidates returns the kernel's top-level tables that the processors'
+// KPCRs name, as far as space, one of a process in user mode, maps them.
+func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Registers) []candidate {
+	var out []candidate
+	for i := range cpus {
+		c := &cpus[i]
+		for _, kpcr := range space.arch.kpcrs(c) {
+			for _, off := range shadowOffsets {
+				cr3, err := readVA(ctx, space, "KernelDirectoryTableBase", kpcr+off)
+				root := space.arch.paging.at(uint64(cr3))
+				if err == nil && root != 0 && space.ram.Has(root.PFN()) {
+					out = append(out, candidate{root: root, from: fmt.Sprintf("vCPU %d KPRCB", c.CPU)})
+				}
+			}
+		}
+	}
+	return out
+}
