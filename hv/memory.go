@@ -6,7 +6,10 @@ import (
 	"snap/phys"
 )
 
-// Memory is a guest's memory through one mechanism.
+// Memory is a guest's memory through one mechanism, by guest-physical address. Reads
+// are safe for concurrent use. One whose context has ended fails with the context's
+// error, and one after Close fails; neither spoils the memory for others. The error
+// is ErrNotRunning once the guest has ended, where that can be told.
 type Memory interface {
 	phys.Reader
 

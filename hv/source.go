@@ -8,6 +8,7 @@ import (
 
 // Source is a guest that can be read: a domain, or a file that holds one.
 type Source interface {
+	// Identity says which guest it is. It asks nobody, and stays the same.
 	Identity() Identity
 
 	// Registers returns the state of every processor, in the hypervisor's
@@ -15,10 +16,13 @@ type Source interface {
 	// runs, each processor is sampled at a moment of its own.
 	Registers(ctx context.Context) ([]phys.Registers, error)
 
-	// OpenMemory opens the guest's memory. The caller closes it.
+	// OpenMemory opens the guest's memory. The caller closes it. The error is
+	// ErrUnsupported where the mechanism can't be had safely, ErrDenied where the
+	// host forbids it, ErrNotRunning or ErrBusy if the guest is off or on the move,
+	// and ErrConfidential if its memory is encrypted.
 	OpenMemory(ctx context.Context, m Mechanism) (Memory, error)
 
-	// Close releases the source; it resumes nothing.
+	// Close releases the source; it resumes nothing, and closes no connection.
 	Close() error
 }
 

@@ -6,7 +6,8 @@ import (
 	"snap/phys"
 )
 
-// VM is a domain on a hypervisor.
+// VM is one run of a domain on a hypervisor: after it was stopped and started
+// again, another Lookup is needed. Until then it is off (StateOff, ErrNotRunning).
 type VM interface {
 	Source
 
@@ -16,7 +17,8 @@ type VM interface {
 	// Pause stops the guest's processors and returns what undoes just that.
 	// A guest that is already paused stays so: its Hold does nothing.
 	// When Pause returns an error the guest runs as before, unless
-	// errors.Is(err, ErrStillPaused).
+	// errors.Is(err, ErrStillPaused). It is ErrBusy or ErrNotRunning as CheckJob
+	// has it, and ErrUnsupported of a guest that sleeps (S3): it may wake.
 	Pause(ctx context.Context) (Hold, error)
 
 	// RAM asks for the guest's RAM map as it is right now, without opening its

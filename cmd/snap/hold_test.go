@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
+	"snap/hv/connect"
 	"snap/hv/guardian"
-	"snap/hv/libvirt"
 	"snap/internal/lab"
 )
 
@@ -28,7 +28,7 @@ const runsAgainIn = 2 * time.Second
 // heldGuest is a guest that dumps are taken of, with a view of its own on it.
 type heldGuest struct {
 	*lab.Guest
-	vm     *libvirt.Domain
+	vm     hv.Guardable
 	folder string // that dumps go to
 	states string // the folder of locks and state files
 }
@@ -51,14 +51,18 @@ func upHeldWith(t *testing.T, s lab.Spec) *heldGuest {
 			t.Fatal(err)
 		}
 	}
-	conn, err := libvirt.Connect(t.Context(), g.URI)
+	conn, err := connect.Open(t.Context(), g.URI)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	h.vm, err = conn.LookupDomain(t.Context(), g.Name)
+	vm, err := conn.Lookup(t.Context(), g.Name)
 	if err != nil {
 		t.Fatal(err)
+	}
+	var ok bool
+	if h.vm, ok = vm.(hv.Guardable); !ok {
+		t.Fatalf("%T is no hv.Guardable", vm)
 	}
 	return h
 }

@@ -22,7 +22,7 @@ type PauseOptions struct {
 func TestPause(t *testing.T, open func(t *testing.T) hv.VM, o PauseOptions) {
 	t.Helper()
 	if o.Pause == nil {
-		o.Pause = func(ctx context.Context, vm hv.VM) (hv.Hold, error) { return vm.Pause(ctx) }
+		o.Pause = vmPause
 	}
 	parts := []struct {
 		name string
@@ -50,6 +50,9 @@ func TestPause(t *testing.T, open func(t *testing.T) hv.VM, o PauseOptions) {
 		})
 	}
 }
+
+// vmPause is VM.Pause as a function.
+func vmPause(ctx context.Context, vm hv.VM) (hv.Hold, error) { return vm.Pause(ctx) }
 
 // wantState demands that the guest is in a state.
 func wantState(t *testing.T, vm hv.VM, want hv.State, when string) {
@@ -116,7 +119,7 @@ func testReleasedTwice(t *testing.T, vm hv.VM, o PauseOptions) {
 
 // testPausedAlready: a pause of a guest that stands still leaves it so.
 func testPausedAlready(t *testing.T, vm hv.VM, o PauseOptions) {
-	outer := pause(t, vm, func(ctx context.Context, vm hv.VM) (hv.Hold, error) { return vm.Pause(ctx) })
+	outer := pause(t, vm, vmPause)
 	inner := pause(t, vm, o.Pause)
 	for range 2 {
 		if stood, err := inner.Release(); stood != 0 || err != nil {

@@ -137,7 +137,7 @@ func (c *Conn) session(ctx context.Context) (*session, error) {
 // session is one socket with an RPC client on it.
 type session struct {
 	rpc  *rpc.Libvirt
-	conn *guard
+	conn *framed
 }
 
 // open dials the daemon and opens its driver.
@@ -163,7 +163,7 @@ func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, e
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", t.uri, err), conn.Close())
 	}
-	g := &guard{Conn: under}
+	g := &framed{Conn: under}
 	s := &session{rpc: rpc.NewWithDialer(dialers.NewAlreadyConnected(g)), conn: g}
 	_, err = run(ctx, s, func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.ConnectToURI(rpc.ConnectURI(t.driver))

@@ -31,7 +31,7 @@
 // What else the client (github.com/digitalocean/go-libvirt, of 2026-10-13) leaves to
 // its user, and who sees to it here:
 //
-//   - It believes every length that the daemon announces: guard checks them.
+//   - It believes every length that the daemon announces: framed checks them.
 //   - A call can wait for ever on a connection that is gone, and a send that fails
 //     while a reply arrives can deadlock (its issue 241): run abandons the call.
 //   - It decodes by reflection and can panic: run turns that into an error.

@@ -212,6 +212,13 @@ func checkContracts(t *testing.T, g *lab.Guest, d *Domain) {
 		return c
 	})
 	hvtest.TestPause(t, func(*testing.T) hv.VM { return d }, hvtest.PauseOptions{})
+	hvtest.TestGuard(t, func(t *testing.T) hv.Guardable {
+		same, err := d.conn.LookupDomain(t.Context(), g.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return same
+	})
 }
 
 // moved reports whether every processor went on.

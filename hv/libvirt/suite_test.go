@@ -38,6 +38,17 @@ func TestPauseSuite(t *testing.T) {
 	}
 }
 
+// TestGuardSuite runs what every VM must do that another process looks after.
+func TestGuardSuite(t *testing.T) {
+	p := newPeer(t)
+	tells := func(event rpc.DomainEventType) func(int, []byte) *answer {
+		return func(int, []byte) *answer { p.event(event, 0); return nil }
+	}
+	p.on(procSuspend, tells(rpc.DomainEventSuspended))
+	p.on(procResume, tells(rpc.DomainEventResumed))
+	hvtest.TestGuard(t, func(*testing.T) hv.Guardable { return p.domain() })
+}
+
 // TestConnectionSuite runs what every connection must do.
 func TestConnectionSuite(t *testing.T) {
 	p := newPeer(t)

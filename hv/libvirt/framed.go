@@ -15,9 +15,9 @@ const (
 	maxFrame = 32 << 20
 )
 
-// guard is the connection that the RPC client reads from: it refuses lengths
+// framed is the connection that the RPC client reads from: it refuses lengths
 // that the client would believe, and can be closed more than once.
-type guard struct {
+type framed struct {
 	net.Conn
 
 	// Only the client's one reader uses these.
@@ -31,69 +31,69 @@ type guard struct {
 }
 
 // Read implements net.Conn.
-func (g *guard) Read(p []byte) (int, error) {
-	if err := g.over(); err != nil {
+func (f *framed) Read(p []byte) (int, error) {
+	if err := f.over(); err != nil {
 		return 0, err
 	}
-	n, err := g.Conn.Read(p)
-	if ferr := g.scan(p[:n]); ferr != nil {
+	n, err := f.Conn.Read(p)
+	if ferr := f.scan(p[:n]); ferr != nil {
 		n, err = 0, ferr
 	}
 	if err != nil {
-		g.end(err)
+		f.end(err)
 	}
 	return n, err
 }
 
 // end keeps the first reason for which the connection can't be used any more.
-func (g *guard) end(err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.err == nil {
-		g.err = err
+func (f *framed) end(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
 	}
 }
 
 // over returns why the connection can't be used any more, nil if it can.
-func (g *guard) over() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.err
+func (f *framed) over() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
 }
 
 // scan follows the message lengths through b.
-func (g *guard) scan(b []byte) error {
+func (f *framed) scan(b []byte) error {
 	for len(b) > 0 {
-		if g.left > 0 {
-			n := min(g.left, uint64(len(b)))
-			g.left -= n
+		if f.left > 0 {
+			n := min(f.left, uint64(len(b)))
+			f.left -= n
 			b = b[n:]
 			continue
 		}
-		n := copy(g.head[g.have:], b)
-		g.have += n
+		n := copy(f.head[f.have:], b)
+		f.have += n
 		b = b[n:]
-		if g.have < len(g.head) {
+		if f.have < len(f.head) {
 			return nil
 		}
-		g.have = 0
-		size := binary.BigEndian.Uint32(g.head[:])
+		f.have = 0
+		size := binary.BigEndian.Uint32(f.head[:])
 		if size < minFrame || size > maxFrame {
 			return fmt.Errorf("daemon announced a message of %d bytes; want %d to %d", size, minFrame, maxFrame)
 		}
-		g.left = uint64(size) - uint64(len(g.head))
+		f.left = uint64(size) - uint64(len(f.head))
 	}
 	return nil
 }
 
 // Close ends pending reads and writes. Later calls do nothing.
-func (g *guard) Close() error {
-	g.end(net.ErrClosed)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
+func (f *framed) Close() error {
+	f.end(net.ErrClosed)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
 		return nil
 	}
-	g.closed = true
-	return g.Conn.Close()
+	f.closed = true
+	return f.Conn.Close()
 }
