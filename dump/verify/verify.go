@@ -51,6 +51,7 @@ type Check struct {
 	Name   string // one of the Check constants
 	OK     bool
 	Detail string // what was found; where OK is false, what is wrong and where
+	Whole  bool   // without it the file is not even what was meant to be written
 }
 
 // Report is the verdict on a dump.
@@ -85,6 +86,11 @@ type Options struct {
 // pages can't be looked up. A failed check does not stop the others, unless they need what it
 // looked for.
 func Verify(ctx context.Context, f *dump.File, o Options) (*Report, error) {
+	return verify(ctx, f, o, checks())
+}
+
+// verify is Verify by the given checks.
+func verify(ctx context.Context, f *dump.File, o Options, checks []check) (*Report, error) {
 	if c := f.Container(); !c.RandomAccess {
 		return nil, fmt.Errorf("verify a %s file: %w", c.Compression, dump.ErrSequential)
 	}
@@ -115,49 +121,54 @@ type verifier struct {
 	contexts []processorContext
 }
 
-// check is one point: what it needs to have passed before, and how it is made.
+// check is one point: of which dumps it is made, what it needs to have passed
+// before, and how it is made.
 type check struct {
 	name  string
 	needs []string
 	make  func(*verifier) (detail string, err error)
+	// applies says whether the dump has what is to be checked; nil for always.
+	// Those that need a check which doesn't apply are made.
+	applies func(*verifier) bool
+	// whole: without it the file is not even what was meant to be written.
+	whole bool
 }
 
-// checks is every point, in the order of the report.
-var checks = []check{
-	{CheckHeader, nil, (*verifier).checkHeader},
-	{CheckRuns, []string{CheckHeader}, (*verifier).checkRuns},
-	{CheckBitmap, []string{CheckHeader}, (*verifier).checkBitmap},
-	{CheckKind, []string{CheckHeader, CheckRuns, CheckBitmap}, (*verifier).checkKind},
-	{CheckFileSize, []string{CheckKind}, (*verifier).checkFileSize},
-	{CheckRequiredDumpSpace, []string{CheckKind}, (*verifier).checkRequiredDumpSpace},
-	{CheckExceptionRecord, []string{CheckKind}, (*verifier).checkExceptionRecord},
-	{CheckOtherFields, []string{CheckKind}, (*verifier).checkOtherFields},
-	{CheckDirectoryTable, []string{CheckKind}, (*verifier).checkDirectoryTable},
-	{CheckPageTables, []string{CheckDirectoryTable}, (*verifier).checkPageTables},
-	{CheckKUSER, []string{CheckDirectoryTable}, (*verifier).checkKUSER},
-	{CheckKDBG, []string{CheckDirectoryTable}, (*verifier).checkKDBG},
-	{CheckListHeads, []string{CheckKDBG}, (*verifier).checkListHeads},
-	{CheckKernel, []string{CheckKDBG, CheckKUSER}, (*verifier).checkKernel},
-	{CheckVersion, []string{CheckKernel}, (*verifier).checkVersion},
-	{CheckModules, []string{CheckKernel}, (*verifier).checkModules},
-	{CheckProcesses, []string{CheckKernel}, (*verifier).checkProcesses},
-	{CheckProcessors, []string{CheckKernel}, (*verifier).checkProcessors},
-	{CheckContexts, []string{CheckKernel}, (*verifier).checkContexts},
-	{CheckHeaderContext, []string{CheckKernel}, (*verifier).checkHeaderContext},
-	{CheckFrames, nil, (*verifier).checkFrames},
+// checks returns every point, in the order of the report.
+func checks() []check {
+	return []check{
+		{name: CheckHeader, make: (*verifier).checkHeader},
+		{name: CheckRuns, needs: []string{CheckHeader}, make: (*verifier).checkRuns, applies: (*verifier).hasRuns},
+		{name: CheckBitmap, needs: []string{CheckHeader}, make: (*verifier).checkBitmap, applies: (*verifier).hasBitmap},
+		{name: CheckKind, needs: []string{CheckHeader, CheckRuns, CheckBitmap}, make: (*verifier).checkKind},
+		{name: CheckFileSize, needs: []string{CheckKind}, make: (*verifier).checkFileSize, whole: true},
+		{name: CheckRequiredDumpSpace, needs: []string{CheckKind}, make: (*verifier).checkRequiredDumpSpace},
+		{name: CheckExceptionRecord, needs: []string{CheckKind}, make: (*verifier).checkExceptionRecord},
+		{name: CheckOtherFields, needs: []string{CheckKind}, make: (*verifier).checkOtherFields},
+		{name: CheckDirectoryTable, needs: []string{CheckKind}, make: (*verifier).checkDirectoryTable},
+		{name: CheckPageTables, needs: []string{CheckDirectoryTable}, make: (*verifier).checkPageTables},
+		{name: CheckKUSER, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKUSER},
+		{name: CheckKDBG, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKDBG},
+		{name: CheckListHeads, needs: []string{CheckKDBG}, make: (*verifier).checkListHeads},
+		{name: CheckKernel, needs: []string{CheckKDBG, CheckKUSER}, make: (*verifier).checkKernel},
+		{name: CheckVersion, needs: []string{CheckKernel}, make: (*verifier).checkVersion},
+		{name: CheckModules, needs: []string{CheckKernel}, make: (*verifier).checkModules},
+		{name: CheckProcesses, needs: []string{CheckKernel}, make: (*verifier).checkProcesses},
+		{name: CheckProcessors, needs: []string{CheckKernel}, make: (*verifier).checkProcessors},
+		{name: CheckContexts, needs: []string{CheckKernel}, make: (*verifier).checkContexts},
+		{name: CheckHeaderContext, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext},
+		{name: CheckFrames, make: (*verifier).checkFrames, applies: (*verifier).wantsFrames, whole: true},
+	}
 }
 
 func (v *verifier) run(c check) {
-	if c.name == CheckFrames && v.opts.SkipFrames {
-		return
-	}
 	for _, need := range c.needs {
 		if !v.state[need] {
 			v.report.Skipped = append(v.report.Skipped, c.name)
 			return
 		}
 	}
-	if v.otherType(c.name) {
+	if c.applies != nil && !c.applies(v) {
 		v.state[c.name] = true
 		return
 	}
@@ -166,16 +177,16 @@ func (v *verifier) run(c check) {
 		detail = err.Error()
 	}
 	v.state[c.name] = err == nil
-	v.report.Checks = append(v.report.Checks, Check{Name: c.name, OK: err == nil, Detail: detail})
+	v.report.Checks = append(v.report.Checks, Check{Name: c.name, OK: err == nil, Detail: detail, Whole: c.whole})
 }
 
-// otherType reports whether a check is of something that dumps of v's type
-// don't have.
-func (v *verifier) otherType(name string) bool {
-	// A header without runs to speak of is not even decoded.
-	bitmap := v.header != nil && v.header.DumpType.HasBitmap()
-	return (name == CheckRuns && bitmap) || (name == CheckBitmap && !bitmap)
-}
+// hasBitmap reports whether the dump is of a type with a bitmap. A header without
+// runs to speak of is not even decoded.
+func (v *verifier) hasBitmap() bool { return v.header != nil && v.header.DumpType.HasBitmap() }
+
+func (v *verifier) hasRuns() bool { return !v.hasBitmap() }
+
+func (v *verifier) wantsFrames() bool { return !v.opts.SkipFrames }
 
 func (v *verifier) checkFrames() (string, error) {
 	if err := v.f.CheckFrames(v.ctx, v.opts.Progress); err != nil {

@@ -41,8 +41,8 @@ func TestGoodDumps(t *testing.T) {
 					}
 				}
 				// All but that of a bitmap.
-				if !r.OK || len(r.Skipped) > 0 || len(r.Checks) != len(checks)-1 {
-					t.Errorf("OK = %v with %d checks, %q skipped; want true, %d, none", r.OK, len(r.Checks), r.Skipped, len(checks)-1)
+				if !r.OK || len(r.Skipped) > 0 || len(r.Checks) != len(checks())-1 {
+					t.Errorf("OK = %v with %d checks, %q skipped; want true, %d, none", r.OK, len(r.Checks), r.Skipped, len(checks())-1)
 				}
 			})
 		}
@@ -271,7 +271,7 @@ func TestEachCorruptionFailsOneCheck(t *testing.T) {
 				failsOnly(t, c.name, c.want, verified(t, c.make(t, l, bad), Options{SkipFrames: true}))
 				seen[c.want] = true
 			}
-			for _, c := range checks {
+			for _, c := range checks() {
 				if !seen[c.name] {
 					t.Errorf("no corruption makes %q fail", c.name)
 				}
