@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // Manifest is the account of one dump. Its JSON names are stable: scripts and
@@ -197,3 +199,24 @@ func (m *Manifest) complete() {
 		m.Refused = []Exclusion{}
 	}
 }
+
+// ChangedPages says how many pages changed while they were read, and which share
+// of the dump they are, for people.
+func (m *Manifest) ChangedPages() string {
+	n := m.Pages.ChangedWhileReading
+	percent := 0.0
+	if m.Pages.Written > 0 {
+		percent = 100 * float64(n) / float64(m.Pages.Written)
+	}
+	share := fmt.Sprintf("%.1f %%", percent)
+	if n > 0 && percent < 0.05 {
+		share = "below 0.1 %"
+	}
+	return fmt.Sprintf("%s (%s)", humanize.Comma(int64(n)), share)
+}
+
+// Exit codes of the program that are in a manifest.
+const (
+	ExitDone     = 0 // the dump is whole and verified
+	ExitDegraded = 3 // it was written, but is not what it should be; see Warnings
+)

@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/capture"
+	"snap/capture"
 	"snap/cmd/snap/internal/table"
-	"snap/dump"
 	"snap/hv"
 	"snap/manifest"
 	"snap/phys"
@@ -33,14 +33,14 @@ type checkResult struct {
 	Excluded      []manifest.Exclusion `json:"excluded"`
 	Refused       []manifest.Exclusion `json:"refused_exclusions"`
 	Warnings      []string             `json:"warnings"`
-	exclusions    *manifest.Manifest
+	account       *manifest.Manifest
 	crFrom        string
 }
 
 func newCheckCommand(a *app) *cobra.Command {
-	var source string
-	var look lookOptions
-	var pause pauseOptions
+	var source choice[hv.Mechanism]
+	var look lookFlags
+	var pause pauseFlags
 	cmd := &cobra.Command{
 		Use:   "check [flags] DOMAIN",
 		Short: "Say whether a dump would work, how long and how big; change nothing",
@@ -48,35 +48,36 @@ func newCheckCommand(a *app) *cobra.Command {
 would take and how big it would be. The guest is neither paused nor changed; a
 sample of its pages is read, copied and compressed for the estimates. Of mode
 pause there are two: with the guest's pages copied first, which is what snap dump
-does where they fit the spool, and without.`,
+does where they fit the spool, and without. With -v it says which ways were tried
+to find Windows in the guest's memory, and what came of them.`,
 		Args: oneArg("DOMAIN"),
 		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitBusy,
 			exitUnsupported),
 		Example: "  snap check web01",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := look.options()
+			l, err := look.options()
 			if err != nil {
 				return err
 			}
-			job := &capture.Job{Mechanism: hv.Mechanism(source), Look: o}
-			if err := pause.apply(job); err != nil {
+			o := &capture.Options{Mechanism: source.value, Look: l, Log: a.slogger()}
+			if err := pause.apply(o); err != nil {
 				return err
 			}
-			if err := a.check(cmd.Context(), args[0], job); err != nil {
+			if err := a.check(cmd.Context(), args[0], o); err != nil {
 				return fmt.Errorf("check %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
 	addConnectFlag(cmd, a)
-	cmd.Flags().StringVar(&source, "source", string(hv.MechanismAuto), "direct, peek or auto")
+	addSourceFlag(cmd, &source)
 	look.addTo(cmd)
 	pause.addTo(cmd)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
+func (a *app) check(ctx context.Context, ref string, o *capture.Options) error {
 	vm, closeVM, err := a.openDomain(ctx, ref)
 	if err != nil {
 		return err
@@ -92,24 +93,14 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 		return err
 	}
 	r.Warnings = append(r.Warnings, warnings...)
-	job.VM = vm
-	mem, err := vm.OpenMemory(ctx, job.Mechanism)
+	s, err := capture.Open(ctx, vm, *o)
 	if err != nil {
 		return err
 	}
-	defer mem.Close()
-	r.Source = string(mem.Mechanism())
-	s, err := lookAt(ctx, vm, mem, job.Look)
-	if err != nil {
-		return err
-	}
-	r.addSurvey(s)
-	e, err := s.Estimate(ctx, mem, dump.Options{})
-	if err != nil {
-		return err
-	}
-	r.addEstimate(e)
-	if r.Modes, err = modesOf(ctx, r.State, mem, job, s, e); err != nil {
+	defer s.Close()
+	r.Source = string(s.Memory.Mechanism())
+	r.addAnalysis(s.Analysis)
+	if err := r.addEstimates(ctx, s); err != nil {
 		return err
 	}
 	if a.json {
@@ -118,22 +109,67 @@ func (a *app) check(ctx context.Context, ref string, job *capture.Job) error {
 	return a.printCheck(r)
 }
 
-func (r *checkResult) addSurvey(s *capture.Survey) {
-	var sum manifest.Manifest
-	describeGuest(&sum, s)
-	r.Guest, r.Header, r.exclusions = sum.Guest, sum.Header, &sum
-	r.ExcludedPages, r.Excluded, r.Refused = sum.Pages.Excluded, sum.Excluded, sum.Refused
-	r.crFrom = s.System.DirectoryTableBase.From
-	for _, p := range s.System.Processors {
+func (r *checkResult) addAnalysis(an *capture.Analysis) {
+	r.account = capture.Describe(an)
+	r.Guest, r.Header = r.account.Guest, r.account.Header
+	r.ExcludedPages, r.Excluded, r.Refused = r.account.Pages.Excluded, r.account.Excluded, r.account.Refused
+	r.crFrom = an.System.DirectoryTableBase.From
+	for _, p := range an.System.Processors {
 		if p.VCPU >= 0 && p.ContextAt != 0 {
 			r.Matched++
 		}
 	}
-	r.Warnings = append(r.Warnings, s.Warnings...)
+	r.Warnings = append(r.Warnings, an.Warnings...)
 }
 
-func (r *checkResult) addEstimate(e *capture.Estimate) {
-	r.Pages, r.Populated, r.DumpBytes, r.Bytes = e.Pages, e.Populated, e.DumpBytes, e.Bytes
+// addEstimates adds what each mode would take.
+func (r *checkResult) addEstimates(ctx context.Context, s *capture.Session) error {
+	sample, err := s.Sample(ctx)
+	if err != nil {
+		return err
+	}
+	r.Pages, r.Populated, r.DumpBytes, r.Bytes = sample.Pages, sample.Populated, sample.DumpBytes, sample.Bytes
+	all, err := s.Estimates(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		r.Modes = append(r.Modes, estimateOf(e, s.Options.MaxPause))
+	}
+	return nil
+}
+
+// modeEstimate is what a dump would take in one mode.
+type modeEstimate struct {
+	Mode       string  `json:"mode"`
+	Spooled    bool    `json:"spooled"`       // the guest stands still for a copy only
+	Fits       bool    `json:"fits"`          // it can be taken, and its pause is not too long
+	Why        string  `json:"why,omitempty"` // it can't be taken at all
+	PauseMS    float64 `json:"pause_estimate_ms"`
+	DurationMS float64 `json:"duration_estimate_ms"`
+	Consistent bool    `json:"consistent"`
+}
+
+func estimateOf(e capture.Estimate, limit time.Duration) modeEstimate {
+	m := modeEstimate{Mode: e.Mode, Spooled: e.Copied, Consistent: e.Consistent}
+	if e.Why != nil {
+		m.Why = e.Why.Error()
+		return m
+	}
+	m.Fits = e.Reject(limit) == nil
+	m.PauseMS, m.DurationMS = milliseconds(e.StandsStill), milliseconds(e.Takes)
+	return m
+}
+
+// how tells the ways of one mode apart.
+func how(m modeEstimate) string {
+	switch {
+	case m.Spooled:
+		return " (copy first)"
+	case m.Mode == capture.Pause{}.Name() && m.PauseMS > 0:
+		return " (--spool off)"
+	}
+	return ""
 }
 
 func (a *app) printCheck(r *checkResult) error {
@@ -176,7 +212,7 @@ func (a *app) printCheck(r *checkResult) error {
 			fmt.Fprintf(a.stdout, "\n%s\n", m.Why)
 		}
 	}
-	if t := exclusionTable(r.exclusions); t.Len() > 0 {
+	if t := exclusionTable(r.account); t.Len() > 0 {
 		fmt.Fprintf(a.stdout, "\nPages to leave out: %s\n", humanize.Comma(int64(r.ExcludedPages)))
 		if err := t.Write(a.stdout, "  "); err != nil {
 			return err

@@ -13,21 +13,20 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/capture"
+	"snap/capture"
 	"snap/dump"
 	"snap/hv"
 	"snap/hv/file"
-	"snap/manifest"
 	"snap/phys"
 )
 
-// inputOptions say how to read an input file.
-type inputOptions struct {
+// inputFlags say how to read an input file.
+type inputFlags struct {
 	raw bool
 	ram []string
 }
 
-func (o *inputOptions) addTo(cmd *cobra.Command) {
+func (o *inputFlags) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.raw, "raw", false, "the file is a raw image of guest memory")
 	f.StringArrayVar(&o.ram, "ram", nil,
@@ -35,9 +34,9 @@ func (o *inputOptions) addTo(cmd *cobra.Command) {
 }
 
 func newConvertCommand(a *app) *cobra.Command {
-	var o fileOptions
-	var in inputOptions
-	var look lookOptions
+	var o fileFlags
+	var in inputFlags
+	var look lookFlags
 	cmd := &cobra.Command{
 		Use:   "convert [flags] INPUT",
 		Short: "Make a dump from a file: an ELF core, a raw image, an existing dump",
@@ -63,78 +62,51 @@ func newConvertCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) convert(ctx context.Context, path string, in *inputOptions, l *lookOptions, o *fileOptions) (err error) {
-	write, err := o.dumpOptions()
+func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookFlags, f *fileFlags) error {
+	o, err := f.options(a)
 	if err != nil {
 		return err
 	}
-	look, err := l.options()
-	if err != nil {
+	if o.Look, err = l.options(); err != nil {
 		return err
 	}
 	src, old, err := openInput(path, in)
 	if err != nil {
 		return err
 	}
-	if old != nil && (len(l.exclude) > 0 || l.format != string(capture.FormatAuto)) {
-		return errors.Join(usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept"), old.Close())
-	}
-	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	out, err := a.openOutput(ctx, o, name)
-	if err != nil {
-		return err
-	}
-	defer func() { err = out.abandon(err) }()
-	write.Progress = &out.progress
-	sum := a.newSummary(hv.Identity{Name: name}, "convert")
-	write.Metadata = func(st *dump.Stats) ([]byte, error) {
-		addStats(sum, st)
-		return sum.Compact()
-	}
 	if old != nil {
 		defer old.Close()
-		err = a.repack(ctx, old, out, write, sum)
+		if len(l.exclude) > 0 || l.format.value != capture.FormatAuto {
+			return usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept")
+		}
 	} else {
 		defer src.Close()
-		err = a.convertSource(ctx, src, out, look, write, sum)
 	}
-	out.stopProgress()
+	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
+	place, file, err := a.destination(f, name, nil)
 	if err != nil {
 		return err
 	}
-	return a.finish(ctx, out, sum)
-}
-
-func (a *app) convertSource(ctx context.Context, src hv.Source, out *output, look capture.Options, write *dump.Options, sum *manifest.Manifest) error {
-	res, err := capture.Convert(ctx, src, out.writer(), look, *write, func(r *capture.Result) {
-		describeGuest(sum, r.Survey)
-		out.showProgress("converting")
-	})
+	show := &display{a: a, name: name}
+	defer show.end()
+	o.Observer = show
+	id := hv.Identity{Name: name}
+	var res *capture.Result
+	if old != nil {
+		res, err = capture.Repack(ctx, old, id, place, file, *o)
+	} else {
+		res, err = capture.Convert(ctx, src, id, place, file, *o)
+	}
+	show.end()
 	if err != nil {
-		return err
+		return takeAdvice(err)
 	}
-	addResult(sum, res)
-	return nil
-}
-
-func (a *app) repack(ctx context.Context, old *dump.File, out *output, write *dump.Options, sum *manifest.Manifest) error {
-	sum.Source, sum.Consistent = "dump", true
-	describeDump(ctx, sum, old)
-	out.showProgress("converting")
-	st, warnings, err := capture.Repack(ctx, old, out.writer(), *write)
-	if err != nil {
-		return err
-	}
-	for _, w := range warnings {
-		sum.Warn("%s", w)
-	}
-	addStats(sum, st)
-	return nil
+	return a.report(res)
 }
 
 // openInput recognises a file: a dump is returned as such, anything else that
 // holds a guest as a source.
-func openInput(path string, in *inputOptions) (hv.Source, *dump.File, error) {
+func openInput(path string, in *inputFlags) (hv.Source, *dump.File, error) {
 	segments, err := in.segments()
 	if err != nil {
 		return nil, nil, err
@@ -175,7 +147,7 @@ func readMagic(path string) ([]byte, error) {
 }
 
 // segments parses --ram; without it there are none.
-func (in *inputOptions) segments() ([]file.Segment, error) {
+func (in *inputFlags) segments() ([]file.Segment, error) {
 	if len(in.ram) > 0 && !in.raw {
 		return nil, usageError("--ram describes a raw image: add --raw")
 	}

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"syscall"
 
-	"snap/cmd/snap/internal/capture"
+	"snap/capture"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"

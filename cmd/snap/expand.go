@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -52,8 +53,17 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 	} else if same {
 		return usageError("%s is also the output", path)
 	}
-	folder, name := filepath.Split(output)
-	out, err := store.Folder(folder, store.Options{Force: force, NoSum: true}).Create(ctx, name)
+	if output == stdoutDestination && isTerminal(a.stdout) {
+		return usageError("standard output is a terminal: a dump would garble it")
+	}
+	place, name, err := a.place(output, store.Options{Force: force, NoSum: true})
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		name = expandedName(path)
+	}
+	out, err := place.Create(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -68,9 +78,20 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 	if err := out.Commit(ctx); err != nil {
 		return err
 	}
-	a.log.Info().Str("output", output).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
+	a.log.Info().Str("output", place.Path(name)).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
 		Msg("expanded")
 	return nil
+}
+
+// expandedName is what the plain dump of a file is called in a folder.
+func expandedName(path string) string {
+	name := filepath.Base(path)
+	for _, c := range dump.Compressions() {
+		if c.Suffix() != "" {
+			name = strings.TrimSuffix(name, c.Suffix())
+		}
+	}
+	return strings.TrimSuffix(name, ".dmp") + ".dmp"
 }
 
 // sameFile reports whether both paths name one existing file.

@@ -10,13 +10,13 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/capture"
+	"snap/capture"
 	"snap/hv"
 	"snap/store"
 )
 
 func newHeaderCommand(a *app) *cobra.Command {
-	var in inputOptions
+	var in inputFlags
 	var output string
 	var force bool
 	cmd := &cobra.Command{
@@ -46,7 +46,7 @@ header holds for as long as the guest's memory ranges don't change.`,
 }
 
 // headerOf makes the header for a domain or a file.
-func (a *app) headerOf(ctx context.Context, source string, in *inputOptions) ([]byte, error) {
+func (a *app) headerOf(ctx context.Context, source string, in *inputFlags) ([]byte, error) {
 	isFile, err := namesFile(source)
 	if err != nil {
 		return nil, err
@@ -74,33 +74,25 @@ func (a *app) headerOf(ctx context.Context, source string, in *inputOptions) ([]
 	return a.lookHeader(ctx, src)
 }
 
-func (a *app) lookHeader(ctx context.Context, src hv.Source) ([]byte, error) {
-	s, err := a.look(ctx, src, hv.MechanismAuto)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range s.Warnings {
-		a.log.Warn().Msg(w)
-	}
-	return s.Plan.Header, nil
-}
-
-// look surveys a source as it is right now.
-func (a *app) look(ctx context.Context, src hv.Source, m hv.Mechanism) (_ *capture.Survey, err error) {
-	mem, err := src.OpenMemory(ctx, m)
+// lookHeader makes the header of a source as it is right now.
+func (a *app) lookHeader(ctx context.Context, src hv.Source) (_ []byte, err error) {
+	mem, err := src.OpenMemory(ctx, hv.MechanismAuto)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, mem.Close()) }()
-	return lookAt(ctx, src, mem, capture.Options{Comment: comment()})
-}
-
-func lookAt(ctx context.Context, src hv.Source, mem hv.Memory, o capture.Options) (*capture.Survey, error) {
 	cpus, err := src.Registers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return capture.Look(ctx, mem, mem.RAM(), cpus, o)
+	an, err := capture.Analyze(ctx, mem, mem.RAM(), cpus, capture.LookOptions{Comment: comment()})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range an.Warnings {
+		a.log.Warn().Msg(w)
+	}
+	return an.Plan.Header, nil
 }
 
 // namesFile reports whether source is a file rather than a domain: something
@@ -118,13 +110,23 @@ func namesFile(source string) (bool, error) {
 }
 
 // writeFile puts a small file in its place, or on standard output.
-func (a *app) writeFile(ctx context.Context, path string, b []byte, force bool) error {
-	if path == stdoutDestination && isTerminal(a.stdout) {
+func (a *app) writeFile(ctx context.Context, dest string, b []byte, force bool) error {
+	if dest == stdoutDestination && isTerminal(a.stdout) {
 		return usageError("standard output is a terminal: name a file with -o")
 	}
-	place, name, err := store.Open(path, store.Options{Force: force, NoSum: true, Stdout: a.stdout})
+	place, name, err := a.place(dest, store.Options{Force: force, NoSum: true})
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return err
 	}
-	return putFile(ctx, place, name, b)
+	if name == "" {
+		return usageError("-o is %q, a folder; name a file", dest)
+	}
+	f, err := place.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(b); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", dest, err), f.Abort())
+	}
+	return f.Commit(ctx)
 }

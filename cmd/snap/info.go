@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"snap/capture"
 	"snap/cmd/snap/internal/table"
 	"snap/dump"
 	"snap/guest"
@@ -138,13 +139,13 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 	for _, r := range f.RAM() {
 		d.Runs = append(d.Runs, runInfo{manifest.Hex(r.Base), r.Pages})
 	}
-	sys, err := openDumpSystem(ctx, f, h)
+	sys, err := capture.OpenDump(ctx, f)
 	if err != nil {
 		d.Notes = append(d.Notes, fmt.Sprintf("the guest in it can't be read: %v", err))
 		return d
 	}
 	d.Notes = append(d.Notes, sys.Warnings...)
-	g := guestOf(sys)
+	g := capture.DescribeGuest(sys)
 	d.Guest = &g
 	for _, p := range sys.Processors {
 		d.Processors = append(d.Processors, processorOf(ctx, sys, p))
@@ -164,27 +165,6 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 		d.Processes = append(d.Processes, processInfo{p.Name, p.PID, manifest.Hex(p.DirectoryTableBase), manifest.Hex(p.EPROCESS)})
 	}
 	return d
-}
-
-// openDumpSystem finds the guest by what the header says.
-func openDumpSystem(ctx context.Context, f *dump.File, h *header.Header) (*guest.System, error) {
-	return guest.Open(ctx, f, f.RAM(), h.DirectoryTableBase&^(phys.PageSize-1), h.KdDebuggerDataBlock)
-}
-
-// describeDump adds what is in an existing dump to a summary.
-func describeDump(ctx context.Context, sum *manifest.Manifest, f *dump.File) {
-	h, err := f.Header()
-	if err != nil {
-		sum.Warn("the dump's header can't be read: %v", err)
-		return
-	}
-	sum.Header = manifest.Header{DumpType: int(h.DumpType), Runs: len(f.RAM()), Fields: map[string]manifest.Field{}}
-	sys, err := openDumpSystem(ctx, f, h)
-	if err != nil {
-		sum.Warn("the guest in the dump can't be read: %v", err)
-		return
-	}
-	sum.Guest = guestOf(sys)
 }
 
 func processorOf(ctx context.Context, sys *guest.System, p guest.Processor) processorInfo {

@@ -11,7 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
-	"snap/cmd/snap/internal/capture"
+	"snap/capture"
 	"snap/cmd/snap/internal/table"
 	"snap/hv"
 )
@@ -108,22 +108,18 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 		return err
 	}
 	defer closeVM()
-	mem, err := vm.OpenMemory(ctx, hv.MechanismAuto)
+	sess, err := capture.Open(ctx, vm, capture.Options{Look: capture.LookOptions{Exclusion: capture.Exclusion{NoAdvertised: true}}})
 	if err != nil {
 		return err
 	}
-	defer mem.Close()
-	e.Source = string(mem.Mechanism())
-	s, err := lookAt(ctx, vm, mem, capture.Options{Exclusion: capture.Exclusion{NoAdvertised: true}})
-	if err != nil {
-		return err
+	defer sess.Close()
+	e.Source = string(sess.Memory.Mechanism())
+	e.Guest = sess.Analysis.System.Name()
+	for _, mode := range capture.Modes() {
+		if mode.Check(ctx, vm) == nil {
+			e.Modes = append(e.Modes, mode.Name())
+		}
 	}
-	e.Guest = s.System.Name()
-	e.Modes = append(e.Modes, string(capture.ModePause))
-	if d, ok := vm.(hv.Snapshotter); ok && d.CheckSnapshot(ctx) == nil {
-		e.Modes = append(e.Modes, string(capture.ModeSnapshot))
-	}
-	e.Modes = append(e.Modes, string(capture.ModeLive))
 	return nil
 }
 

@@ -8,6 +8,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// Formats of the log.
+const (
+	logConsole = "console"
+	logJSON    = "json"
+)
+
 // setUpLog makes the logger that the flags ask for. Everything that is not
 // data goes to standard error.
 func (a *app) setUpLog() error {
@@ -16,12 +22,12 @@ func (a *app) setUpLog() error {
 	}
 	switch {
 	case a.json:
-		a.logFormat = "json"
+		a.logFormat = logJSON
 	case a.logFormat == "" && isTerminal(a.stderr):
-		a.logFormat = "console"
+		a.logFormat = logConsole
 	case a.logFormat == "":
-		a.logFormat = "json"
-	case a.logFormat != "console" && a.logFormat != "json":
+		a.logFormat = logJSON
+	case a.logFormat != logConsole && a.logFormat != logJSON:
 		return usageError("--log-format is %q; it can be console or json", a.logFormat)
 	}
 	level := zerolog.InfoLevel
@@ -31,7 +37,7 @@ func (a *app) setUpLog() error {
 	if a.quiet {
 		level = zerolog.ErrorLevel
 	}
-	if a.logFormat == "json" {
+	if a.logFormat == logJSON {
 		a.log = zerolog.New(a.stderr).Level(level).With().Timestamp().Logger()
 		return nil
 	}
@@ -43,7 +49,7 @@ func (a *app) setUpLog() error {
 // printError tells the operator what went wrong and, on a line of its own,
 // what to do next.
 func (a *app) printError(err error, advice string, code int) {
-	if a.logFormat == "json" && a.started {
+	if a.logFormat == logJSON && a.started {
 		e := a.log.Error().Int("exit_code", code)
 		if advice != "" {
 			e = e.Str("next", advice)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,8 +31,13 @@ type app struct {
 
 // run is the whole program but for the process: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return runWith(ctx, commands(), args, stdout, stderr)
+}
+
+// runWith is run with the given subcommands.
+func runWith(ctx context.Context, commands []func(*app) *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop()}
-	root := newRoot(a)
+	root := newRoot(a, commands)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -46,7 +52,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-func newRoot(a *app) *cobra.Command {
+// newRoot returns the program with the given subcommands.
+func newRoot(a *app, commands []func(*app) *cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "snap",
 		Short: "Crash dumps of running Windows guests, taken from the host",
@@ -75,13 +82,38 @@ in the guest, and nothing is downloaded.`,
 	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a debug log")
 	pf.StringVar(&a.logFormat, "log-format", "", "console or json (default console on a terminal, else json)")
 	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
-	root.AddCommand(
-		newDumpCommand(a), newCheckCommand(a), newListCommand(a), newHeaderCommand(a), newConvertCommand(a),
-		newInfoCommand(a), newVerifyCommand(a), newExpandCommand(a), newRecoverCommand(a), newVersionCommand(a), newGuardianCommand(),
-	)
+	for _, newCommand := range commands {
+		root.AddCommand(newCommand(a))
+	}
 	return root
+}
+
+// commands returns what makes each subcommand, in the order of the help.
+func commands() []func(*app) *cobra.Command {
+	return []func(*app) *cobra.Command{
+		newDumpCommand,
+		newCheckCommand,
+		newListCommand,
+		newHeaderCommand,
+		newConvertCommand,
+		newInfoCommand,
+		newVerifyCommand,
+		newExpandCommand,
+		newRecoverCommand,
+		newVersionCommand,
+		newGuardianCommand,
+	}
+}
+
+// flagError says of a flag's value what the program says of it elsewhere.
+func flagError(_ *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return fmt.Errorf("--%s is %q; %w", e.GetFlag().Name, e.GetValue(), e.Unwrap())
+	}
+	return err
 }
 
 // helpTemplate ends every help text with the exit codes and an example.

@@ -1,15 +1,44 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"snap/capture"
 	"snap/cmd/snap/internal/table"
 	"snap/manifest"
 )
+
+// errDegraded ends a command whose dump was written but is not what it should
+// be; the warnings say why.
+var errDegraded = errors.New("the dump was written but is degraded")
+
+// report tells the operator of a dump that was taken, and ends the command.
+func (a *app) report(res *capture.Result) error {
+	doc, err := res.Manifest.JSON()
+	if err != nil {
+		return err
+	}
+	if err := a.tell(res.Manifest, doc); err != nil {
+		return err
+	}
+	if res.Degraded {
+		return &cmdError{err: errDegraded, code: exitDegraded, next: "read the warnings above; snap info and snap verify tell more"}
+	}
+	return nil
+}
+
+// takeAdvice adds what to do next to an error of a capture.
+func takeAdvice(err error) error {
+	if e, ok := errors.AsType[*capture.ManifestError](err); ok {
+		return next(err, "the dump itself is whole: %s", e.Dump)
+	}
+	return pauseAdvice(err)
+}
 
 // tell reports a finished dump: JSON for programs, a record for a log, a few
 // lines for a person.
@@ -24,7 +53,7 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 	if a.quiet {
 		return nil
 	}
-	if a.logFormat == "json" {
+	if a.logFormat == logJSON {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
 			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
@@ -62,7 +91,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 func moment(sum *manifest.Manifest) string {
 	switch {
 	case !sum.Consistent:
-		return fmt.Sprintf("pages are from different times: %s changed while they were read", changedPages(sum))
+		return fmt.Sprintf("pages are from different times: %s changed while they were read", sum.ChangedPages())
 	case sum.DowntimeMS != nil && sum.StallMS != nil:
 		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s, its clock stalled for %s at most",
 			duration(*sum.DowntimeMS), duration(*sum.StallMS))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"snap/capture"
 	"snap/cmd/snap/internal/table"
 	"snap/dump"
 	"snap/dump/verify"
@@ -51,7 +52,7 @@ func (a *app) verifyFile(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	v := verdict(rep)
+	v := capture.Verdict(rep)
 	if err := a.printVerdict(v); err != nil {
 		return err
 	}

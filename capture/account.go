@@ -1,0 +1,173 @@
+package capture
+
+import (
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"snap/dump"
+	"snap/dump/verify"
+	"snap/exclude"
+	"snap/guest"
+	"snap/hv"
+	"snap/manifest"
+)
+
+// maxRefusals bounds the lines on refused requests in a manifest: a hostile
+// guest may have a hundred thousand refused. What was left out is always listed
+// in full.
+const maxRefusals = 1000
+
+// newManifest begins the account of a dump.
+func newManifest(id hv.Identity, mode string, o *Options) *manifest.Manifest {
+	host := id.Host
+	if host == "" {
+		host, _ = os.Hostname()
+	}
+	return &manifest.Manifest{
+		Snap: o.Tool, Domain: id.Name, UUID: id.UUID, Host: host, Connect: id.URI,
+		Started: time.Now().UTC(), Mode: mode,
+	}
+}
+
+// Describe returns the account of what an analysis found, with nothing of a dump
+// in it.
+func Describe(a *Analysis) *manifest.Manifest {
+	m := new(manifest.Manifest)
+	describeAnalysis(m, a)
+	return m
+}
+
+// describeAnalysis adds what was found in the guest.
+func describeAnalysis(m *manifest.Manifest, a *Analysis) {
+	sys := a.System
+	m.Guest = DescribeGuest(sys)
+	addExclusions(m, a)
+	m.Header = manifest.Header{
+		DumpType: int(a.Header.DumpType), Runs: len(a.Plan.Runs), Fields: map[string]manifest.Field{},
+	}
+	for _, f := range a.Header.Fields() {
+		if f.Set {
+			m.Header.Fields[f.Name] = manifest.Field{Value: f.Value, From: f.From}
+		}
+	}
+}
+
+// DescribeGuest returns the account of the Windows in a guest.
+func DescribeGuest(sys *guest.System) manifest.Guest {
+	return manifest.Guest{
+		Windows: sys.Name(), Arch: sys.Arch.Name(), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
+		KernelBase: manifest.Hex(sys.Kernel.Base), SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
+		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded,
+	}
+}
+
+// addAccount adds how the guest's memory was acquired, as far as it is known.
+func (o *Options) addAccount(m *manifest.Manifest, a *Account) {
+	m.Mode, m.Source, m.Consistent, m.Spooled = a.Mode, string(a.Mechanism), a.Consistent, a.Copied
+	m.PauseMS, m.PauseEstimateMS = milliseconds(a.Pause), milliseconds(a.Estimate.Total())
+	if a.Mode == (Snapshot{}).Name() {
+		down := milliseconds(a.Downtime)
+		m.DowntimeMS = &down
+		if a.StallSeen {
+			stall := milliseconds(a.Stall)
+			m.StallMS = &stall
+		}
+	}
+	for _, w := range a.Warnings {
+		m.Warn("%s", w)
+	}
+	if a.Smear != nil {
+		addSmear(m, a.Smear, o.maxChanged())
+	}
+}
+
+// addStats adds what writing the pages counted.
+func addStats(m *manifest.Manifest, st *dump.Stats) {
+	m.Pages = manifest.Pages{
+		Excluded: m.Pages.Excluded,
+		Total:    st.Pages + m.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
+		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
+		ChangedWhileReading: m.Pages.ChangedWhileReading,
+	}
+	m.Bytes = manifest.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
+	m.Gaps = nil
+	for _, g := range st.Gaps {
+		m.Gaps = append(m.Gaps, manifest.Gap{Address: manifest.Hex(g.Run.Base.Addr()), Pages: g.Run.Pages, Reason: g.Reason})
+	}
+	if st.Unreadable > 0 {
+		m.Warn("%s pages could not be read and are zero in the dump", humanize.Comma(int64(st.Unreadable)))
+	}
+}
+
+// addSmear adds what mode live counted of a dump whose pages are counted.
+func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
+	m.Pages.ChangedWhileReading = s.Changed
+	m.Live = &manifest.Live{MaxChanged: limit.of(m.Pages.Written), Core: manifest.Core{
+		Pages: s.Metadata.Pages, Rounds: s.Metadata.Rounds, Unsettled: s.Metadata.Unstable,
+	}}
+	if s.Changed > m.Live.MaxChanged {
+		m.Warn("%s of the pages changed while they were read, and --max-changed %s allows %s: use --mode pause, or --mode snapshot where the guest must not stand still",
+			m.ChangedPages(), limit, humanize.Comma(int64(m.Live.MaxChanged)))
+	}
+}
+
+// smeared reports whether a dump of mode live is worse than it may be.
+func smeared(m *manifest.Manifest) bool {
+	l := m.Live
+	return l != nil && (l.Core.Unsettled > 0 || m.Pages.ChangedWhileReading > l.MaxChanged)
+}
+
+// addExclusions adds the account of all requests to leave pages out.
+func addExclusions(m *manifest.Manifest, a *Analysis) {
+	m.Pages.Excluded = a.Excluded
+	plan := a.Exclusions
+	m.Excluded, m.Repeated, m.Refused, m.Ignored = []manifest.Exclusion{}, 0, nil, nil
+	for _, e := range plan.Entries {
+		if e.Excluded == 0 && e.Shared > 0 {
+			// Nothing but pages that others asked for before.
+			m.Repeated++
+			continue
+		}
+		line := exclusionOf(e.Request)
+		line.Pages, line.Shared, line.NotPresent = e.Excluded, e.Shared, e.NotPresent
+		m.Excluded = append(m.Excluded, line)
+	}
+	for i, r := range plan.Refused {
+		if i == maxRefusals {
+			m.RefusedOmitted = len(plan.Refused) - i
+			break
+		}
+		line := exclusionOf(r.Request)
+		line.Reason, line.Status, line.Requests = r.Reason, r.Status.String(), r.Requests
+		m.Refused = append(m.Refused, line)
+	}
+	for i, r := range plan.Ignored {
+		if i == maxRefusals {
+			m.IgnoredOmitted = len(plan.Ignored) - i
+			break
+		}
+		line := exclusionOf(r.Request)
+		line.Reason = r.Why
+		m.Ignored = append(m.Ignored, line)
+	}
+}
+
+func exclusionOf(r exclude.Request) manifest.Exclusion {
+	return manifest.Exclusion{
+		By: r.By, Kind: r.Kind().String(), Address: manifest.Hex(r.Address), Pages: r.Pages,
+		Features: manifest.Hex(r.Features()), Reason: string(r.Reason),
+	}
+}
+
+// Verdict is the account of a verification.
+func Verdict(r *verify.Report) *manifest.Verify {
+	v := &manifest.Verify{OK: r.OK, Skipped: r.Skipped}
+	for _, c := range r.Checks {
+		v.Checks = append(v.Checks, manifest.Check{Name: c.Name, OK: c.OK, Detail: c.Detail})
+	}
+	return v
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

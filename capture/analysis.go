@@ -1,0 +1,125 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"snap/dump"
+	"snap/exclude"
+	"snap/guest"
+	"snap/header"
+	"snap/phys"
+)
+
+// Analysis is what a guest's memory said at one moment, and the dump that
+// follows from it.
+type Analysis struct {
+	System *guest.System
+	CPUs   []phys.Registers
+	Header *header.Header
+	Plan   *dump.Plan // Populated is left to the caller
+
+	Adverts    *guest.Adverts // what drivers in the guest ask to leave out
+	Exclusions *exclude.Plan  // what stays out, and the account of every request
+	Excluded   uint64         // pages of the dump that stay out
+
+	Took time.Duration // to find all this
+
+	// Warnings are for the operator: what is odd and could be worked around.
+	Warnings []string
+}
+
+// ErrTooManyRuns says that a dump of the wished format has no room for so many
+// separate runs of pages.
+var ErrTooManyRuns = errors.New("too many runs")
+
+// Analyze finds out what is in mem, of which only ram is read, and what the dump
+// of it will be. cpus are the registers of the guest's processors, and may be
+// empty where a source has none. Without a Windows that is understood the error
+// is that of guest.Discover; it is exclude.ErrTooMany where more is asked to stay
+// out than may, and ErrTooManyRuns where the format has no room.
+func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
+	start := time.Now()
+	sys, err := guest.Discover(ctx, mem, ram, cpus)
+	if err != nil {
+		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
+	}
+	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
+	facts := a.facts(o.Comment)
+	var earlier *guest.Adverts
+	if o.Earlier != nil {
+		earlier = o.Earlier.Adverts
+	}
+	if err := a.planExclusion(ctx, ram, facts.BugCheckCode.Value, o.Exclusion, earlier); err != nil {
+		return nil, err
+	}
+	whole := pagesOf(facts.Runs.Value)
+	facts.Runs = a.withoutExcluded(facts.Runs)
+	a.Excluded = whole - pagesOf(facts.Runs.Value)
+	if a.Header, a.Plan, err = newPlan(facts, o.Format); err != nil {
+		return nil, err
+	}
+	if a.Plan.Overlays, err = a.overlays(ctx); err != nil {
+		return nil, err
+	}
+	a.Took = time.Since(start)
+	return a, nil
+}
+
+func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
+
+// facts collects what the header says.
+func (a *Analysis) facts(comment string) *header.Facts {
+	sys := a.System
+	f := &header.Facts{
+		Machine:             phys.Know(header.Machine(sys.Machine.Value), sys.Machine.From),
+		NtBuildNumber:       sys.NtBuildNumber,
+		DirectoryTableBase:  sys.DirectoryTableBase,
+		PfnDatabase:         sys.MmPfnDatabase,
+		PsLoadedModuleList:  sys.PsLoadedModuleList,
+		PsActiveProcessHead: sys.PsActiveProcessHead,
+		KdDebuggerDataBlock: sys.KdDebuggerDataBlock,
+		NumberProcessors:    sys.NumberProcessors,
+		SystemTime:          sys.SystemTime,
+		SystemUpTime:        sys.SystemUpTime,
+		ProductType:         sys.ProductType,
+		SuiteMask:           sys.SuiteMask,
+		BootID:              sys.BootID,
+		Comment:             phys.Know(comment, "snap"),
+	}
+	f.SetBugCheck(sys.BugCheck.Code, sys.BugCheck.Parameter)
+	var warning string
+	if f.Runs, warning = sys.DumpMemory(); warning != "" {
+		a.warn("%s", warning)
+	}
+	if at := f.PfnDatabase.Value; !at.Kernel() {
+		a.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))
+		f.PfnDatabase = phys.Known[phys.VirtAddr]{}
+	}
+	if cpu := a.firstCPU(); cpu != nil {
+		f.Context = phys.Know(a.contextOf(cpu), fmt.Sprintf("registers of vCPU %d", cpu.CPU))
+	}
+	return f
+}
+
+// contextOf makes the CONTEXT of the guest's machine.
+func (a *Analysis) contextOf(cpu *phys.Registers) []byte {
+	return header.ContextFor(header.Machine(a.System.Machine.Value), cpu)
+}
+
+// firstCPU returns the registers of the processor that a debugger shows first:
+// the lowest-numbered one that is known.
+func (a *Analysis) firstCPU() *phys.Registers {
+	for _, p := range a.System.Processors {
+		if p.VCPU >= 0 && p.ContextAt != 0 {
+			return &a.CPUs[p.VCPU]
+		}
+	}
+	return nil
+}
+
+func (a *Analysis) warn(format string, args ...any) {
+	a.Warnings = append(a.Warnings, fmt.Sprintf(format, args...))
+}

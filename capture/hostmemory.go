@@ -1,0 +1,82 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"snap/phys"
+)
+
+// hostMemory is memory of the host outside of Go's heap, page-aligned.
+type hostMemory []byte
+
+// faultBytes is how much of it is faulted in by one system call.
+const faultBytes = 32 << 20
+
+// newHostMemory reserves size bytes, a multiple of phys.PageSize. The host's memory
+// is only used by what is touched. What a guest has in its memory belongs in no
+// core dump and on no swap disk: the first always holds, the second as far as
+// the limit on locked memory allows.
+func newHostMemory(size uint64) (hostMemory, error) {
+	if size == 0 {
+		return nil, nil
+	}
+	if size > 1<<62 {
+		return nil, fmt.Errorf("reserve %d bytes for the spool: %w", size, unix.ENOMEM)
+	}
+	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("reserve %d bytes for the spool: %w", size, err)
+	}
+	r := hostMemory(b)
+	if err := unix.Madvise(r, unix.MADV_DONTDUMP); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep the spool out of core dumps: %w", err), r.free())
+	}
+	_ = unix.Madvise(r, unix.MADV_HUGEPAGE) // faster where the host has it
+	// MLOCK_ONFAULT (Linux 4.4) locks what is touched, and faults nothing in.
+	_, _, _ = unix.Syscall(unix.SYS_MLOCK2, uintptr(unsafe.Pointer(&r[0])), uintptr(len(r)), unix.MLOCK_ONFAULT)
+	return r, nil
+}
+
+// fault brings the first n bytes of r into memory, so that nothing has to be
+// found for them while a guest stands still.
+func (r hostMemory) fault(ctx context.Context, n uint64, workers int) error {
+	var group errgroup.Group
+	group.SetLimit(max(1, workers))
+	for at := uint64(0); at < n; at += faultBytes {
+		part := r[at:min(at+faultBytes, n)]
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			err := unix.Madvise(part, unix.MADV_POPULATE_WRITE)
+			if errors.Is(err, unix.EINVAL) { // Linux before 5.14
+				for i := 0; i < len(part); i += phys.PageSize {
+					part[i] = 0
+				}
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("get %d bytes of memory for the spool: %w", n, err)
+	}
+	return nil
+}
+
+// free gives the memory back.
+func (r hostMemory) free() error {
+	if r == nil {
+		return nil
+	}
+	if err := unix.Munmap(r); err != nil {
+		return fmt.Errorf("free the spool: %w", err)
+	}
+	return nil
+}

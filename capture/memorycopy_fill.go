@@ -1,0 +1,119 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"snap/hv"
+	"snap/phys"
+)
+
+const (
+	// copyPages is how many pages a worker copies at a time: large enough that
+	// the cost of a call vanishes, small enough that all workers end together
+	// and a context's end is noticed soon.
+	copyPages = 4 << 20 >> phys.PageShift
+	// maxDeadChunks is how many chunks in a row may fail to give a single page
+	// before the source counts as dead.
+	maxDeadChunks = 64
+)
+
+// copier copies a guest's pages into a memoryCopy.
+type copier struct {
+	*memoryCopy
+	mem    phys.Reader
+	chunks []chunk
+	next   atomic.Int64
+	dead   phys.DeadStretch
+
+	mu   sync.Mutex
+	lost []copyGap
+}
+
+// chunk is a part of a run of pages.
+type chunk struct {
+	run  phys.Run
+	into []byte
+}
+
+// fill copies all pages of s from mem with so many workers. What can't be read
+// becomes a gap; an error is the end of ctx, with its cause, or of the source.
+func (s *memoryCopy) fill(ctx context.Context, mem phys.Reader, workers int) error {
+	c := &copier{memoryCopy: s, mem: mem, dead: phys.DeadStretch{Limit: maxDeadChunks}}
+	for _, r := range chunksOf(s.index.Set()) {
+		c.chunks = append(c.chunks, chunk{r, s.place(r)})
+	}
+	group, workCtx := errgroup.WithContext(ctx)
+	for range max(1, min(workers, len(c.chunks))) {
+		group.Go(func() error { return c.work(workCtx) })
+	}
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return fmt.Errorf("copy the guest's memory: %w", context.Cause(ctx))
+	}
+	s.setGaps(c.lost)
+	return err
+}
+
+func (c *copier) work(ctx context.Context) error {
+	for {
+		i := c.next.Add(1) - 1
+		if i >= int64(len(c.chunks)) {
+			return nil
+		}
+		k := c.chunks[i]
+		var gaps []copyGap
+		got, err := readGuest(ctx, c.mem, k.run, k.into, func(p phys.PFN, err error) {
+			gaps = append(gaps, copyGap{phys.Run{Base: p, Pages: 1}, err})
+		})
+		if err != nil {
+			return err
+		}
+		if len(gaps) > 0 {
+			c.mu.Lock()
+			c.lost = append(c.lost, gaps...)
+			c.mu.Unlock()
+		}
+		if c.dead.Add(got, uint64(len(gaps))) {
+			return fmt.Errorf("copy the guest's memory: not one page of %d in a row could be read: %w", maxDeadChunks*copyPages, gaps[0].err)
+		}
+	}
+}
+
+// chunksOf divides pages into pieces of copyPages at most.
+func chunksOf(pages phys.Runs) []phys.Run {
+	var out []phys.Run
+	for _, r := range pages {
+		for at := r.Base; at < r.End(); at += copyPages {
+			out = append(out, phys.Run{Base: at, Pages: min(copyPages, uint64(r.End()-at))})
+		}
+	}
+	return out
+}
+
+// readGuest fills b with the pages of r and returns how many it read. lost is
+// told each page that can't be read and why; an error is the end of ctx or of
+// the source.
+func readGuest(ctx context.Context, mem phys.Reader, r phys.Run, b []byte, lost func(phys.PFN, error)) (read uint64, err error) {
+	err = ctx.Err()
+	if err == nil {
+		err = phys.ReadPages(ctx, mem, r, b,
+			func(r phys.Run, _ []byte) { read += r.Pages },
+			func(p phys.PFN, _ []byte, err error) error {
+				if errors.Is(err, hv.ErrNotRunning) {
+					return err
+				}
+				lost(p, phys.GapReason(err))
+				return nil
+			})
+	}
+	if err != nil {
+		return read, fmt.Errorf("copy the guest's memory: %w", err)
+	}
+	return read, nil
+}

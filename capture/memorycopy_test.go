@@ -1,0 +1,136 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"snap/hv"
+	"snap/phys"
+)
+
+// fakeMemory is RAM in a slice that begins at address 0, some pages of which
+// fail to be read.
+type fakeMemory struct {
+	ram    phys.Runs
+	bytes  []byte
+	broken map[phys.PFN]error
+}
+
+func (m *fakeMemory) ReadPhys(_ context.Context, p []byte, at phys.Addr) error {
+	if !m.ram.Covers(at, uint64(len(p))) {
+		return &phys.AccessError{At: at, Len: len(p), Err: phys.ErrNotRAM}
+	}
+	r, ok := phys.RunOf(at, uint64(len(p)))
+	for pfn := r.Base; ok && pfn < r.End(); pfn++ {
+		if err := m.broken[pfn]; err != nil {
+			return &phys.AccessError{At: max(at, pfn.Addr()), Len: len(p), Err: err}
+		}
+	}
+	copy(p, m.bytes[at:])
+	return nil
+}
+
+func (*fakeMemory) Mechanism() hv.Mechanism { return "fake" }
+
+func (m *fakeMemory) RAM() phys.Runs { return m.ram }
+
+func (m *fakeMemory) Populated(context.Context) (phys.Runs, bool, error) { return m.ram, false, nil }
+
+func (*fakeMemory) Close() error { return nil }
+
+// TestSpoolReadsLikeTheMemory holds any read of a spool against the memory that
+// it is a copy of.
+func TestSpoolReadsLikeTheMemory(t *testing.T) {
+	const pages = 48
+	errBroken, errWorse := errors.New("broken"), errors.New("worse")
+	rapid.Check(t, func(t *rapid.T) {
+		set := func(label string) phys.Runs {
+			var runs []phys.Run
+			for i, in := range rapid.SliceOfN(rapid.Bool(), pages, pages).Draw(t, label) {
+				if in {
+					runs = append(runs, phys.Run{Base: phys.PFN(i), Pages: 1})
+				}
+			}
+			s, err := phys.NewRuns(runs...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		ram := set("ram")
+		populated := set("populated").Intersect(ram)
+		m := &fakeMemory{ram: ram, bytes: make([]byte, pages*phys.PageSize), broken: map[phys.PFN]error{}}
+		for _, r := range populated {
+			for p := r.Base; p < r.End(); p++ {
+				copy(m.bytes[p.Addr():], bytes.Repeat([]byte{byte(p) + 1, byte(p) ^ 0x55}, phys.PageSize/2))
+				switch rapid.IntRange(0, 9).Draw(t, "state") {
+				case 0:
+					m.broken[p] = errBroken
+				case 1:
+					m.broken[p] = errWorse
+				}
+			}
+		}
+		memory, err := newHostMemory(populated.Pages() << phys.PageShift)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newMemoryCopy(memory, m, populated, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.fill(context.Background(), m, 3); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			at := rapid.IntRange(0, pages*phys.PageSize).Draw(t, "at")
+			n := rapid.IntRange(0, 6*phys.PageSize).Draw(t, "n")
+			got, want := make([]byte, n), make([]byte, n)
+			errGot := s.ReadPhys(context.Background(), got, phys.Addr(at))
+			errWant := m.ReadPhys(context.Background(), want, phys.Addr(at))
+			if (errGot == nil) != (errWant == nil) {
+				t.Fatalf("ReadPhys(%d bytes at %#x) = %v; want %v", n, at, errGot, errWant)
+			}
+			if errWant == nil {
+				if !bytes.Equal(got, want) {
+					t.Fatalf("ReadPhys(%d bytes at %#x) gave other bytes than the memory", n, at)
+				}
+				continue
+			}
+			g, ok1 := errors.AsType[*phys.AccessError](errGot)
+			w, ok2 := errors.AsType[*phys.AccessError](errWant)
+			if !ok1 || !ok2 || g.At != w.At || !errors.Is(g.Err, w.Err) {
+				t.Fatalf("ReadPhys(%d bytes at %#x) = %v; want %v", n, at, errGot, errWant)
+			}
+		}
+	})
+}
+
+// TestSpoolClosed demands an error instead of a fault once the memory is given
+// back.
+func TestSpoolClosed(t *testing.T) {
+	ram := phys.Runs{{Base: 0, Pages: 4}}
+	memory, err := newHostMemory(4 << phys.PageShift)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := memory.fault(t.Context(), uint64(len(memory)), 2); err != nil {
+		t.Fatal(err)
+	}
+	s, err := newMemoryCopy(memory, &fakeMemory{ram: ram, bytes: make([]byte, 4<<phys.PageShift)}, ram, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ReadPhys(t.Context(), make([]byte, 16), 0x1000); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("ReadPhys() of a closed spool = %v; want os.ErrClosed", err)
+	}
+}

@@ -1,0 +1,244 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"snap/hv"
+	"snap/phys"
+)
+
+// Pause is the mode in which the guest stands still: while its memory is copied,
+// where there is room for that, else until the dump is written.
+type Pause struct{}
+
+// Name implements Mode.
+func (Pause) Name() string { return "pause" }
+
+// Doc implements Mode.
+func (Pause) Doc() string {
+	return "the guest stands still while its pages are copied, one point in time"
+}
+
+// Auto implements Mode.
+func (Pause) Auto() bool { return true }
+
+// Consistent implements Mode.
+func (Pause) Consistent() bool { return true }
+
+// Check implements Mode: any guest can be paused.
+func (Pause) Check(context.Context, hv.VM) error { return nil }
+
+// ErrPauseTooLong is the class of a pause that would be longer than allowed and
+// was not begun, or that became so and was ended. The error is a *PauseError.
+var ErrPauseTooLong = errors.New("the guest would stand still for too long")
+
+// PauseError says that a pause doesn't fit its limit.
+type PauseError struct {
+	Estimate PauseEstimate
+	Limit    time.Duration
+	Stood    time.Duration // 0 if the pause was not begun
+	Err      error         // what was cut short, nil if the pause was not begun
+}
+
+func (e *PauseError) Error() string {
+	if e.Stood == 0 {
+		return fmt.Sprintf("not paused: the guest would stand still for about %s (%s), longer than the %s allowed",
+			rounded(e.Estimate.Total()), e.Estimate, e.Limit)
+	}
+	return fmt.Sprintf("the guest stood still for %s, longer than the %s allowed: the dump is abandoned and the guest runs (the estimate was %s: %s): %v",
+		rounded(e.Stood), e.Limit, rounded(e.Estimate.Total()), e.Estimate, e.Err)
+}
+
+// Is reports whether target is ErrPauseTooLong.
+func (e *PauseError) Is(target error) bool { return target == ErrPauseTooLong }
+
+// Unwrap returns what was cut short.
+func (e *PauseError) Unwrap() error { return e.Err }
+
+// Estimate implements Mode: with a copy where that fits, and without.
+func (Pause) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
+	_, fit, err := s.copyPages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []Estimate
+	if fit {
+		p, err := s.estimateCopy(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s.pauseEstimate(p))
+		if !s.Thorough {
+			return all, nil
+		}
+	}
+	p, err := s.estimateHeld(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(all, s.pauseEstimate(p)), nil
+}
+
+// pauseEstimate is the estimate of a pause of that length.
+func (s *Session) pauseEstimate(p *PauseEstimate) Estimate {
+	e := Estimate{Mode: Pause{}.Name(), Copied: p.Copied, StandsStill: p.Total(), Takes: p.Total(), Consistent: true, Pause: p}
+	if p.Copied && s.sample != nil {
+		e.Takes += s.sample.Duration
+	}
+	return e
+}
+
+// Acquire implements Mode.
+func (Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, error) {
+	acc := s.Account(Pause{})
+	pages, fit, err := s.copyPages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if fit {
+		m, err := acquireCopy(ctx, s, acc, e, pages)
+		if !errors.Is(err, errNoCopy) {
+			return m, err
+		}
+		acc.warn("%v: pages are compressed while the guest stands still", err)
+		e = nil
+	} else if s.Options.MemoryCopy > 0 {
+		acc.warn("%s of populated guest memory don't fit a spool of %s: pages are compressed while the guest stands still",
+			size(pages<<phys.PageShift), size(s.Options.MemoryCopy))
+	}
+	if e == nil || e.Copied {
+		p, err := s.estimateHeld(ctx)
+		if err != nil {
+			return nil, err
+		}
+		estimate := s.pauseEstimate(p)
+		e = &estimate
+	}
+	if err := acc.expect(e, s.Options.MaxPause); err != nil {
+		return nil, err
+	}
+	return acquireHeld(ctx, s, forWriting, acc)
+}
+
+// expect notes the estimate and fails if it doesn't fit.
+func (a *Account) expect(e *Estimate, limit time.Duration) error {
+	a.Estimate, a.Copied = *e.Pause, e.Copied
+	return e.Reject(limit)
+}
+
+// errNoCopy says that there is no memory for a copy, for a reason that was not
+// known when it was chosen.
+var errNoCopy = errors.New("no spool")
+
+// acquireCopy copies the guest's memory while it stands still. The moment is the
+// copy, and the guest runs.
+func acquireCopy(ctx context.Context, s *Session, acc Account, e *Estimate, pages uint64) (*Moment, error) {
+	if e == nil || !e.Copied {
+		p, err := s.estimateCopy(ctx)
+		if err != nil {
+			return nil, err
+		}
+		estimate := s.pauseEstimate(p)
+		e = &estimate
+	}
+	if err := acc.expect(e, s.Options.MaxPause); err != nil {
+		return nil, err
+	}
+	memory, err := s.reserve(ctx, s.Memory, pages)
+	if err != nil {
+		return nil, err
+	}
+	m := &Moment{Account: acc, ctx: ctx}
+	c, err := s.copyPaused(ctx, m, memory)
+	if err != nil {
+		return nil, errors.Join(err, memory.free())
+	}
+	m.Memory = c
+	m.end = func(err error) error { return errors.Join(err, c.Close()) }
+	return m, nil
+}
+
+// reserve gets memory for a copy of the guest's pages, of which so many are
+// populated now. An error of class errNoCopy says that it has to be done
+// without.
+func (s *Session) reserve(ctx context.Context, mem hv.Memory, pages uint64) (hostMemory, error) {
+	s.Options.tell(Event{Phase: PhaseReserve})
+	// Room for every page that the guest may have by then, as far as it is
+	// allowed; but only what is expected is taken from the host beforehand.
+	room := min(max(mem.RAM().Pages(), pages), s.Options.MemoryCopy>>phys.PageShift)
+	memory, err := newHostMemory(room << phys.PageShift)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoCopy, err)
+	}
+	if err := memory.fault(ctx, min(withMargin(pages), room)<<phys.PageShift, s.Options.workers()); err != nil {
+		if ctx.Err() != nil {
+			return nil, errors.Join(err, memory.free())
+		}
+		return nil, errors.Join(fmt.Errorf("%w: %w", errNoCopy, err), memory.free())
+	}
+	return memory, nil
+}
+
+// copyPaused copies the guest's registers and its populated memory while it
+// stands still, into m and what it returns. memory is the copy's only if there
+// is no error.
+func (s *Session) copyPaused(ctx context.Context, m *Moment, memory hostMemory) (*memoryCopy, error) {
+	h, err := s.hold(ctx, forCopy, &m.Account)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.copyHeld(h.ctx, m, memory)
+	if errors.Is(err, errCopyFull) {
+		full := fmt.Errorf("%w: %w", errNoCopy, err)
+		if err := h.end(nil); err != nil {
+			return nil, err
+		}
+		return nil, full // and only that: the guest runs again
+	}
+	return c, h.end(err)
+}
+
+// copyHeld is copyPaused of a guest that stands still.
+func (s *Session) copyHeld(ctx context.Context, m *Moment, memory hostMemory) (*memoryCopy, error) {
+	// The hypervisor takes a while to answer, and nothing changes meanwhile.
+	var mem hv.Memory
+	var closeMem func()
+	var asked errgroup.Group
+	asked.Go(func() (err error) {
+		if m.CPUs, err = s.VM.Registers(ctx); err != nil {
+			return err
+		}
+		mem, closeMem, err = s.sameRAM(ctx, &m.Account)
+		return err
+	})
+	c, err := s.copyNow(ctx, s.Memory, memory)
+	if asked := asked.Wait(); asked != nil {
+		return nil, asked
+	}
+	defer closeMem()
+	if !slices.Equal(mem.RAM(), s.Memory.RAM()) {
+		c, err = s.copyNow(ctx, mem, memory)
+	}
+	return c, err
+}
+
+// copyNow copies what is populated now to memory. That is all such pages of RAM
+// and not only what Windows says is memory: which pages those are is only known
+// when the copy is analyzed.
+func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory) (*memoryCopy, error) {
+	set, known, err := mem.Populated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newMemoryCopy(memory, mem, set, known)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s of the guest's memory are populated by now", err, size(set.Pages()<<phys.PageShift))
+	}
+	return c, c.fill(ctx, mem, s.Options.workers())
+}

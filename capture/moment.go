@@ -1,0 +1,214 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"snap/dump"
+	"snap/hv"
+	"snap/phys"
+)
+
+// Moment is a guest's memory and processors as a mode acquired them. Whatever it
+// takes to keep them, a guest that is held still or memory of the host, is let go
+// by Release.
+type Moment struct {
+	Memory  hv.Memory
+	CPUs    []phys.Registers // empty where a source has none
+	Account Account
+
+	// early is what stands in where the guest can't be understood now, nil for
+	// nothing.
+	early *Analysis
+	ctx   context.Context
+	smear smear             // nil where all pages are of one point in time
+	end   func(error) error // nil where there is nothing to let go
+}
+
+// NewMoment returns the moment of mem and cpus, for the Acquire of a Mode. end is
+// Moment.Release, or nil where there is nothing to let go.
+func NewMoment(ctx context.Context, mem hv.Memory, cpus []phys.Registers, acc Account, end func(error) error) *Moment {
+	return &Moment{Memory: mem, CPUs: cpus, Account: acc, ctx: ctx, end: end}
+}
+
+// Account is how a moment was acquired.
+type Account struct {
+	Mode       string // that was taken, never ModeAuto
+	Mechanism  hv.Mechanism
+	Consistent bool          // all pages are of one point in time
+	Pause      time.Duration // how long this process held the guest still
+	Estimate   PauseEstimate // of that, made before; zero if nothing was held
+	Copied     bool          // pages were copied first: all else is of the copy
+	Smear      *Smear        // how far pages are of different times; nil but in mode live, and until it is known
+	Downtime   time.Duration // that the hypervisor held the guest still for a snapshot, as it reports
+	Stall      time.Duration // the longest that the guest's own clock was seen to stand still during a snapshot
+	StallSeen  bool          // Stall is known
+	Held       bool          // this process holds the guest still right now
+	Warnings   []string
+}
+
+func (a *Account) warn(format string, args ...any) {
+	a.Warnings = append(a.Warnings, fmt.Sprintf(format, args...))
+}
+
+// smear counts what changes in a guest that runs while it is read.
+type smear interface {
+	// begin is called when it is known which pages are about to be written.
+	begin(*dump.Plan, *Account)
+	// count is called when all of them are read. It may be called again, and
+	// then returns the same.
+	count(context.Context, *dump.Plan, *Account) error
+}
+
+// Context returns the context for all that is done with the moment: it ends with
+// the one that it was acquired under, and when the guest can't be held still any
+// longer.
+func (m *Moment) Context() context.Context { return m.ctx }
+
+// Release lets the guest and the host's memory go. err is what came of using the
+// moment; the result is err, or why the moment could not be kept, which may be
+// the reason for err: of class ErrPauseTooLong, hv.ErrDisturbed or
+// hv.ErrStillPaused among others. When it returns, the guest does what it did
+// before, unless errors.Is(err, hv.ErrStillPaused). Later calls return err.
+func (m *Moment) Release(err error) error {
+	if m.end == nil {
+		return err
+	}
+	end := m.end
+	m.end = nil
+	return end(err)
+}
+
+// holding is a guest that is held still.
+type holding struct {
+	ctx    context.Context // of what is done meanwhile
+	parent context.Context
+	cancel context.CancelFunc
+	limit  time.Duration
+	began  time.Time
+	opts   *Options
+	acc    *Account
+
+	release  func()
+	stop     func() bool // the release at the end of ctx; false if it came to that
+	stood    time.Duration
+	released error
+}
+
+// purpose is what a guest is held still for.
+type purpose int
+
+const (
+	forCopy    purpose = iota // of its memory: for a moment
+	forWriting                // of the whole dump
+	forOthers                 // somebody else paused it, so that it is no pause of ours
+)
+
+// errRanOver is the cause with which the context of a pause ends.
+var errRanOver = errors.New("the time for the pause is up")
+
+// hold holds the guest still. Where the pause is ours, the holding's context ends
+// when the time for it is up, and the guest goes on then. The caller ends with
+// holding.end. If hold fails, the guest does what it did before, unless
+// errors.Is(err, hv.ErrStillPaused).
+func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding, error) {
+	h := &holding{ctx: ctx, parent: ctx, cancel: func() {}, limit: s.Options.MaxPause, opts: &s.Options, acc: acc}
+	if why == forOthers {
+		h.limit = 0
+	}
+	if h.limit > 0 {
+		h.ctx, h.cancel = context.WithTimeoutCause(ctx, h.limit, errRanOver)
+	}
+	h.began = time.Now()
+	hold, err := s.pause(h.ctx, why)
+	if err != nil {
+		return nil, h.judge(err)
+	}
+	h.release = sync.OnceFunc(func() { h.stood, h.released = hold.Release() })
+	// Whatever is done meanwhile hangs in, a destination that takes no more for
+	// one, the guest doesn't wait for it.
+	h.stop = context.AfterFunc(h.ctx, h.release)
+	acc.Consistent, acc.Held = true, why != forOthers
+	if acc.Held {
+		h.opts.tell(Event{Phase: PhasePaused, Held: true})
+	}
+	return h, nil
+}
+
+// pause stops the guest, for a moment by a job of the hypervisor's where it can:
+// what others want of the guest meanwhile then waits and isn't lost.
+func (s *Session) pause(ctx context.Context, why purpose) (hv.Hold, error) {
+	if vm, ok := s.VM.(hv.JobPauser); ok && why == forCopy {
+		hold, err := vm.PauseByJob(ctx)
+		if err == nil || ctx.Err() != nil || !errors.Is(err, hv.ErrUnsupported) {
+			return hold, err
+		}
+		s.Options.debug(ctx, "suspend the guest instead of holding it by a job", "why", err)
+	}
+	return s.VM.Pause(ctx)
+}
+
+// end lets the guest go. err is what came of holding it; see Moment.Release.
+func (h *holding) end(err error) error {
+	if !h.stop() && err == nil {
+		err = fmt.Errorf("hold the guest still: %w", context.Cause(h.ctx))
+	}
+	h.release()
+	if h.acc.Held {
+		h.acc.Held = false
+		h.opts.tell(Event{Phase: PhaseRunning, Stood: h.stood})
+	}
+	if h.released != nil && !errors.Is(err, hv.ErrStillPaused) {
+		err = errors.Join(err, h.released)
+	}
+	return h.judge(err)
+}
+
+// judge says so where err is that the time for the pause was up.
+func (h *holding) judge(err error) error {
+	defer h.cancel()
+	h.acc.Pause += h.stood
+	over := h.parent.Err() == nil && errors.Is(context.Cause(h.ctx), errRanOver)
+	switch {
+	case err != nil && over:
+		if h.stood == 0 {
+			h.stood = time.Since(h.began)
+		}
+		return &PauseError{Estimate: h.acc.Estimate, Limit: h.limit, Stood: h.stood, Err: err}
+	case err == nil && h.limit > 0 && h.stood > h.limit:
+		h.acc.warn("the guest stood still for %s, longer than the %s allowed: it took that long to resume it", rounded(h.stood), h.limit)
+	}
+	return err
+}
+
+// acquirePausedByOthers is the moment of a guest that somebody else paused: there
+// is nothing to make short, and nothing to end.
+func acquirePausedByOthers(ctx context.Context, s *Session) (*Moment, error) {
+	return acquireHeld(ctx, s, forOthers, s.Account(Pause{}))
+}
+
+// acquireHeld holds the guest still until the moment is released.
+func acquireHeld(ctx context.Context, s *Session, why purpose, acc Account) (*Moment, error) {
+	m := &Moment{Account: acc}
+	h, err := s.hold(ctx, why, &m.Account)
+	if err != nil {
+		return nil, err
+	}
+	m.ctx, m.end = h.ctx, h.end
+	if m.CPUs, err = s.VM.Registers(h.ctx); err != nil {
+		return nil, m.Release(err)
+	}
+	mem, closeMem, err := s.sameRAM(h.ctx, &m.Account)
+	if err != nil {
+		return nil, m.Release(err)
+	}
+	m.Memory = mem
+	m.end = func(err error) error {
+		closeMem()
+		return h.end(err)
+	}
+	return m, nil
+}

@@ -1,0 +1,83 @@
+package capture
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"snap/dump"
+	"snap/hv"
+	"snap/phys"
+)
+
+// What a sample reads of the guest: enough for a stable ratio, little enough to
+// take a moment even through peek.
+const (
+	sampleChunks = 64
+	samplePages  = 256
+)
+
+// Sample is what writing a dump would take, from a sample of the guest's pages.
+type Sample struct {
+	Pages     uint64        // in the dump
+	Populated uint64        // of those, pages that have to be read
+	DumpBytes uint64        // expanded
+	Bytes     uint64        // of the file
+	Duration  time.Duration // of reading, compressing and writing
+}
+
+// Sample reads and compresses a sample of the pages of the session's dump and
+// scales it up. It writes nothing, and is done once.
+func (s *Session) Sample(ctx context.Context) (*Sample, error) {
+	if s.sample != nil {
+		return s.sample, nil
+	}
+	s.Options.tell(Event{Phase: PhaseEstimate})
+	var err error
+	s.sample, err = sampleDump(ctx, s.Memory, s.Analysis, s.Options.writeOptions())
+	return s.sample, err
+}
+
+func sampleDump(ctx context.Context, mem hv.Memory, a *Analysis, o dump.Options) (*Sample, error) {
+	pages, err := phys.NewRuns(a.Plan.Runs...)
+	if err != nil {
+		return nil, err
+	}
+	set, _, err := mem.Populated(ctx)
+	if err != nil {
+		return nil, err
+	}
+	work := set.Intersect(pages)
+	e := &Sample{Pages: pages.Pages(), Populated: work.Pages()}
+	e.DumpBytes = uint64(len(a.Plan.Header)) + e.Pages<<phys.PageShift
+	e.Bytes = uint64(len(a.Plan.Header))
+	if e.Populated == 0 {
+		return e, nil
+	}
+	// The same dump, but as if the host had populated only the sample.
+	plan := *a.Plan
+	plan.Populated = sampleOf(work)
+	start := time.Now()
+	st, err := dump.Write(ctx, io.Discard, mem, &plan, o)
+	if err != nil {
+		return nil, err
+	}
+	scale := float64(e.Populated) / float64(plan.Populated.Pages())
+	e.Duration = time.Duration(scale * float64(time.Since(start)))
+	e.Bytes += uint64(scale * float64(st.BytesWritten))
+	return e, nil
+}
+
+// sampleOf picks chunks that are spread evenly over the pages of set.
+func sampleOf(set phys.Runs) phys.Runs {
+	x := phys.NewIndex(set)
+	if x.Pages() <= sampleChunks*samplePages {
+		return set
+	}
+	var picked []phys.Run
+	for i := range uint64(sampleChunks) {
+		picked = append(picked, x.Run(i*(x.Pages()/sampleChunks), samplePages))
+	}
+	runs, _ := phys.NewRuns(picked...) // parts of valid runs are valid
+	return runs
+}

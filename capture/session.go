@@ -1,0 +1,120 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"snap/exclude"
+	"snap/guest"
+	"snap/hv"
+	"snap/phys"
+)
+
+// analysisTries is how often a running guest is analyzed before it counts as
+// not understood: its lists and tables change under the reader.
+const analysisTries = 3
+
+// Session is a guest that a dump may be taken of: its memory is open, and it was
+// analyzed as it ran, so that what can't be dumped is never held still. It is
+// for one goroutine.
+type Session struct {
+	VM       hv.VM
+	Memory   hv.Memory
+	Analysis *Analysis // of the guest while it ran
+	Options  Options
+
+	// Thorough has estimates say all that they can, which takes a sample of the
+	// guest's pages to be read and compressed.
+	Thorough bool
+
+	state    hv.State // when it was opened
+	warnings []string // for whatever dump comes of it
+
+	sample *Sample        // nil until it is made
+	copied *PauseEstimate // of a copy; nil until it is made
+}
+
+// Open opens the memory of vm and analyzes it. The caller closes the Session; vm
+// stays the caller's.
+func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
+	state, err := vm.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if o.Mechanism == "" {
+		o.Mechanism = hv.MechanismAuto
+	}
+	o.tell(Event{Phase: PhaseLook})
+	mem, err := vm.OpenMemory(ctx, o.Mechanism)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{VM: vm, Memory: mem, Options: o, state: state}
+	if s.Analysis, err = s.analyzeRunning(ctx); err != nil {
+		return nil, errors.Join(err, mem.Close())
+	}
+	if f, ok := mem.(hv.FallbackMemory); ok && f.WhyNotDirect() != nil {
+		s.warnings = append(s.warnings, "memory is read through libvirt, which is slow: "+f.WhyNotDirect().Error())
+	}
+	return s, nil
+}
+
+// Close closes the guest's memory.
+func (s *Session) Close() error { return s.Memory.Close() }
+
+// analyzeRunning analyzes a guest that may change underneath.
+func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
+	for try := 1; ; try++ {
+		cpus, err := s.VM.Registers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a, err := Analyze(ctx, s.Memory, s.Memory.RAM(), cpus, s.Options.Look)
+		if err == nil || errors.Is(err, exclude.ErrTooMany) || try == analysisTries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
+			return a, err
+		}
+		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", err)
+	}
+}
+
+// Account begins the account of a moment that mode acquires.
+func (s *Session) Account(mode Mode) Account {
+	return Account{
+		Mode: mode.Name(), Mechanism: s.Memory.Mechanism(), Consistent: s.state == hv.StatePaused,
+		Warnings: slices.Clone(s.warnings),
+	}
+}
+
+// sameRAM returns the session's memory, or the memory opened anew where the
+// guest's RAM map is no longer that of it.
+func (s *Session) sameRAM(ctx context.Context, acc *Account) (hv.Memory, func(), error) {
+	ram, err := s.VM.RAM(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if slices.Equal(ram, s.Memory.RAM()) {
+		return s.Memory, func() {}, nil
+	}
+	acc.warn("the domain's RAM map changed while the dump began: it was read again")
+	again, err := s.VM.OpenMemory(ctx, s.Options.Mechanism)
+	if err != nil {
+		return nil, nil, err
+	}
+	return again, func() { _ = again.Close() }, nil
+}
+
+// withMargin is how many pages a copy is made ready for: a running guest
+// populates more of them until it stands still.
+func withMargin(pages uint64) uint64 { return pages + pages/16 + 4096 }
+
+// copyPages returns how many pages are populated, and whether a copy of them
+// fits.
+func (s *Session) copyPages(ctx context.Context) (pages uint64, fit bool, err error) {
+	set, _, err := s.Memory.Populated(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	pages = set.Pages()
+	return pages, min(withMargin(pages), s.Memory.RAM().Pages()) <= s.Options.MemoryCopy>>phys.PageShift, nil
+}

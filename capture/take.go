@@ -1,0 +1,149 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"snap/dump"
+	"snap/dump/verify"
+	"snap/hv"
+	"snap/manifest"
+	"snap/store"
+)
+
+// manifestSuffix follows the dump's name in that of its manifest.
+const manifestSuffix = ".json"
+
+// Take takes a dump of vm into the file name of place: it has that name only when
+// it is whole, read back and verified. The dump is taken if the error is nil,
+// also if Result.Degraded; else there is no file. When Take returns, the guest
+// does what it did before, unless errors.Is(err, hv.ErrStillPaused).
+func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Options) (*Result, error) {
+	man := newManifest(vm.Identity(), o.modeName(), &o)
+	warnings, err := vm.Warnings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		man.Warn("%s", w)
+	}
+	return produce(ctx, place, name, &o, man, func(w io.Writer) (_ *Result, err error) {
+		s, err := Open(ctx, vm, o)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, s.Close()) }()
+		return s.dump(ctx, w, man)
+	})
+}
+
+// produce makes a file of what write writes, verifies it, gives it its name and
+// puts its account beside it.
+func produce(ctx context.Context, place store.Place, name string, o *Options, man *manifest.Manifest, write func(io.Writer) (*Result, error)) (res *Result, err error) {
+	if o.Manifest {
+		if err := place.Check(ctx, name+manifestSuffix); err != nil {
+			return nil, fmt.Errorf("write the manifest: %w", err)
+		}
+	}
+	f, err := place.Create(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Abort()) }()
+	if res, err = write(f); err != nil {
+		return nil, err
+	}
+	man.SHA256, man.Output = f.Sum(), place.Path(name)
+	verified, err := o.verify(ctx, f, man)
+	if err != nil {
+		return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
+	}
+	if err := f.Commit(ctx); err != nil {
+		return nil, fmt.Errorf("put the dump of %s in its place: %w", man.Domain, err)
+	}
+	res.Manifest = man
+	res.Degraded = !verified || man.Pages.Unreadable > 0 || smeared(man)
+	man.Finished = time.Now().UTC()
+	man.DurationMS = milliseconds(man.Finished.Sub(man.Started))
+	if res.Degraded {
+		man.ExitCode = manifest.ExitDegraded
+	}
+	if o.Manifest {
+		if err := writeManifest(ctx, place, name+manifestSuffix, man); err != nil {
+			return res, &ManifestError{Dump: man.Output, Err: err}
+		}
+	}
+	return res, nil
+}
+
+// ManifestError says that a dump is whole and in its place, but its manifest
+// could not be put beside it.
+type ManifestError struct {
+	Dump string // where the dump is
+	Err  error
+}
+
+func (e *ManifestError) Error() string { return fmt.Sprintf("write the manifest: %v", e.Err) }
+
+// Unwrap returns the cause.
+func (e *ManifestError) Unwrap() error { return e.Err }
+
+// writeManifest puts the account into a file of its own.
+func writeManifest(ctx context.Context, place store.Place, name string, man *manifest.Manifest) error {
+	doc, err := man.JSON()
+	if err != nil {
+		return err
+	}
+	f, err := place.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(doc); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", place.Path(name), err), f.Abort())
+	}
+	return f.Commit(ctx)
+}
+
+// verify reads the file back and adds the verdict to the account: false if not
+// everything that readers demand holds, or if it can't be read back. An error
+// means that the file is not even what was meant to be written.
+func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest) (ok bool, err error) {
+	r, size, err := f.Reopen(ctx)
+	if errors.Is(err, store.ErrWriteOnly) {
+		man.Warn("%s can't be read back: check the dump with snap verify", placeName(man.Output))
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d, err := dump.NewFile(r, size)
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	progress := new(dump.Progress)
+	o.tell(Event{Phase: PhaseVerify, Progress: progress})
+	rep, err := verify.Verify(ctx, d, verify.Options{Progress: progress})
+	if err != nil {
+		return false, err
+	}
+	man.Verify = Verdict(rep)
+	for _, c := range rep.Failed() {
+		if c.Whole {
+			return false, fmt.Errorf("%s: %s", c.Name, c.Detail)
+		}
+		man.Warn("verification failed: %s: %s", c.Name, c.Detail)
+	}
+	return rep.OK, nil
+}
+
+// placeName is how a message speaks of a file.
+func placeName(path string) string {
+	if path == "-" {
+		return "standard output"
+	}
+	return path
+}

@@ -1,0 +1,149 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"snap/dump"
+	"snap/manifest"
+	"snap/phys"
+)
+
+// Result is a dump that was taken. It is complete: nothing is added to it later,
+// and the memory that it is of may be closed.
+type Result struct {
+	Account
+	Analysis *Analysis
+	Stats    *dump.Stats
+
+	// Manifest is the account of all that, as it lies in the file and, complete
+	// with the verdict, beside it.
+	Manifest *manifest.Manifest
+	// Degraded: the dump was written, but pages are missing, it could not be
+	// verified, or too many pages changed in mode live; Manifest.Warnings say
+	// what it is.
+	Degraded bool
+}
+
+// Dump acquires the guest's memory, analyzes it and writes the dump to w, which
+// is neither read back nor closed: Take does that. When it returns, the guest
+// does what it did before, unless errors.Is(err, hv.ErrStillPaused).
+func (s *Session) Dump(ctx context.Context, w io.Writer) (*Result, error) {
+	return s.dump(ctx, w, newManifest(s.VM.Identity(), s.Options.modeName(), &s.Options))
+}
+
+// dump is Dump, with its account in man as soon as it is known.
+func (s *Session) dump(ctx context.Context, w io.Writer, man *manifest.Manifest) (*Result, error) {
+	m, err := s.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := s.write(m, w, man)
+	if err = m.Release(err); err != nil {
+		return nil, err
+	}
+	res.Account = m.Account // with what letting go added
+	s.Options.addAccount(man, &m.Account)
+	return res, nil
+}
+
+// write analyzes the moment and writes the dump of it.
+func (s *Session) write(m *Moment, w io.Writer, man *manifest.Manifest) (*Result, error) {
+	a, err := s.analyze(m)
+	if err != nil {
+		return nil, err
+	}
+	return s.Options.writeMoment(m, a, w, man)
+}
+
+// writeMoment writes the dump of the moment that a is the analysis of.
+func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest.Manifest) (*Result, error) {
+	ctx := m.Context()
+	if err := a.setPopulated(ctx, m); err != nil {
+		return nil, err
+	}
+	if m.smear != nil {
+		m.smear.begin(a.Plan, &m.Account)
+	}
+	describeAnalysis(man, a)
+	for _, w := range a.Warnings {
+		man.Warn("%s", w)
+	}
+	wo := o.Write
+	wo.Metadata = func(st *dump.Stats) ([]byte, error) {
+		if err := m.count(ctx, a.Plan); err != nil {
+			return nil, err
+		}
+		addStats(man, st)
+		o.addAccount(man, &m.Account)
+		return man.Compact()
+	}
+	wo.Progress = new(dump.Progress)
+	o.tell(Event{Phase: PhaseWrite, Held: m.Account.Held, Progress: wo.Progress})
+	st, err := dump.Write(ctx, w, m.Memory, a.Plan, wo)
+	if err != nil {
+		return nil, err
+	}
+	// A container that has no room for metadata didn't ask.
+	if err := m.count(ctx, a.Plan); err != nil {
+		return nil, err
+	}
+	addStats(man, st)
+	o.addAccount(man, &m.Account)
+	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man}, nil
+}
+
+// count has counted what changed, once all pages are read.
+func (m *Moment) count(ctx context.Context, p *dump.Plan) error {
+	if m.smear == nil {
+		return nil
+	}
+	return m.smear.count(ctx, p, &m.Account)
+}
+
+// analyze analyzes the moment.
+func (s *Session) analyze(m *Moment) (*Analysis, error) {
+	ctx := m.Context()
+	look := s.Options.Look
+	look.Earlier = s.Analysis
+	a, err := Analyze(ctx, m.Memory, m.Memory.RAM(), m.CPUs, look)
+	switch {
+	case err == nil:
+	case m.early != nil && ctx.Err() == nil:
+		a = m.early
+		m.Account.warn("the guest changed while it was looked at again: the header is of %v", err)
+	default:
+		return nil, err
+	}
+	if !slices.Equal(s.Analysis.System.PhysicalMemory.Value, a.System.PhysicalMemory.Value) {
+		m.Account.warn("the guest's memory changed while the dump began: the header was made again")
+	}
+	return a, nil
+}
+
+// setPopulated completes the plan by what of the moment can hold anything.
+func (a *Analysis) setPopulated(ctx context.Context, m *Moment) error {
+	pages, err := phys.NewRuns(a.Plan.Runs...)
+	if err != nil {
+		return err
+	}
+	set, known, err := m.Memory.Populated(ctx)
+	if err != nil {
+		return fmt.Errorf("ask which pages are populated: %w", err)
+	}
+	if known {
+		// Not nil even if empty: nil would mean that nothing is known.
+		a.Plan.Populated = append(phys.Runs{}, set.Intersect(pages)...)
+	}
+	return nil
+}
+
+// modeName returns the name of the mode that was asked for.
+func (o *Options) modeName() string {
+	if o.Mode == nil {
+		return ModeAuto
+	}
+	return o.Mode.Name()
+}

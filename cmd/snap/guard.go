@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/syslog"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"snap/hv"
+	"snap/hv/connect"
+	"snap/hv/guardian"
+	"snap/store"
+)
+
+// guardianCommand is the hidden subcommand that snap starts itself with.
+const guardianCommand = "guardian"
+
+// Bounds on finding out why a domain went away.
+const (
+	endWait = 2 * time.Second // for the daemon to notice
+	endPoll = 50 * time.Millisecond
+)
+
+// held is what stands behind a dump of a domain, should snap be killed: its lock
+// and its guardian. Those of a guest that ends with snap are nil.
+type held struct {
+	guardian *guardian.Guardian
+	watch    hv.Watch
+	vm       hv.VM
+	stop     func()      // following the domain, nil before it is
+	freed    atomic.Bool // snap has held the guest and let it go
+	cut      atomic.Bool // the dump was ended because the domain had
+}
+
+// hold locks the domain and gets its guardian ready.
+func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
+	d, ok := vm.(hv.Guardable)
+	if !ok {
+		return nil, nil
+	}
+	g, err := guardian.Start(ctx, d, connect.Open, guardianCommand)
+	if err != nil {
+		return nil, err
+	}
+	for _, what := range g.Recovered() {
+		a.log.Warn().Msg("an earlier dump was killed: " + what)
+	}
+	w, err := d.Watch(ctx)
+	if err != nil {
+		return nil, errors.Join(err, g.End())
+	}
+	h := &held{guardian: g, watch: w, vm: d}
+	d.Guard(g.Guard(h, w))
+	return h, nil
+}
+
+// busyWithDump returns err, or who takes a dump of the domain if that is why it is
+// busy: a dump may hold the guest by a job of the hypervisor's.
+func busyWithDump(vm hv.VM, err error) error {
+	if _, ok := vm.(hv.Guardable); !ok || !errors.Is(err, hv.ErrBusy) {
+		return err
+	}
+	if locked := guardian.Locked(vm.Identity()); errors.Is(locked, guardian.ErrLocked) {
+		return locked
+	}
+	return err
+}
+
+// Hold implements hv.Keeper.
+func (h *held) Hold(ctx context.Context, why hv.Reason) error {
+	return h.guardian.Hold(ctx, why)
+}
+
+// Freed implements hv.Keeper.
+func (h *held) Freed() {
+	h.freed.Store(true)
+	h.guardian.Freed()
+}
+
+// unneeded says that nothing is needed of the guest any more.
+func (h *held) unneeded() {
+	if h != nil {
+		h.freed.Store(true)
+	}
+}
+
+// keeper is who removes files that are being written if snap is killed.
+func (h *held) keeper() store.Keeper {
+	if h == nil {
+		return nil
+	}
+	return h.guardian
+}
+
+// whileThere returns a context that ends when the domain does, unless snap needs
+// nothing of it any more: its pages would be gaps, one by one.
+func (h *held) whileThere(ctx context.Context) context.Context {
+	if h == nil {
+		return ctx
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	h.stop = cancel
+	go func() {
+		select {
+		case <-h.watch.Over():
+			if !h.freed.Load() {
+				h.cut.Store(true)
+				cancel()
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return ctx
+}
+
+// end lets guardian and lock go, and returns err with the reason for it if that
+// is the domain's end.
+func (h *held) end(err error) error {
+	if h == nil {
+		return err
+	}
+	if why := h.whyEnded(err); why != nil {
+		err = fmt.Errorf("%w: %s", why, err.Error())
+	}
+	if h.stop != nil {
+		h.stop()
+	}
+	h.watch.Close()
+	return errors.Join(err, h.guardian.End())
+}
+
+// whyEnded returns what became of the domain if that can be why err happened. The
+// daemon learns of QEMU's end a moment after snap does.
+func (h *held) whyEnded(err error) error {
+	switch code, _ := classify(err); code {
+	case exitInterrupted:
+		if !h.cut.Load() {
+			return nil
+		}
+	case exitFailed, exitDenied, exitNoDomain, exitUnsupported, exitStillPaused:
+	default:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	for {
+		if why := h.watch.Ended(); why != nil {
+			return why
+		}
+		if _, err := h.vm.Registers(ctx); err == nil {
+			return nil // QEMU answers: it was something else
+		}
+		select {
+		case <-time.After(endPoll):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func newGuardianCommand(*app) *cobra.Command {
+	return &cobra.Command{
+		Use:    guardianCommand,
+		Short:  "Undo a dump whose snap is killed (started by snap dump)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		// In place of the root's: what flags and environment say was checked by
+		// the snap that starts it.
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
+		RunE:              func(*cobra.Command, []string) error { return guardian.Serve(connect.Open, toSyslog) },
+	}
+}
+
+// toSyslog writes to the host's log, where there is one.
+func toSyslog(text string) {
+	w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_DAEMON, "snap")
+	if err != nil {
+		return
+	}
+	_ = w.Warning(text) // there is nowhere else to say it
+	_ = w.Close()
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/capture"
+	"snap/exclude"
+	"snap/phys"
+)
+
+// lookFlags are the flags that decide what a dump holds.
+type lookFlags struct {
+	format       choice[capture.Format]
+	exclude      []string
+	noAdvertised bool
+	maxExcluded  string
+}
+
+func (f *lookFlags) addTo(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	addChoice(cmd, &f.format, "format", capture.Formats(),
+		"full: runs of pages (type 1); bitmap: any number of holes (type 5);\nauto: full while the runs fit its header")
+	fl.StringArrayVar(&f.exclude, "exclude", nil,
+		"leave out more: `RANGES` like pa:0x1000+16 or va:0xfffff80012340000+4 (in pages),\nor @file with one on each line; repeatable")
+	fl.BoolVar(&f.noAdvertised, "no-advertised", false, "leave out nothing that the guest advertises; it is still listed")
+	fl.StringVar(&f.maxExcluded, "max-excluded", "50%", "fail if more than this would be left out: a size or a share of the guest's memory")
+}
+
+// options checks the flags.
+func (f *lookFlags) options() (capture.LookOptions, error) {
+	limit, err := parseLimit(f.maxExcluded)
+	if err != nil {
+		return capture.LookOptions{}, err
+	}
+	requests, err := exclude.ParseRanges(f.exclude, func(name string) (io.ReadCloser, error) { return os.Open(name) })
+	if err != nil {
+		return capture.LookOptions{}, &cmdError{err: err, code: exitUsage, next: "write ranges like pa:0x1000+16 (guest-physical) or va:0xfffff80012340000+4 (virtual), counted in 4 KiB pages"}
+	}
+	return capture.LookOptions{
+		Comment: comment(), Format: f.format.value,
+		Exclusion: capture.Exclusion{Requests: requests, NoAdvertised: f.noAdvertised, Limit: limit},
+	}, nil
+}
+
+// parseLimit reads 50% or 4GiB.
+func parseLimit(s string) (capture.Limit, error) {
+	wrong := usageError("--max-excluded is %q; it takes a size like 4GiB, or a share like 50%%", s)
+	if share, ok := strings.CutSuffix(s, "%"); ok {
+		n, err := strconv.ParseUint(share, 10, 8)
+		if err != nil || n == 0 || n > 100 {
+			return capture.Limit{}, wrong
+		}
+		return capture.Limit{Percent: n}, nil
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil || n < phys.PageSize {
+		return capture.Limit{}, wrong
+	}
+	return capture.Limit{Pages: n >> phys.PageShift}, nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"snap/capture"
+	"snap/cmd/snap/internal/limits"
+)
+
+// pauseFlags are the flags that say how long a guest may stand still, and at
+// what cost to the host.
+type pauseFlags struct {
+	maxPause time.Duration
+	spool    string
+}
+
+// Words that --spool takes instead of a size.
+const (
+	spoolAuto = "auto"
+	spoolOff  = "off"
+)
+
+// spoolShare is the part of the host's available memory, one in so many, that
+// --spool auto takes at most.
+const spoolShare = 4
+
+func (f *pauseFlags) addTo(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.DurationVar(&f.maxPause, "max-pause", 5*time.Second, "the longest that a running guest may stand still in mode pause")
+	fl.StringVar(&f.spool, "spool", spoolAuto,
+		"host memory that the guest's pages are copied to first: a `size`; auto: at most\na quarter of what is available; off: they are compressed as they are read (in\nmode pause during the pause), as they are where the size doesn't suffice")
+	_ = cmd.RegisterFlagCompletionFunc("spool", cobra.FixedCompletions([]string{spoolAuto, spoolOff}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// apply checks the flags and gives them to the capture.
+func (f *pauseFlags) apply(o *capture.Options) error {
+	if f.maxPause <= 0 {
+		return usageError("--max-pause is %v; it takes a time like 500ms or 5s", f.maxPause)
+	}
+	o.MaxPause = f.maxPause
+	switch f.spool {
+	case spoolAuto:
+		available, err := limits.Available(os.DirFS("/"))
+		if err != nil {
+			return next(err, "say how much the spool may take with --spool SIZE, or do without: --spool off")
+		}
+		o.MemoryCopy = available / spoolShare
+	case spoolOff:
+	default:
+		size, err := humanize.ParseBytes(f.spool)
+		if err != nil || size == 0 {
+			return usageError("--spool is %q; it takes a size like 8GiB, auto or off", f.spool)
+		}
+		o.MemoryCopy = size
+	}
+	return nil
+}
+
+// pauseAdvice says what would make a pause fit.
+func pauseAdvice(err error) error {
+	e, ok := errors.AsType[*capture.PauseError](err)
+	if !ok {
+		return err
+	}
+	enough := max(e.Estimate.Total(), e.Stood) * 3 / 2
+	advice := fmt.Sprintf("allow more with --max-pause %v", max(enough.Round(100*time.Millisecond), 100*time.Millisecond))
+	if !e.Estimate.Copied {
+		advice += fmt.Sprintf("; or copy first, with --spool %s", roundUp(e.Estimate.Pages<<12))
+	}
+	return next(err, "%s; --source direct is faster than peek; snap check says what each way takes", advice)
+}
+
+// roundUp prints a size for --spool that n bytes and some growth fit.
+func roundUp(n uint64) string { return fmt.Sprintf("%dMiB", (n+n/8)>>20+64) }
