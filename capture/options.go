@@ -21,6 +21,11 @@ type Options struct {
 	// Mechanism is how memory is read; empty is hv.MechanismAuto.
 	Mechanism hv.Mechanism
 
+	// Tries is how often a running guest is analyzed before it counts as not
+	// understood, as its lists and tables change under the reader; 0 is
+	// DefaultTries.
+	Tries int
+
 	// MaxPause is the longest that a running guest may be held still; 0 is no
 	// limit. A pause that is estimated to be longer is not begun, and one that
 	// becomes longer is ended: errors.Is(err, ErrPauseTooLong).
@@ -109,6 +114,9 @@ func (l ChangeLimit) String() string {
 	}
 	return fmt.Sprint(l.Pages)
 }
+
+// DefaultTries is how often a running guest is analyzed.
+const DefaultTries = 3
 
 // Format chooses the layout of the dump.
 type Format string

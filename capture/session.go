@@ -11,10 +11,6 @@ import (
 	"snap/phys"
 )
 
-// analysisTries is how often a running guest is analyzed before it counts as
-// not understood: its lists and tables change under the reader.
-const analysisTries = 3
-
 // Session is a guest that a dump may be taken of: its memory is open, and it was
 // analyzed as it ran, so that what can't be dumped is never held still. It is
 // for one goroutine.
@@ -65,13 +61,17 @@ func (s *Session) Close() error { return s.Memory.Close() }
 
 // analyzeRunning analyzes a guest that may change underneath.
 func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
+	tries := s.Options.Tries
+	if tries == 0 {
+		tries = DefaultTries
+	}
 	for try := 1; ; try++ {
 		cpus, err := s.VM.Registers(ctx)
 		if err != nil {
 			return nil, err
 		}
 		a, err := Analyze(ctx, s.Memory, s.Memory.RAM(), cpus, s.Options.Look)
-		if err == nil || errors.Is(err, exclude.ErrTooMany) || try == analysisTries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
+		if err == nil || errors.Is(err, exclude.ErrTooMany) || try >= tries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
 			return a, err
 		}
 		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", err)

@@ -32,6 +32,7 @@ type checkResult struct {
 	ExcludedPages uint64               `json:"pages_excluded"`
 	Excluded      []manifest.Exclusion `json:"excluded"`
 	Refused       []manifest.Exclusion `json:"refused_exclusions"`
+	Attempts      []attemptInfo        `json:"attempts"` // to find Windows in the guest's memory
 	Warnings      []string             `json:"warnings"`
 	account       *manifest.Manifest
 	crFrom        string
@@ -95,7 +96,7 @@ func (a *app) check(ctx context.Context, ref string, o *capture.Options) error {
 	r.Warnings = append(r.Warnings, warnings...)
 	s, err := capture.Open(ctx, vm, *o)
 	if err != nil {
-		return err
+		return a.tellAttempts(err)
 	}
 	defer s.Close()
 	r.Source = string(s.Memory.Mechanism())
@@ -113,6 +114,7 @@ func (r *checkResult) addAnalysis(an *capture.Analysis) {
 	r.account = capture.Describe(an)
 	r.Guest, r.Header = r.account.Guest, r.account.Header
 	r.ExcludedPages, r.Excluded, r.Refused = r.account.Pages.Excluded, r.account.Excluded, r.account.Refused
+	r.Attempts = attemptsOf(an.System.Attempts)
 	r.crFrom = an.System.DirectoryTableBase.From
 	for _, p := range an.System.Processors {
 		if p.VCPU >= 0 && p.ContextAt != 0 {
@@ -215,6 +217,11 @@ func (a *app) printCheck(r *checkResult) error {
 	if t := exclusionTable(r.account); t.Len() > 0 {
 		fmt.Fprintf(a.stdout, "\nPages to leave out: %s\n", humanize.Comma(int64(r.ExcludedPages)))
 		if err := t.Write(a.stdout, "  "); err != nil {
+			return err
+		}
+	}
+	if a.verbose {
+		if err := a.printAttempts(r.Attempts); err != nil {
 			return err
 		}
 	}

@@ -108,7 +108,10 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 		return err
 	}
 	defer closeVM()
-	sess, err := capture.Open(ctx, vm, capture.Options{Look: capture.LookOptions{Exclusion: capture.Exclusion{NoAdvertised: true}}})
+	sess, err := capture.Open(ctx, vm, capture.Options{
+		Tries: 1, // most domains are no Windows at all
+		Look:  capture.LookOptions{Exclusion: capture.Exclusion{NoAdvertised: true}},
+	})
 	if err != nil {
 		return err
 	}

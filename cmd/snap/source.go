@@ -24,7 +24,7 @@ func defaultConnect() string {
 // addConnectFlag gives cmd the -c flag and completion of domain names.
 func addConnectFlag(cmd *cobra.Command, a *app) {
 	cmd.Flags().StringVarP(&a.connect, "connect", "c", defaultConnect(),
-		"libvirt `URI`: qemu:///system, qemu:///session, qemu+unix://, qemu+ssh://,\nqemu+tls://, qemu+tcp://; lab:/// has built-in synthetic guests")
+		"`URI` of the host: "+strings.Join(uriForms(), ", ")+";\nlab has built-in synthetic guests")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -83,4 +83,13 @@ func readable(ctx context.Context, vm hv.VM) (hv.State, error) {
 			"start it first (virsh -c %s start %s): only a running or paused guest has memory", id.URI, id.Name)
 	}
 	return state, vm.CheckJob(ctx)
+}
+
+// uriForms are the forms of URIs that can be connected to.
+func uriForms() []string {
+	var out []string
+	for _, d := range connect.Drivers() {
+		out = append(out, d.Examples...)
+	}
+	return out
 }
