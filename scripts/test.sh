@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# All tests, under the race detector. Root, because libvirt's system daemon,
-# mounts and a second user are part of what is tested.
+# test.sh [FLAG...]: all tests, under the race detector; FLAGs go to go test. Root,
+# because libvirt's system daemon, mounts and a second user are part of what is tested.
+#
+# First the packages that need no daemons: they use all processors, and fail early.
+# Then, beside each other, those that need them (CONTRIBUTING.md): their tests mostly
+# wait, and what they measure would suffer from the first ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,4 +12,12 @@ if [ "$(id -u)" != 0 ]; then
 	echo "scripts/test.sh: run it as root: the tests start libvirt's system daemon and a guest as another user" >&2
 	exit 1
 fi
-exec go test -race -timeout 30m "$@" ./...
+
+imports='{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}'
+mapfile -t daemons < <(go list -f "$imports" ./... | grep -E ' snap/internal/lab(/labtest)?( |$)' | cut -d' ' -f1)
+mapfile -t others < <(go list ./... | grep -vxF -f <(printf '%s\n' "${daemons[@]}"))
+
+failed=0
+go test -race -timeout 30m "$@" "${others[@]}" || failed=1
+go test -race -timeout 30m -p 3 -parallel 3 "$@" "${daemons[@]}" || failed=1
+exit "$failed"

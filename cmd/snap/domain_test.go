@@ -20,6 +20,7 @@ import (
 // but for the bytes of the decoded KDBG and of the processors' contexts, and
 // the guest's memory must be what it was.
 func TestDumpIsTheGuest(t *testing.T) {
+	t.Parallel()
 	for _, s := range []lab.Spec{
 		{Name: "dump-system", Connect: lab.System, FillMiB: 48, Seed: 1},
 		{Name: "dump-session", Connect: lab.Session, FillMiB: 48, Seed: 2, KPTI: true},
@@ -28,6 +29,7 @@ func TestDumpIsTheGuest(t *testing.T) {
 		{Name: "dump-plain", Connect: lab.Session, PlainKDBG: true, Seed: 5},
 	} {
 		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
 			s.MemoryMiB, s.CPUs = 256, 4
 			g := upGuest(t, s)
 			domain := g.Name

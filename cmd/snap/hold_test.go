@@ -282,6 +282,7 @@ func (g *heldGuest) undone(t *testing.T, state hv.State, killed time.Time) {
 
 // TestTwoDumps: of one domain there is one at a time.
 func TestTwoDumps(t *testing.T) {
+	t.Parallel()
 	g := upHeld(t, "two")
 	r := g.start(t)
 	g.untilHeld(t, r)
@@ -296,6 +297,7 @@ func TestTwoDumps(t *testing.T) {
 
 // TestDomainEnds: what ends the domain in the middle is why the dump failed.
 func TestDomainEnds(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		end  string
 		code int
@@ -320,6 +322,7 @@ func TestDomainEnds(t *testing.T) {
 // TestTerminal: signals to snap's process group don't reach the guardian, and it
 // holds none of the descriptors that snap was started with.
 func TestTerminal(t *testing.T) {
+	t.Parallel()
 	g := upHeld(t, "terminal")
 	bin, err := program()
 	if err != nil {

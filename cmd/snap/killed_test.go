@@ -50,10 +50,13 @@ func TestKilled(t *testing.T) {
 	userfaultfd(t, true)
 	kills := 0
 	for _, tt := range killedGuests {
+		for _, w := range tt.ways {
+			kills += w.kills
+		}
 		t.Run(tt.spec.Name, func(t *testing.T) {
+			t.Parallel()
 			g := upHeldWith(t, tt.spec)
 			for _, w := range tt.ways {
-				kills += w.kills
 				t.Run(w.name, func(t *testing.T) { g.killOften(t, w) })
 			}
 			g.unharmed(t)
@@ -248,6 +251,7 @@ func (g *heldGuest) blockAt(t *testing.T, fifo string) {
 
 // TestKilledOfPaused: a guest that somebody else paused stays so.
 func TestKilledOfPaused(t *testing.T) {
+	t.Parallel()
 	g := upHeld(t, "killed-paused")
 	virsh(t, g.Connection, "suspend", g.Name)
 	r := g.start(t)

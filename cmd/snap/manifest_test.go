@@ -18,6 +18,7 @@ import (
 // they can be dumped in, and holds what is beside and inside each against the
 // schema that others read.
 func TestManifestsFollowTheSchema(t *testing.T) {
+	t.Parallel()
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
 	schema, err := c.Compile("../../docs/manifest.schema.json")

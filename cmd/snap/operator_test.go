@@ -12,6 +12,7 @@ import (
 // TestOperatorResumes: a resume in the middle of a pause that lasts until the dump
 // is written ends the dump, and a pause after it is the operator's.
 func TestOperatorResumes(t *testing.T) {
+	t.Parallel()
 	g := upHeld(t, "operator")
 	r := g.start(t, "--spool", "off")
 	g.untilHeld(t, r)
@@ -42,6 +43,7 @@ func TestOperatorResumes(t *testing.T) {
 // TestOperatorResumesPaused: a guest that was paused before and is resumed in the
 // middle, for good or for a moment, gives no dump and stays as the operator has it.
 func TestOperatorResumesPaused(t *testing.T) {
+	t.Parallel()
 	g := upHeld(t, "resumed")
 	for _, again := range []bool{false, true} {
 		virsh(t, g.Connection, "suspend", g.Name)
@@ -66,6 +68,7 @@ func TestOperatorResumesPaused(t *testing.T) {
 
 // TestOperatorSuspends: an operator's pause stays, whenever in a dump it comes.
 func TestOperatorSuspends(t *testing.T) {
+	t.Parallel()
 	g := upHeldWith(t, lab.Spec{Name: "suspends", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 12})
 	for _, tt := range []struct {
 		name, source string
@@ -93,6 +96,7 @@ func TestOperatorSuspends(t *testing.T) {
 // TestOperatorResumesHeld: a resume while the guest is held for a moment waits for
 // the end of that, and spoils nothing.
 func TestOperatorResumesHeld(t *testing.T) {
+	t.Parallel()
 	g := upHeldWith(t, lab.Spec{Name: "resumesheld", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 13})
 	r := g.start(t)
 	g.untilHeld(t, r)

@@ -110,6 +110,7 @@ func (r snapRun) lostDaemon(t *testing.T) {
 // TestLibvirtdKilled kills libvirtd while snap holds the guest. Copying goes on
 // without it, and the guest runs as soon as there is one to resume it.
 func TestLibvirtdKilled(t *testing.T) {
+	t.Parallel()
 	g := upPrivate(t, "away")
 	hold := func(t *testing.T) *pipedDump {
 		p := g.startPiped(t, "--source", "direct", "--spool", "off")
@@ -161,6 +162,7 @@ func TestLibvirtdKilled(t *testing.T) {
 // snap. What was read doesn't count then, and the guest runs soon after there is a
 // libvirtd again.
 func TestLibvirtdKilledInJob(t *testing.T) {
+	t.Parallel()
 	g := upPrivate(t, "awayinjob")
 	hold := func(t *testing.T) *running {
 		r := g.start(t, "--source", "peek")
@@ -220,6 +222,7 @@ func TestLibvirtdKilledInJob(t *testing.T) {
 // TestLibvirtdRestarted restarts libvirtd while snap holds nothing: before the
 // pause, which may end the dump but harms nobody, and after it.
 func TestLibvirtdRestarted(t *testing.T) {
+	t.Parallel()
 	g := upPrivate(t, "restarted")
 	t.Run("before the pause", func(t *testing.T) {
 		r := g.start(t, "--source", "direct")
@@ -251,6 +254,7 @@ func TestLibvirtdRestarted(t *testing.T) {
 // TestLibvirtdGone: without libvirtd snap says that the guest stands and ends. Its
 // guardian would go on; when that is killed as well, snap recover does its work.
 func TestLibvirtdGone(t *testing.T) {
+	t.Parallel()
 	g := upPrivate(t, "gone")
 	p := g.startPiped(t, "--source", "direct", "--spool", "off")
 	g.untilHeld(t, p.running)

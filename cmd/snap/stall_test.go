@@ -36,6 +36,7 @@ type stalled struct {
 // TestDestinationStalls: while a destination takes nothing for 10 s the guest
 // isn't held for longer than allowed, and the dump ends when the stall does.
 func TestDestinationStalls(t *testing.T) {
+	t.Parallel()
 	pipe := func(g *heldGuest, t *testing.T, flags []string) *stalled {
 		p := g.startPiped(t, flags...)
 		return &stalled{

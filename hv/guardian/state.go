@@ -100,6 +100,9 @@ func (r *Run) key() string { return key(hv.Identity{UUID: r.UUID, Host: r.Host, 
 
 // lock takes the domain's lock. The kernel lets go of it when the last process
 // that has the file open is gone: snap, and the guardian that undoes its work.
+//
+// gofrs/flock can't do that: it never gives out the descriptor, which the guardian
+// has to inherit, and its Unlock would take the lock from the guardian as well.
 func (r *Run) lock(dir string) (*os.File, error) {
 	path := filepath.Join(dir, r.key()+lockSuffix)
 	var f *os.File

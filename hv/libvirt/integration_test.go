@@ -16,6 +16,7 @@ import (
 	"snap/hv/file"
 	"snap/hv/hvtest"
 	"snap/internal/lab"
+	"snap/internal/lab/labtest"
 	"snap/phys"
 )
 
@@ -25,6 +26,7 @@ const upTimeout = 3 * time.Minute
 // guestUp starts a lab guest and looks it up.
 func guestUp(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 	t.Helper()
+	labtest.NeedsDaemons(t)
 	ctx, cancel := context.WithTimeout(t.Context(), upTimeout)
 	defer cancel()
 	s.Name = "hv-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
@@ -298,6 +300,7 @@ func checkRegisters(t *testing.T, d *Domain, dump hv.Source) {
 
 // TestGuestOff: a domain that is off has a name and a state, and nothing to read.
 func TestGuestOff(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	g, err := lab.Off(t.Context(), lab.Spec{Name: "hv-off"})
 	if err != nil {
 		t.Fatalf("define the guest: %v", err)

@@ -17,6 +17,7 @@ import (
 	"snap/hv/hvtest"
 	"snap/hv/qemu"
 	"snap/internal/lab"
+	"snap/internal/lab/labtest"
 	"snap/internal/ntlab/boot"
 	"snap/phys"
 )
@@ -24,6 +25,7 @@ import (
 // snapshotGuest starts a guest that snapshots can be taken of.
 func snapshotGuest(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 	t.Helper()
+	labtest.NeedsDaemons(t)
 	release, err := lab.Userfaultfd(true)
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,8 @@ func TestCIRunsAll(t *testing.T) {
 	for _, tt := range []struct{ file, runs string }{
 		{".ci/run", `(?m)^make test$`},
 		{"Makefile", `(?m)^test:.*\n\tscripts/test\.sh$`},
-		{"scripts/test.sh", `(?m)^(exec )?go test .*\./\.\.\.`},
+		{"scripts/test.sh", `(?m)^go test .* "\$\{others\[@\]\}"`},
+		{"scripts/test.sh", `(?m)^go test .* "\$\{daemons\[@\]\}"`},
 	} {
 		b, err := os.ReadFile(root + tt.file)
 		if err != nil {
