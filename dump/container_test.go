@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -358,58 +357,3 @@ func TestHolesAreSafe(t *testing.T) {
 		}
 	}
 }
-
-// failingHoles is a HoleWriter that fails at holes.
-type failingHoles struct{ bytes.Buffer }
-
-func (*failingHoles) WriteHole(int64) error { return syscall.ENOSPC }
-
-func TestExpandRefuses(t *testing.T) {
-	p, m := smallPlan(t)
-	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
-	f := opened(t, stored)
-	for name, w := range map[string]io.Writer{
-		"a full destination":      &failingWriter{300 << 10, syscall.ENOSPC},
-		"one that fails at once":  &failingWriter{0, syscall.ENOSPC},
-		"one that fails at holes": new(failingHoles),
-	} {
-		if s, err := Expand(context.Background(), f, w, nil); !errors.Is(err, syscall.ENOSPC) || s != nil {
-			t.Errorf("Expand to %s = %v, %v; want nil, ENOSPC", name, s, err)
-		}
-	}
-	short := opened(t, expected(p, m)[:0x2000+5*phys.PageSize])
-	if _, err := Expand(context.Background(), short, tempFile(t, 0), nil); !errors.Is(err, ErrFormat) {
-		t.Errorf("Expand of a truncated dump = %v; want ErrFormat", err)
-	}
-}
-
-// TestExpandStops: neither a frame that is damaged nor the end of the context
-// leaves others waiting for their turn.
-func TestExpandStops(t *testing.T) {
-	p, m := smallPlan(t)
-	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
-	f := opened(t, stored)
-	for i := 0; i < len(f.body.(*framedBody).table.frames); i += 50 {
-		bad := bytes.Clone(stored)
-		ref := f.body.(*framedBody).table.frames[i]
-		bad[ref.at+int64(ref.stored)-1] ^= 1
-		damaged, err := NewFile(bytes.NewReader(bad), int64(len(bad)))
-		if err == nil {
-			_, err = Expand(context.Background(), damaged, io.Discard, nil)
-			_ = damaged.Close()
-		}
-		if !errors.Is(err, ErrFormat) {
-			t.Errorf("Expand with frame %d damaged = %v; want ErrFormat", i, err)
-		}
-	}
-	why := errors.New("time is up")
-	ctx, cancel := context.WithCancelCause(context.Background())
-	w := writerFunc(func(p []byte) (int, error) { cancel(why); return len(p), nil })
-	if _, err := Expand(ctx, f, w, nil); !errors.Is(err, why) {
-		t.Errorf("Expand whose context ends = %v; want %v", err, why)
-	}
-}
-
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
