@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 
 formatted
 go vet ./...
-# -short leaves out tests that call labtest.NeedsDaemons; -skip those of hv/libvirt
-# that don't call it.
-go test -short -skip '^(TestGuest|TestGuestOff|TestSnapshot|TestSnapshotFails)$' "$@" ./...
+# -short leaves out tests that call labtest.NeedsDaemons.
+go test -short "$@" ./...
 echo "check: clean. make test runs the tests with real daemons as well, make lint the linters."
