@@ -10,6 +10,7 @@ import (
 	"snap/dump/verify"
 	"snap/exclude"
 	"snap/guest"
+	"snap/header"
 	"snap/hv"
 	"snap/manifest"
 )
@@ -48,7 +49,7 @@ func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 		DumpType: int(a.Header.DumpType), Runs: len(a.Plan.Runs), Fields: map[string]manifest.Field{},
 	}
 	for _, f := range a.Header.Fields() {
-		if f.Set {
+		if f.Set && f.Kind != header.KindReserved { // padding says nothing
 			m.Header.Fields[f.Name] = manifest.Field{Value: f.Value, From: f.From}
 		}
 	}
@@ -58,7 +59,7 @@ func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 func DescribeGuest(sys *guest.System) manifest.Guest {
 	return manifest.Guest{
 		Windows: sys.Name(), Arch: sys.Arch.Name(), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
-		KernelBase: manifest.Hex(sys.Kernel.Base), SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
+		KernelBase: manifest.Hex(sys.KernBase.Value), KernelBaseFrom: sys.KernBase.From, SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
 		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded,
 	}
 }

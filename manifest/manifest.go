@@ -65,9 +65,11 @@ type Guest struct {
 	ProductType uint32 `json:"product_type"`
 	CPUs        int    `json:"cpus"`
 	KernelBase  Hex    `json:"kernel_base"`
-	SystemCR3   Hex    `json:"system_cr3"`
-	KDBG        Hex    `json:"kdbg"`
-	KDBGEncoded bool   `json:"kdbg_encoded"`
+	// KernelBaseFrom is what led to the kernel; empty of a dump that was converted.
+	KernelBaseFrom string `json:"kernel_base_from,omitempty"`
+	SystemCR3      Hex    `json:"system_cr3"`
+	KDBG           Hex    `json:"kdbg"`
+	KDBGEncoded    bool   `json:"kdbg_encoded"`
 }
 
 // Header is what the dump's header says and where each field came from.
