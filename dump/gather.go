@@ -65,7 +65,7 @@ func (g *gatherer) fill(ctx context.Context, f *frame, i uint64) error {
 	if f.zero {
 		return nil
 	}
-	f.settle()
+	f.clearHoles()
 	for _, o := range overlays {
 		apply(f.in, lo*phys.PageSize, o)
 	}

@@ -69,9 +69,9 @@ func (f *frame) unreadable(pfn phys.PFN, p []byte, err error) error {
 	return nil
 }
 
-// settle clears what was not read. It is put off because frames without any
+// clearHoles clears what was not read. It is put off because frames without any
 // content, of which a sparse guest has very many, need no bytes at all.
-func (f *frame) settle() {
+func (f *frame) clearHoles() {
 	for _, h := range f.holes {
 		clear(h)
 	}

@@ -57,7 +57,7 @@ func (a *advertReader) chain(ctx context.Context, module string, at phys.VirtAdd
 		if ctx.Err() != nil {
 			return
 		}
-		a.take(t)
+		a.add(t)
 		if !t.sound {
 			return
 		}
@@ -66,8 +66,8 @@ func (a *advertReader) chain(ctx context.Context, module string, at phys.VirtAdd
 	}
 }
 
-// take keeps what came of a table.
-func (a *advertReader) take(t *advertTry) {
+// add keeps what came of a table.
+func (a *advertReader) add(t *advertTry) {
 	if t.err != nil {
 		a.out.Problems = append(a.out.Problems, AdvertProblem{
 			Module: t.module, At: t.at, Reason: t.err.Error(), Unstable: t.unstable,

@@ -100,7 +100,7 @@ func (s *silentSearch) module(ctx context.Context, m *advertModule) {
 // records looks at each position of b, which is memory from at on.
 func (s *silentSearch) records(ctx context.Context, b []byte, at phys.VirtAddr) {
 	for ; len(b) >= callbackSize; b, at = b[8:], at+8 {
-		if s.take(ctx, b[:callbackSize], at) {
+		if s.inspect(ctx, b[:callbackSize], at) {
 			s.follow(ctx, phys.VirtAddr(binary.LittleEndian.Uint64(b)))
 		}
 	}
@@ -115,14 +115,14 @@ func (s *silentSearch) follow(ctx context.Context, at phys.VirtAddr) {
 		if err != nil {
 			return
 		}
-		s.take(ctx, r.b, at)
+		s.inspect(ctx, r.b, at)
 		at = r.va(0)
 	}
 }
 
-// take reports whether b, the memory at at, is a record, and notes a driver
+// inspect reports whether b, the memory at at, is a record, and notes a driver
 // that is silent.
-func (s *silentSearch) take(ctx context.Context, b []byte, at phys.VirtAddr) bool {
+func (s *silentSearch) inspect(ctx context.Context, b []byte, at phys.VirtAddr) bool {
 	if binary.LittleEndian.Uint32(b[callbackReason:]) != reasonRemovePages {
 		return false
 	}

@@ -89,7 +89,7 @@ func (s *kdbgScan) heads(ctx context.Context, b []byte, at phys.VirtAddr) error 
 	for i := 0; i+kdbgHead <= len(b); i += 8 {
 		w3 := binary.LittleEndian.Uint64(b[i+0x18:])
 		if plain := uint32(w2) == kdbgTag && w3 == base; plain || s.form.may(w2, w3) {
-			if err := s.take(ctx, at+phys.VirtAddr(i), w2, w3, plain); err != nil {
+			if err := s.inspect(ctx, at+phys.VirtAddr(i), w2, w3, plain); err != nil {
 				return err
 			}
 		}
@@ -98,8 +98,8 @@ func (s *kdbgScan) heads(ctx context.Context, b []byte, at phys.VirtAddr) error 
 	return nil
 }
 
-// take adds the block at at if it is one.
-func (s *kdbgScan) take(ctx context.Context, at phys.VirtAddr, w2, w3 uint64, plain bool) error {
+// inspect adds the block at at if it is one.
+func (s *kdbgScan) inspect(ctx context.Context, at phys.VirtAddr, w2, w3 uint64, plain bool) error {
 	if len(s.found) >= maxKDBGs {
 		return nil
 	}

@@ -43,21 +43,21 @@ func (s *System) Protected(ctx context.Context) ([]ProtectedPages, error) {
 
 	var out []ProtectedPages
 	var all phys.Runs
-	keep := func(reason string, pages phys.Runs) {
+	add := func(reason string, pages phys.Runs) {
 		if pages = pages.Minus(all); len(pages) > 0 {
 			out = append(out, ProtectedPages{Reason: reason, Pages: pages})
 			all = all.Union(pages)
 		}
 	}
 	tables, tablesErr := v.Space.kernelTables(ctx)
-	keep(ProtectedPageTable, tables)
-	mem.take()
+	add(ProtectedPageTable, tables)
+	mem.recorded()
 	for _, p := range protections {
 		if ctx.Err() != nil {
 			break
 		}
 		p.read(ctx, s, v)
-		keep(p.what, mem.take())
+		add(p.what, mem.recorded())
 	}
 	if err := mem.failure(ctx, "look for pages to protect"); err != nil {
 		return out, err
@@ -79,8 +79,8 @@ func (r *recordingReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) 
 	return r.watchedReader.ReadPhys(ctx, p, at)
 }
 
-// take returns the pages that were read since the last call.
-func (r *recordingReader) take() phys.Runs {
+// recorded returns the pages that were read since the last call.
+func (r *recordingReader) recorded() phys.Runs {
 	pages, err := phys.NewRuns(r.runs...)
 	if err != nil {
 		panic("internal error: read outside of RAM: " + err.Error())

@@ -96,7 +96,7 @@ func (d *folder) Create(_ context.Context, name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.create(d.prefix, d.options.Keeper); err != nil {
+	if err := f.create(d.prefix, d.options.Guardian); err != nil {
 		_ = f.dir.Close() // it was only looked at
 		return nil, fmt.Errorf("create %s: %w", d.prefix+name, err)
 	}
@@ -135,7 +135,7 @@ type pending struct {
 var _ HoleWriter = (*pending)(nil)
 
 // create makes the new, empty file. prefix makes its name a path.
-func (p *pending) create(prefix string, k Keeper) error {
+func (p *pending) create(prefix string, k Guardian) error {
 	token := rand.Text()[:10]
 	if k != nil {
 		token = k.Token()
@@ -174,7 +174,7 @@ func (p *pending) mayPlace() error {
 
 // Reopen implements File.
 func (p *pending) Reopen(context.Context) (io.ReaderAt, int64, error) {
-	if err := p.settle(); err != nil {
+	if err := p.setLength(); err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", p.f.Name(), err)
 	}
 	return io.NewSectionReader(p.f, 0, p.off), p.off, nil
@@ -198,7 +198,7 @@ func (p *pending) Commit(context.Context) error {
 }
 
 func (p *pending) place() error {
-	if err := p.settle(); err != nil {
+	if err := p.setLength(); err != nil {
 		return err
 	}
 	if err := p.f.Sync(); err != nil {

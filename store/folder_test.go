@@ -230,20 +230,20 @@ func TestCheckIsCreate(t *testing.T) {
 	}
 }
 
-// TestKeeperKnowsFirst: the keeper is told of the very name that the file then
+// TestKeeperKnowsFirst: the guardian is told of the very name that the file then
 // has, before it is there.
 func TestKeeperKnowsFirst(t *testing.T) {
 	dir := t.TempDir()
 	k := &watchingKeeper{}
-	f, err := Folder(dir, Options{Keeper: k}).Create(t.Context(), "a.dmp")
+	f, err := Folder(dir, Options{Guardian: k}).Create(t.Context(), "a.dmp")
 	if err != nil {
 		t.Fatalf("Create failed: %v", err)
 	}
 	if want := filepath.Join(dir, "a.dmp.partial-tok"); k.path != want || k.there {
-		t.Errorf("the keeper was told of %q, there: %v; want %q, not yet there", k.path, k.there, want)
+		t.Errorf("the guardian was told of %q, there: %v; want %q, not yet there", k.path, k.there, want)
 	}
 	if got := names(t, dir); len(got) != 1 || got[0] != filepath.Base(k.path) {
-		t.Errorf("files = %q; want what the keeper was told of", got)
+		t.Errorf("files = %q; want what the guardian was told of", got)
 	}
 	if err := f.Abort(); err != nil {
 		t.Errorf("Abort failed: %v", err)

@@ -13,8 +13,8 @@ type Options struct {
 	// where the processor has no SHA instructions.
 	NoSum bool
 
-	// Keeper, if not nil, is told of the files that are being made.
-	Keeper Keeper
+	// Guardian, if not nil, is told of the files that are being made.
+	Guardian Guardian
 
 	// Stdout is what "-" stands for; nil is os.Stdout.
 	Stdout io.Writer

@@ -58,8 +58,8 @@ func (s *sparseFile) usable() error {
 	return s.broken
 }
 
-// settle gives the file its length, which a hole at its end doesn't.
-func (s *sparseFile) settle() error {
+// setLength gives the file its length, which a hole at its end doesn't.
+func (s *sparseFile) setLength() error {
 	if err := s.usable(); err != nil {
 		return err
 	}

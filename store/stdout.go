@@ -145,7 +145,7 @@ func (r *redirected) Abort() error {
 
 // end leaves the file as if it had been written as a stream: others may go on.
 func (r *redirected) end() error {
-	err := r.settle()
+	err := r.setLength()
 	if !r.closed {
 		_, seekErr := r.f.Seek(r.off, io.SeekStart)
 		err = cmp.Or(err, seekErr)

@@ -70,8 +70,8 @@ type HoleWriter interface {
 	WriteHole(n int64) error
 }
 
-// Keeper removes in this process's stead, should it die, what it has begun.
-type Keeper interface {
+// Guardian removes in this process's stead, should it die, what it has begun.
+type Guardian interface {
 	// Token ends the names of the files that are being made: at most 30 bytes,
 	// used by no other process.
 	Token() string

@@ -120,7 +120,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 		return fmt.Errorf("dump %s: %w", name, err)
 	}
 	defer func() { err = held.end(err) }()
-	place, file, err := a.destination(&f.file, name, held.keeper())
+	place, file, err := a.destination(&f.file, name, held.fileGuardian())
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", name, err)
 	}

@@ -67,7 +67,7 @@ const stdoutDestination = "-"
 
 // destination returns the place and the name for the dump of a domain. It makes
 // sure that there is one before anything is asked of the guest.
-func (a *app) destination(f *fileFlags, domain string, keeper store.Keeper) (store.Place, string, error) {
+func (a *app) destination(f *fileFlags, domain string, guardian store.Guardian) (store.Place, string, error) {
 	if f.output == stdoutDestination {
 		if a.json {
 			return nil, "", usageError("--json and -o - both want standard output")
@@ -79,7 +79,7 @@ func (a *app) destination(f *fileFlags, domain string, keeper store.Keeper) (sto
 	at := time.Now().UTC().Format("20060102T150405Z")
 	r := strings.NewReplacer("{domain}", fileName(domain), "{time}", at)
 	dest := r.Replace(f.output)
-	place, name, err := a.place(dest, store.Options{Force: f.force, Keeper: keeper})
+	place, name, err := a.place(dest, store.Options{Force: f.force, Guardian: guardian})
 	if name == "" {
 		name = fmt.Sprintf("%s-%s.dmp%s", fileName(domain), at, f.compress.value.Suffix())
 	}

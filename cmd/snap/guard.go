@@ -88,8 +88,8 @@ func (h *held) unneeded() {
 	}
 }
 
-// keeper is who removes files that are being written if snap is killed.
-func (h *held) keeper() store.Keeper {
+// fileGuardian is who removes files that are being written if snap is killed.
+func (h *held) fileGuardian() store.Guardian {
 	if h == nil {
 		return nil
 	}

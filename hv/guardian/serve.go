@@ -96,7 +96,7 @@ func (s *server) listen() (done bool) {
 			return true
 		}
 		r := reply{Process: s.self}
-		if err := s.take(m.Run); err != nil {
+		if err := s.learn(m.Run); err != nil {
 			r.Error = err.Error()
 		}
 		if err := out.Encode(r); err != nil {
@@ -105,8 +105,8 @@ func (s *server) listen() (done bool) {
 	}
 }
 
-// take learns what is to be undone.
-func (s *server) take(r *Run) error {
+// learn learns what is to be undone.
+func (s *server) learn(r *Run) error {
 	if r == nil {
 		return errors.New("snap said nothing")
 	}

@@ -251,9 +251,9 @@ func (r *Run) gate(dir string) string { return filepath.Join(dir, "hold"+gateInf
 
 func (r *Run) path(dir string) string { return filepath.Join(dir, r.key()+stateSuffix) }
 
-// take locks the domain of a dump whose process is dead. A guardian that is at
+// claim locks the domain of a dump whose process is dead. A guardian that is at
 // work is waited for.
-func (r *Run) take(ctx context.Context, dir string) (lock *os.File, running bool, err error) {
+func (r *Run) claim(ctx context.Context, dir string) (lock *os.File, running bool, err error) {
 	for deadline := time.Now().Add(lockWait); ; {
 		if r.Snap.Alive() {
 			return nil, true, nil

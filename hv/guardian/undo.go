@@ -158,7 +158,7 @@ type Recovery struct {
 // the way to its domain. The error is hv.ErrStillPaused if the guest may still
 // stand.
 func Recover(ctx context.Context, connect Connect, dir string, r *Run) (Recovery, error) {
-	lock, running, err := r.take(ctx, dir)
+	lock, running, err := r.claim(ctx, dir)
 	if running || err != nil {
 		return Recovery{Running: running}, err
 	}
@@ -177,7 +177,7 @@ func Recover(ctx context.Context, connect Connect, dir string, r *Run) (Recovery
 // RecoverMarked is Recover of a dump that only the marker m on vm tells of.
 func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marker) (Recovery, error) {
 	r := runOf(vm, m)
-	lock, running, err := r.take(ctx, dir)
+	lock, running, err := r.claim(ctx, dir)
 	if running || err != nil {
 		return Recovery{Running: running}, err
 	}

@@ -36,7 +36,7 @@ func (h *idleHold) check() error {
 	s, err := h.d.status(ctx)
 	// A daemon that is away can't have resumed the guest, but who knows what one
 	// that is back has done: it is worth waiting for.
-	for err != nil && !settled(err) && ctx.Err() == nil {
+	for err != nil && !nothingLeft(err) && ctx.Err() == nil {
 		select {
 		case <-time.After(l.pollEvery):
 		case <-ctx.Done():

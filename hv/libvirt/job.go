@@ -234,7 +234,7 @@ func (d *Domain) abandonJob(ctx context.Context, fifo string) error {
 		if pending {
 			calm = time.Now()
 		}
-		return time.Since(calm) > d.limits().settleCalm, err
+		return time.Since(calm) > d.limits().calmFor, err
 	})
 }
 
@@ -247,9 +247,9 @@ func (d *Domain) afterJob(ctx context.Context, over func(context.Context) (bool,
 			return false, err
 		}
 		done, err := d.lookAfterJob(ctx)
-		return done && is || err != nil && settled(err), err
+		return done && is || err != nil && nothingLeft(err), err
 	})
-	if err == nil || settled(err) {
+	if err == nil || nothingLeft(err) {
 		return err
 	}
 	return fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",

@@ -231,7 +231,7 @@ func TestAbandonJob(t *testing.T) {
 				p.mu.Unlock()
 			})
 			if wait {
-				time.AfterFunc(2*quick.settleCalm, func() { close(begun) })
+				time.AfterFunc(2*quick.calmFor, func() { close(begun) })
 			} else {
 				close(begun)
 			}

@@ -26,9 +26,9 @@ const (
 	// jobWait is how long the daemon lets a call wait for another job on the
 	// domain (QEMU_JOB_WAIT_TIME in src/conf/virdomainjob.c is 30 s).
 	jobWait = 31 * time.Second
-	// settleCalm is how long a running guest must be seen without a job before a
+	// calmFor is how long a running guest must be seen without a job before a
 	// suspend without an answer is held to be over.
-	settleCalm = 500 * time.Millisecond
+	calmFor = 500 * time.Millisecond
 	// pollEvery is the pause between two looks at a domain.
 	pollEvery = 50 * time.Millisecond
 	// resumeAgain is the longest pause between two attempts to resume: a daemon
@@ -38,10 +38,10 @@ const (
 
 // limits are the bounds above, so that tests need not wait for them.
 type limits struct {
-	suspendGrace, resumeFor, resumeTry, jobWait, settleCalm, pollEvery time.Duration
+	suspendGrace, resumeFor, resumeTry, jobWait, calmFor, pollEvery time.Duration
 }
 
-var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, settleCalm, pollEvery}
+var defaultLimits = limits{suspendGrace, resumeFor, resumeTry, jobWait, calmFor, pollEvery}
 
 // Pause implements hv.VM. It uses a connection of its own, which the Hold keeps,
 // so that nothing else that goes wrong stands between the guest and its resume.
@@ -194,7 +194,7 @@ func (h *hold) Release() (time.Duration, error) {
 		ctx, cancel := bounded.Within(context.Background(), h.limits.resumeFor)
 		defer cancel()
 		h.err = h.resume(ctx)
-		if h.err != nil && !settled(h.err) {
+		if h.err != nil && !nothingLeft(h.err) {
 			h.err = fmt.Errorf("resume domain %q: %w: %w; run `virsh -c %s resume %s`",
 				h.d.dom.Name, hv.ErrStillPaused, h.err, h.d.conn.URI(), h.d.dom.Name)
 		}
@@ -204,15 +204,15 @@ func (h *hold) Release() (time.Duration, error) {
 		if h.session != nil {
 			_ = h.session.close() // its work is done
 		}
-		if h.kept != nil && (h.err == nil || settled(h.err)) {
+		if h.kept != nil && (h.err == nil || nothingLeft(h.err)) {
 			h.kept.free(h.d)
 		}
 	})
 	return h.stood, h.err
 }
 
-// settled reports whether err, of a resume, says that there is nothing to resume.
-func settled(err error) bool {
+// nothingLeft reports whether err, of a resume, says that there is nothing to resume.
+func nothingLeft(err error) bool {
 	return errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) || errors.Is(err, hv.ErrDisturbed)
 }
 
@@ -231,11 +231,11 @@ func (h *hold) try(ctx context.Context) (done bool, err error) {
 		}
 	}
 	if h.unsure {
-		err = h.settle(ctx)
+		err = h.resolve(ctx)
 	} else {
 		err = h.start(ctx)
 	}
-	return err == nil || settled(err) || errors.Is(err, errTakenOver), err
+	return err == nil || nothingLeft(err) || errors.Is(err, errTakenOver), err
 }
 
 // errTakenOver is a guest that stands still for a reason that isn't ours any
@@ -279,9 +279,9 @@ func (h *hold) start(ctx context.Context) error {
 	return nil
 }
 
-// settle undoes a suspend that had no answer: the daemon may carry it out at any
+// resolve undoes a suspend that had no answer: the daemon may carry it out at any
 // time until its job is over.
-func (h *hold) settle(ctx context.Context) error {
+func (h *hold) resolve(ctx context.Context) error {
 	calm := time.Now()
 	for {
 		s, err := h.status(ctx)
@@ -300,7 +300,7 @@ func (h *hold) settle(ctx context.Context) error {
 		if pending {
 			calm = time.Now()
 		}
-		if time.Since(calm) > h.limits.settleCalm {
+		if time.Since(calm) > h.limits.calmFor {
 			return nil
 		}
 		select {

@@ -187,7 +187,7 @@ func (p *peer) later() {
 	defer p.mu.Unlock()
 	p.control = uint32(rpc.DomainControlJob)
 	p.pausing.Go(func() {
-		time.Sleep(2 * quick.settleCalm)
+		time.Sleep(2 * quick.calmFor)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.control = uint32(rpc.DomainControlOk)

@@ -393,7 +393,7 @@ func (p *peer) dial() *Conn {
 // quick are bounds that suit a peer that answers at once.
 var quick = limits{
 	suspendGrace: 200 * time.Millisecond, resumeFor: 5 * time.Second, resumeTry: 2 * time.Second,
-	jobWait: 3 * time.Second, settleCalm: 300 * time.Millisecond, pollEvery: 10 * time.Millisecond,
+	jobWait: 3 * time.Second, calmFor: 300 * time.Millisecond, pollEvery: 10 * time.Millisecond,
 }
 
 // domain connects to the peer and looks its domain up.

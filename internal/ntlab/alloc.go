@@ -34,8 +34,8 @@ func (a *allocator) isUsed(p phys.PFN) bool {
 	return b != nil && b[p%largePages/64]&(1<<(p%64)) != 0
 }
 
-// take marks p as used.
-func (a *allocator) take(p phys.PFN) {
+// claim marks p as used.
+func (a *allocator) claim(p phys.PFN) {
 	b := a.used[uint64(p)/largePages]
 	if b == nil {
 		b = new([8]uint64)
@@ -73,14 +73,14 @@ func (a *allocator) pageIn(n uint64) (phys.PFN, error) {
 	const tries = 64
 	for range tries {
 		if p := a.nth(a.r.below(n)); !a.isUsed(p) {
-			a.take(p)
+			a.claim(p)
 			return p, nil
 		}
 	}
 	start := a.r.below(n) // nearly full: look at every page once
 	for i := range n {
 		if p := a.nth((start + i) % n); !a.isUsed(p) {
-			a.take(p)
+			a.claim(p)
 			return p, nil
 		}
 	}
@@ -99,7 +99,7 @@ func (a *allocator) block(n uint64) (phys.PFN, error) {
 		base := phys.PFN((start + i) % blocks * n)
 		if a.blockFree(base, n) {
 			for p := base; p < base+phys.PFN(n); p++ {
-				a.take(p)
+				a.claim(p)
 			}
 			return base, nil
 		}

@@ -176,7 +176,7 @@ func (b *builder) markRunEnds(n int) []Marked {
 		}
 		slices.Sort(last)
 		for _, p := range slices.Concat(first, last) {
-			b.alloc.take(p)
+			b.alloc.claim(p)
 		}
 		add(first)
 		add(last)

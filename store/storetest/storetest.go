@@ -43,7 +43,7 @@ func TestPlace(t *testing.T, k Kind) {
 	if !k.Stream {
 		t.Run("taken", k.taken)
 		t.Run("taken meanwhile", k.takenMeanwhile)
-		t.Run("keeper", k.keeper)
+		t.Run("guardian", k.guardian)
 		t.Run("force", k.force)
 	}
 }
@@ -345,35 +345,35 @@ func (k Kind) force(t *testing.T) {
 	k.holds(t, name, some(9))
 }
 
-// Keeper is a store.Keeper for tests, which writes down what it is told.
-type Keeper struct {
+// Guardian is a store.Guardian for tests, which writes down what it is told.
+type Guardian struct {
 	Expected []string
 	Err      error // what Expect returns
 }
 
-// Token implements store.Keeper.
-func (k *Keeper) Token() string { return "token-of-30-bytes-used-by-none" }
+// Token implements store.Guardian.
+func (k *Guardian) Token() string { return "token-of-30-bytes-used-by-none" }
 
-// Expect implements store.Keeper.
-func (k *Keeper) Expect(paths ...string) error {
+// Expect implements store.Guardian.
+func (k *Guardian) Expect(paths ...string) error {
 	k.Expected = append(k.Expected, paths...)
 	return k.Err
 }
 
-// keeper: who removes what was begun knows of it before it is there, and if he
+// guardian: who removes what was begun knows of it before it is there, and if he
 // doesn't, nothing is begun.
-func (k Kind) keeper(t *testing.T) {
-	var told Keeper
-	p, name := k.New(t, store.Options{Keeper: &told})
+func (k Kind) guardian(t *testing.T) {
+	var told Guardian
+	p, name := k.New(t, store.Options{Guardian: &told})
 	k.put(t, p, name, some(7))
 	if len(told.Expected) != 1 || !strings.HasSuffix(told.Expected[0], told.Token()) {
-		t.Errorf("the keeper was told of %q; want one path that ends in its token", told.Expected)
+		t.Errorf("the guardian was told of %q; want one path that ends in its token", told.Expected)
 	}
 	k.holds(t, name, some(7))
-	told.Err = errors.New("keeper is dead")
+	told.Err = errors.New("guardian is dead")
 	f, err := p.Create(context.WithoutCancel(t.Context()), name+".json")
 	if !errors.Is(err, told.Err) {
-		t.Errorf("Create with a keeper that fails = %v, %v; want its error", f, err)
+		t.Errorf("Create with a guardian that fails = %v, %v; want its error", f, err)
 	}
 	k.absent(t, name+".json")
 }

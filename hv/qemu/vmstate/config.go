@@ -37,7 +37,7 @@ func (c *cursor) configuration() (string, error) {
 	if n == 0 || n > maxName {
 		return "", c.errorf(at, "machine type of %d bytes; want 1 to %d", n, maxName)
 	}
-	machine, err := c.take(int(n), "machine type")
+	machine, err := c.next(int(n), "machine type")
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +72,7 @@ func (c *cursor) configSubsection(at int, name string) error {
 		}
 		return err
 	case configUUID:
-		_, err := c.take(uuidSize, name)
+		_, err := c.next(uuidSize, name)
 		return err
 	case configCapabilities:
 		return c.capabilities(at)

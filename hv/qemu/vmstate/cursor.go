@@ -13,8 +13,8 @@ type cursor struct {
 
 func (c *cursor) rest() int { return len(c.b) - c.pos }
 
-// take returns the next n bytes; what names them in the error.
-func (c *cursor) take(n int, what string) ([]byte, error) {
+// next returns the next n bytes; what names them in the error.
+func (c *cursor) next(n int, what string) ([]byte, error) {
 	if n > c.rest() {
 		return nil, c.truncated(what)
 	}
@@ -24,7 +24,7 @@ func (c *cursor) take(n int, what string) ([]byte, error) {
 }
 
 func (c *cursor) u8(what string) (byte, error) {
-	b, err := c.take(1, what)
+	b, err := c.next(1, what)
 	if err != nil {
 		return 0, err
 	}
@@ -32,7 +32,7 @@ func (c *cursor) u8(what string) (byte, error) {
 }
 
 func (c *cursor) be32(what string) (uint32, error) {
-	b, err := c.take(4, what)
+	b, err := c.next(4, what)
 	if err != nil {
 		return 0, err
 	}
@@ -40,7 +40,7 @@ func (c *cursor) be32(what string) (uint32, error) {
 }
 
 func (c *cursor) be64(what string) (uint64, error) {
-	b, err := c.take(8, what)
+	b, err := c.next(8, what)
 	if err != nil {
 		return 0, err
 	}
@@ -53,7 +53,7 @@ func (c *cursor) name(what string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b, err := c.take(int(n), what)
+	b, err := c.next(int(n), what)
 	return string(b), err
 }
 

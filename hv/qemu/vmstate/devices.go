@@ -128,7 +128,7 @@ func (w *deviceWalk) section(eof int) error {
 	if w.pos > eof || size > uint64(eof-w.pos) {
 		return w.errorf(at, "section %q instance %d of %d bytes goes past the end of sections", h.name, h.instance, size)
 	}
-	body, err := w.take(int(size), h.name)
+	body, err := w.next(int(size), h.name)
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func (c *cursor) header() (header, error) {
 // footer reads the footer of section id.
 func (c *cursor) footer(id uint32) error {
 	at := c.pos
-	b, err := c.take(footerSize, "section footer")
+	b, err := c.next(footerSize, "section footer")
 	if err != nil {
 		return err
 	}
