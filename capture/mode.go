@@ -82,7 +82,7 @@ type Estimate struct {
 	// Pause is what StandsStill is made of, in mode pause.
 	Pause *PauseEstimate
 
-	populated uint64 // pages, of a snapshot
+	populated uint64 // pages when it was made
 }
 
 // Reject returns why the dump must not be begun if the guest may stand still for

@@ -63,7 +63,7 @@ func (e *PauseError) Unwrap() error { return e.Err }
 
 // Estimate implements Mode: with a copy where that fits, and without.
 func (Pause) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
-	_, fit, err := s.copyPages(ctx)
+	pages, fit, err := s.copyPages(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (Pause) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, s.pauseEstimate(p))
+		all = append(all, s.pauseEstimate(p, pages))
 		if !s.Thorough {
 			return all, nil
 		}
@@ -82,12 +82,16 @@ func (Pause) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(all, s.pauseEstimate(p)), nil
+	return append(all, s.pauseEstimate(p, pages)), nil
 }
 
-// pauseEstimate is the estimate of a pause of that length.
-func (s *Session) pauseEstimate(p *PauseEstimate) Estimate {
-	e := Estimate{Mode: Pause{}.Name(), Copied: p.Copied, StandsStill: p.Total(), Takes: p.Total(), Consistent: true, Pause: p}
+// pauseEstimate is the estimate of a pause of a guest with so many populated
+// pages.
+func (s *Session) pauseEstimate(p *PauseEstimate, populated uint64) Estimate {
+	e := Estimate{
+		Mode: Pause{}.Name(), Copied: p.Copied, StandsStill: p.Total(), Takes: p.Total(), Consistent: true,
+		Pause: p, populated: populated,
+	}
 	if p.Copied && s.sample != nil {
 		e.Takes += s.sample.Duration
 	}
@@ -95,30 +99,31 @@ func (s *Session) pauseEstimate(p *PauseEstimate) Estimate {
 }
 
 // Acquire implements Mode.
-func (Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, error) {
-	acc := s.Account(Pause{})
-	pages, fit, err := s.copyPages(ctx)
-	if err != nil {
-		return nil, err
+func (m Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, error) {
+	if e == nil {
+		all, err := m.Estimate(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		e = &all[0]
 	}
-	if fit {
-		m, err := acquireCopy(ctx, s, acc, e, pages)
+	acc := s.Account(m)
+	switch {
+	case e.Copied:
+		m, err := acquireCopy(ctx, s, acc, e)
 		if !errors.Is(err, errNoCopy) {
 			return m, err
 		}
 		acc.warn("%v: pages are compressed while the guest stands still", err)
-		e = nil
-	} else if s.Options.MemoryCopy > 0 {
-		acc.warn("%s of populated guest memory don't fit a spool of %s: pages are compressed while the guest stands still",
-			size(pages<<phys.PageShift), size(s.Options.MemoryCopy))
-	}
-	if e == nil || e.Copied {
 		p, err := s.estimateHeld(ctx)
 		if err != nil {
 			return nil, err
 		}
-		estimate := s.pauseEstimate(p)
-		e = &estimate
+		held := s.pauseEstimate(p, e.populated)
+		e = &held
+	case s.Options.MemoryCopy > 0:
+		acc.warn("%s of populated guest memory don't fit a spool of %s: pages are compressed while the guest stands still",
+			size(e.populated<<phys.PageShift), size(s.Options.MemoryCopy))
 	}
 	if err := acc.expect(e, s.Options.MaxPause); err != nil {
 		return nil, err
@@ -138,19 +143,11 @@ var errNoCopy = errors.New("no spool")
 
 // acquireCopy copies the guest's memory while it stands still. The moment is the
 // copy, and the guest runs.
-func acquireCopy(ctx context.Context, s *Session, acc Account, e *Estimate, pages uint64) (*Moment, error) {
-	if e == nil || !e.Copied {
-		p, err := s.estimateCopy(ctx)
-		if err != nil {
-			return nil, err
-		}
-		estimate := s.pauseEstimate(p)
-		e = &estimate
-	}
+func acquireCopy(ctx context.Context, s *Session, acc Account, e *Estimate) (*Moment, error) {
 	if err := acc.expect(e, s.Options.MaxPause); err != nil {
 		return nil, err
 	}
-	memory, err := s.reserve(ctx, s.Memory, pages)
+	memory, err := s.reserve(ctx, s.Memory, e.populated)
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if err != nil {
 		return err
 	}
-	show := &display{a: a, name: name}
+	show := &display{a: a, name: name, writing: "converting"}
 	defer show.end()
 	o.Observer = show
 	id := hv.Identity{Name: name}

@@ -11,6 +11,9 @@ import (
 type display struct {
 	a    *app
 	name string // of what is dumped
+
+	// writing is what writing is called, empty for "dumping".
+	writing string
 	// begins is called with each phase, nil for nothing.
 	begins func(capture.Event)
 
@@ -31,7 +34,11 @@ func (d *display) Begins(e capture.Event) {
 		d.begins(e)
 	}
 	d.a.log.Debug().Str("phase", string(e.Phase)).Bool("held", e.Held).Dur("stood", e.Stood).Msg("phase")
-	if what := phaseNames[e.Phase]; what != "" && e.Progress != nil {
+	what := phaseNames[e.Phase]
+	if e.Phase == capture.PhaseWrite && d.writing != "" {
+		what = d.writing
+	}
+	if what != "" && e.Progress != nil {
 		d.stop = d.a.showProgress(what+" "+d.name, e.Progress)
 	}
 }
