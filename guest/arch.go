@@ -44,19 +44,9 @@ type RegisterNames struct {
 	ProgramCounter, StackPointer, PageTableRoot string
 }
 
-// Archs returns the architectures whose Windows is understood.
+// Archs returns the architectures whose Windows is understood, in the order in
+// which Discover looks for it.
 func Archs() []*Arch { return []*Arch{AMD64()} }
-
-// ArchOf returns the architecture of an IMAGE_FILE_MACHINE, and false for one
-// whose Windows is not understood.
-func ArchOf(machine uint16) (*Arch, bool) {
-	for _, a := range Archs() {
-		if a.machine == machine {
-			return a, true
-		}
-	}
-	return nil, false
-}
 
 // Name returns the usual short name in lower case, such as "amd64".
 func (a *Arch) Name() string { return a.name }

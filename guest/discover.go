@@ -27,27 +27,28 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	return discover(ctx, mem, ram, cpus, finders())
 }
 
-// discover is Discover by the given finders.
+// discover is Discover by the given finders, of each architecture in turn.
 func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, by []finder) (*System, error) {
 	if err := fiveLevel(cpus); err != nil {
 		return nil, err
 	}
-	d := &discovery{
-		arch: AMD64(), mem: &watchedReader{Reader: mem}, ram: ram, cpus: cpus, search: newKernelSearch(),
-		seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
-	}
-	if err := d.run(ctx, by); err != nil {
-		return nil, err
-	}
-	if d.found == nil {
-		return nil, &NotFoundError{
-			Attempts: d.tried.list, More: d.tried.more, FailedReads: d.mem.failed, ReadErr: d.mem.err,
+	watched := &watchedReader{Reader: mem}
+	var tried attempts
+	for _, arch := range Archs() {
+		d := &discovery{
+			arch: arch, mem: watched, ram: ram, cpus: cpus, search: newKernelSearch(), tried: &tried,
+			seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
+		}
+		if err := d.run(ctx, by); err != nil || d.found != nil {
+			return d.found, err
 		}
 	}
-	return d.found, nil
+	return nil, &NotFoundError{
+		Attempts: tried.list, More: tried.more, FailedReads: watched.failed, ReadErr: watched.err,
+	}
 }
 
-// discovery is the state of one Discover.
+// discovery is the state of one Discover, of one architecture.
 type discovery struct {
 	arch   *Arch
 	mem    *watchedReader
@@ -59,7 +60,7 @@ type discovery struct {
 	barren    map[kernelHalf]string // those without a kernel, and who had them
 	blocks    map[kernelIn]foundBlocks
 	witnesses int
-	tried     attempts
+	tried     *attempts // of all architectures
 	found     *System
 }
 

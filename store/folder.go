@@ -25,7 +25,7 @@ const maxStem = 200
 // folderKind is a folder of this host. It takes every destination.
 func folderKind() kind {
 	return kind{
-		forms: []string{"file", "folder"},
+		forms: []string{"a file", "a folder"},
 		takes: func(string) bool { return true },
 		open:  openPath,
 	}

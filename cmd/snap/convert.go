@@ -56,7 +56,7 @@ func newConvertCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	o.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{input}-{time}.dmp.zst)")
+	o.addTo(cmd, a, "./{input}-{time}.dmp.zst")
 	look.addTo(cmd)
 	in.addTo(cmd)
 	return cmd

@@ -66,7 +66,7 @@ pages are read a second time, to count those that changed meanwhile; above
 		},
 	}
 	addConnectFlag(cmd, a)
-	o.file.addTo(cmd, a, "`file`, folder, or - for standard output (default ./{domain}-{time}.dmp.zst)")
+	o.file.addTo(cmd, a, "./{domain}-{time}.dmp.zst")
 	addModeFlag(cmd, &o.mode)
 	o.pause.addTo(cmd)
 	o.live.addTo(cmd)

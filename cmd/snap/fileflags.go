@@ -28,9 +28,10 @@ type fileFlags struct {
 	manifest bool
 }
 
+// addTo gives cmd the flags. output is where the dump goes if nobody says so.
 func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl := cmd.Flags()
-	fl.StringVarP(&f.output, "output", "o", "", output)
+	fl.StringVarP(&f.output, "output", "o", "", fmt.Sprintf("`dest`: %s (default %s)", alternatives(store.Forms()), output))
 	addChoice(cmd, &f.compress, "compress", dump.Compressions(), alternatives(words(dump.Compressions())))
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
 	fl.BoolVar(&f.force, "force", false, "replace an existing output file")

@@ -1,6 +1,5 @@
-// Package vmstate reads what QEMU writes when it saves a guest: the migration
-// stream of a background snapshot, and the device part alone that QMP
-// xen-save-devices-state writes. It gives the content of RAM blocks by page, in
+// Package vmstate reads what QEMU writes when it saves a guest, the migration
+// stream of a background snapshot. It gives the content of RAM blocks by page, in
 // place, and the registers of the processors.
 //
 // The stream is, with all numbers big-endian (QEMU: migration/savevm.c,
@@ -15,9 +14,7 @@
 //	00  end of sections
 //	06  description: JSON that gives the length of each device's fields
 //
-// Sections of devices don't say how long they are; the description does. What
-// xen-save-devices-state writes has no configuration, no RAM and no
-// description, so there a section ends where its footer is found.
+// Sections of devices don't say how long they are; the description does.
 //
 // A background snapshot holds every page of every block just once, the zero ones
 // too, except where a device (virtio-mem) has taken memory away.
