@@ -13,9 +13,9 @@ import (
 	"snap/phys"
 )
 
-// stabiliseCaps bound what is done for a core that doesn't come to rest.
+// stabiliseCaps bound what is done for kernel metadata that doesn't come to rest.
 type stabiliseCaps struct {
-	pages  uint64 // of a core: a copy of it is kept, and another one while it is read again
+	pages  uint64 // a copy of them is kept, and another one while they are read again
 	rounds int
 	time   time.Duration // after which no other round begins
 }
@@ -24,12 +24,12 @@ type stabiliseCaps struct {
 // and take 256 MiB.
 var defaultCaps = stabiliseCaps{pages: 1 << 16, rounds: 16, time: 10 * time.Second}
 
-// stabilise reads the core of a running guest in rounds until two agree, and
+// stabilise reads the kernel metadata of a running guest in rounds until two agree, and
 // returns base with the pages of the last round in it, the registers that were
 // asked for during that round, and how it went. mem is the guest's memory; base
 // is mem, or a copy of it. The caller closes the result.
 //
-// Which pages are the core follows from the round before: each round reads them
+// Which pages those are follows from the round before: each round reads them
 // anew and then follows tables and lists through what it read. Two rounds agree
 // if
 //
@@ -43,7 +43,7 @@ var defaultCaps = stabiliseCaps{pages: 1 << 16, rounds: 16, time: 10 * time.Seco
 // may differ: on Windows they always do. Whatever agrees was read once before the
 // last round began and once after, with the same result; so unless it changed and
 // changed back, it is of one point in time, that moment.
-func (s *Session) stabilise(ctx context.Context, mem, base hv.Memory) (out *stableMemory, cpus []phys.Registers, core Metadata, err error) {
+func (s *Session) stabilise(ctx context.Context, mem, base hv.Memory) (out *stableMemory, cpus []phys.Registers, md Metadata, err error) {
 	out = &stableMemory{Memory: base}
 	defer func() {
 		if err != nil {
@@ -56,40 +56,40 @@ func (s *Session) stabilise(ctx context.Context, mem, base hv.Memory) (out *stab
 	}
 	protected, _ := s.Analysis.System.Protected(ctx) // what could not be followed is met again below
 	if ctx.Err() != nil {
-		return out, nil, core, context.Cause(ctx)
+		return out, nil, md, context.Cause(ctx)
 	}
-	first := guest.CoreOf(protected)
-	core.Pages = first.Pages.Pages()
+	first := guest.MetadataOf(protected)
+	md.Pages = first.Pages.Pages()
 	pages := first.Pages
-	var last *guest.Core
+	var last *guest.Metadata
 	for began := time.Now(); ; {
 		if pages.Pages() > caps.pages {
-			core.Unstable = pages.Pages()
+			md.Unstable = pages.Pages()
 			if cpus == nil {
 				cpus, err = s.VM.Registers(ctx)
 			}
-			return out, cpus, core, err
+			return out, cpus, md, err
 		}
 		var fresh *memoryCopy
 		if fresh, cpus, err = s.readMetadata(ctx, mem, pages); err != nil {
-			return out, nil, core, err
+			return out, nil, md, err
 		}
-		core.Rounds++
-		core.Pages = pages.Pages()
-		d := compareCores(s.Analysis.System.Arch.SameTable, out.metadata, fresh, last)
+		md.Rounds++
+		md.Pages = pages.Pages()
+		d := compareReadings(s.Analysis.System.Arch.SameTable, out.metadata, fresh, last)
 		if err = out.replace(fresh); err != nil {
-			return out, nil, core, err
+			return out, nil, md, err
 		}
-		facts, lookErr := guest.ReadCore(ctx, out, mem.RAM(), cpus)
+		facts, lookErr := guest.ReadMetadata(ctx, out, mem.RAM(), cpus)
 		if ctx.Err() != nil {
-			return out, nil, core, context.Cause(ctx)
+			return out, nil, md, context.Cause(ctx)
 		}
 		if lookErr != nil {
-			s.Options.debug(ctx, "kernel metadata not understood", "round", core.Rounds, "why", lookErr)
+			s.Options.debug(ctx, "kernel metadata not understood", "round", md.Rounds, "why", lookErr)
 		}
-		core.Unstable = d.unstable(last, facts, pages)
-		if core.Unstable == 0 || core.Rounds >= caps.rounds || time.Since(began) >= caps.time {
-			return out, cpus, core, nil
+		md.Unstable = d.unstable(last, facts, pages)
+		if md.Unstable == 0 || md.Rounds >= caps.rounds || time.Since(began) >= caps.time {
+			return out, cpus, md, nil
 		}
 		if last = facts; facts != nil {
 			pages = facts.Pages
@@ -119,17 +119,17 @@ func (s *Session) readMetadata(ctx context.Context, mem hv.Memory, pages phys.Ru
 	return c, cpus, nil
 }
 
-// coreDiff is how two readings of a core differ.
-type coreDiff struct {
+// readingDiff is how two readings of kernel metadata differ.
+type readingDiff struct {
 	tables uint64 // page tables that lead elsewhere, or were not read before
 	others uint64 // all other pages that differ in any byte
 }
 
-// compareCores holds the pages of two rounds against each other; facts say which
+// compareReadings holds the pages of two rounds against each other; facts say which
 // pages of the second are page tables, and are nil if nothing does. sameTable
 // compares those.
-func compareCores(sameTable func(a, b []byte) bool, before, now *memoryCopy, facts *guest.Core) coreDiff {
-	var d coreDiff
+func compareReadings(sameTable func(a, b []byte) bool, before, now *memoryCopy, facts *guest.Metadata) readingDiff {
+	var d readingDiff
 	for _, r := range now.index.Set() {
 		for p := r.Base; p < r.End(); p++ {
 			var a []byte
@@ -151,7 +151,7 @@ func compareCores(sameTable func(a, b []byte) bool, before, now *memoryCopy, fac
 	return d
 }
 
-func (d *coreDiff) count(isTable bool) {
+func (d *readingDiff) count(isTable bool) {
 	if isTable {
 		d.tables++
 	} else {
@@ -163,7 +163,7 @@ func (d *coreDiff) count(isTable bool) {
 // 0 if all do. Where lists and blocks read differently, those are the pages
 // other than page tables that differ at all: on which of them it lies can't be
 // told, so it may be fewer.
-func (d coreDiff) unstable(before, now *guest.Core, pages phys.Runs) uint64 {
+func (d readingDiff) unstable(before, now *guest.Metadata, pages phys.Runs) uint64 {
 	switch {
 	case now == nil:
 		return pages.Pages() // nothing could be followed

@@ -7,12 +7,13 @@ import (
 	"snap/phys"
 )
 
-// Core is what one reading of a guest's core says: all that has to be the same
-// in two readings for them to agree, but for the entries of page tables, which
-// Arch.SameTable compares. A program that reads a running guest reads its core
-// until two readings agree, see Equal.
-type Core struct {
-	Pages  phys.Runs // the whole core: what Protected returns
+// Metadata is what one reading of a guest's kernel metadata says, the pages that a
+// debugger can't do without: all that has to be the same in two readings for them
+// to agree, but for the entries of page tables, which Arch.SameTable compares. A
+// program that reads a running guest reads them until two readings agree, see
+// Equal.
+type Metadata struct {
+	Pages  phys.Runs // all of them: what Protected returns
 	Tables phys.Runs // of these, the page tables
 
 	Root       phys.Addr
@@ -34,10 +35,10 @@ type Core struct {
 	Broken []string
 }
 
-// CoreOf returns a Core that says nothing but which pages it is on, from what
-// Protected returned.
-func CoreOf(protected []ProtectedPages) *Core {
-	c := new(Core)
+// MetadataOf returns a Metadata that says nothing but which pages it is on, from
+// what Protected returned.
+func MetadataOf(protected []ProtectedPages) *Metadata {
+	c := new(Metadata)
 	for _, p := range protected {
 		if p.Reason == ProtectedPageTable {
 			c.Tables = p.Pages
@@ -47,20 +48,20 @@ func CoreOf(protected []ProtectedPages) *Core {
 	return c
 }
 
-// ReadCore reads a guest's core from mem, of which only ram is read. The errors
-// are those of Discover, and that of ctx.
-func ReadCore(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers) (*Core, error) {
+// ReadMetadata reads a guest's kernel metadata from mem, of which only ram is read.
+// The errors are those of Discover, and that of ctx.
+func ReadMetadata(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers) (*Metadata, error) {
 	sys, err := Discover(ctx, mem, ram, cpus)
 	if err != nil {
 		return nil, err
 	}
-	return sys.core(ctx)
+	return sys.metadata(ctx)
 }
 
-// core reads the rest of the core.
-func (s *System) core(ctx context.Context) (*Core, error) {
+// metadata reads the rest.
+func (s *System) metadata(ctx context.Context) (*Metadata, error) {
 	protected, protectedErr := s.Protected(ctx)
-	c := CoreOf(protected)
+	c := MetadataOf(protected)
 	c.Root, c.KernelBase, c.KernelSize = s.DirectoryTableBase.Value, s.Kernel.Base, s.Kernel.Size
 	c.KDBGAt, c.KDBG = s.KDBG.At, s.KDBG.Block
 	c.BugCheck, c.Memory = s.BugCheck.Values(), s.PhysicalMemory.Value
@@ -84,4 +85,4 @@ func (s *System) core(ctx context.Context) (*Core, error) {
 }
 
 // Equal reports whether two readings say the same.
-func (c *Core) Equal(d *Core) bool { return reflect.DeepEqual(c, d) }
+func (c *Metadata) Equal(d *Metadata) bool { return reflect.DeepEqual(c, d) }

@@ -13,20 +13,20 @@ import (
 	"snap/phys"
 )
 
-// TestReadCore: two readings of a guest that stands still say the same, whatever
+// TestReadMetadata: two readings of a guest that stands still say the same, whatever
 // the registers, and the pages are those that a dump needs.
-func TestReadCore(t *testing.T) {
+func TestReadMetadata(t *testing.T) {
 	for _, p := range ntlab.Profiles() {
 		im := build(t, ntlab.Config{Profile: p, Seed: 130})
-		first, err := guest.ReadCore(t.Context(), im, im.RAM(), im.Registers())
+		first, err := guest.ReadMetadata(t.Context(), im, im.RAM(), im.Registers())
 		if err != nil {
-			t.Fatalf("%s: ReadCore failed: %v", p, err)
+			t.Fatalf("%s: ReadMetadata failed: %v", p, err)
 		}
-		again, err := guest.ReadCore(t.Context(), im, im.RAM(), nil)
+		again, err := guest.ReadMetadata(t.Context(), im, im.RAM(), nil)
 		if err != nil || !first.Equal(again) {
-			t.Errorf("%s: ReadCore without registers = %v, and differs (-want +got):\n%s", p, err, cmp.Diff(first, again))
+			t.Errorf("%s: ReadMetadata without registers = %v, and differs (-want +got):\n%s", p, err, cmp.Diff(first, again))
 		}
-		want := guest.CoreOf(protected(t, im))
+		want := guest.MetadataOf(protected(t, im))
 		if !cmp.Equal(first.Pages, want.Pages) || !cmp.Equal(first.Tables, want.Tables) || len(want.Tables) == 0 {
 			t.Errorf("%s: core on %d pages, %d tables; want %d, %d", p,
 				first.Pages.Pages(), first.Tables.Pages(), want.Pages.Pages(), want.Tables.Pages())
@@ -43,11 +43,11 @@ func TestReadCore(t *testing.T) {
 // the same.
 func TestCoreDiffers(t *testing.T) {
 	im := build(t, ntlab.Config{Seed: 131})
-	read := func() *guest.Core {
+	read := func() *guest.Metadata {
 		t.Helper()
-		c, err := guest.ReadCore(t.Context(), im, im.RAM(), im.Registers())
+		c, err := guest.ReadMetadata(t.Context(), im, im.RAM(), im.Registers())
 		if err != nil {
-			t.Fatalf("ReadCore failed: %v", err)
+			t.Fatalf("ReadMetadata failed: %v", err)
 		}
 		return c
 	}
@@ -79,15 +79,15 @@ func TestCoreDiffers(t *testing.T) {
 	}
 }
 
-func TestReadCoreRefuses(t *testing.T) {
+func TestReadMetadataRefuses(t *testing.T) {
 	m, ram, cpus := linux()
-	if c, err := guest.ReadCore(t.Context(), m, ram, cpus); c != nil || !errors.Is(err, guest.ErrNotWindows) {
-		t.Errorf("ReadCore of another system = %v, %v; want ErrNotWindows", c, err)
+	if c, err := guest.ReadMetadata(t.Context(), m, ram, cpus); c != nil || !errors.Is(err, guest.ErrNotWindows) {
+		t.Errorf("ReadMetadata of another system = %v, %v; want ErrNotWindows", c, err)
 	}
 	im := build(t, ntlab.Config{Seed: 132})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if c, err := guest.ReadCore(ctx, im, im.RAM(), im.Registers()); c != nil || !errors.Is(err, context.Canceled) {
-		t.Errorf("ReadCore with an ended context = %v, %v; want context.Canceled", c, err)
+	if c, err := guest.ReadMetadata(ctx, im, im.RAM(), im.Registers()); c != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("ReadMetadata with an ended context = %v, %v; want context.Canceled", c, err)
 	}
 }

@@ -151,9 +151,9 @@ func TestCoreWithoutRegisters(t *testing.T) {
 	}
 }
 
-// TestCompareCores demands that a page counts unless it was read in both rounds
+// TestCompareReadings demands that a page counts unless it was read in both rounds
 // and holds the same, or could be read in neither.
-func TestCompareCores(t *testing.T) {
+func TestCompareReadings(t *testing.T) {
 	const pages = 6
 	round := func(of phys.Runs, content byte, broken ...phys.PFN) *memoryCopy {
 		m := &fakeMemory{ram: phys.Runs{{Base: 0, Pages: pages}}, bytes: make([]byte, pages<<phys.PageShift), broken: map[phys.PFN]error{}}
@@ -182,16 +182,16 @@ func TestCompareCores(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		before *memoryCopy
-		facts  *guest.Core
-		want   coreDiff
+		facts  *guest.Metadata
+		want   readingDiff
 	}{
-		{"no round before", nil, nil, coreDiff{others: 6}},
-		{"nothing known", before, nil, coreDiff{others: 4}},
-		{"some are tables", before, &guest.Core{Tables: phys.Runs{{Base: 0, Pages: 3}}}, coreDiff{tables: 2, others: 2}},
-		{"all are tables", before, &guest.Core{Tables: phys.Runs{{Base: 0, Pages: 6}}}, coreDiff{tables: 4}},
+		{"no round before", nil, nil, readingDiff{others: 6}},
+		{"nothing known", before, nil, readingDiff{others: 4}},
+		{"some are tables", before, &guest.Metadata{Tables: phys.Runs{{Base: 0, Pages: 3}}}, readingDiff{tables: 2, others: 2}},
+		{"all are tables", before, &guest.Metadata{Tables: phys.Runs{{Base: 0, Pages: 6}}}, readingDiff{tables: 4}},
 	} {
-		if got := compareCores(guest.AMD64().SameTable, tt.before, now, tt.facts); got != tt.want {
-			t.Errorf("%s: compareCores() = %+v; want %+v", tt.name, got, tt.want)
+		if got := compareReadings(guest.AMD64().SameTable, tt.before, now, tt.facts); got != tt.want {
+			t.Errorf("%s: compareReadings() = %+v; want %+v", tt.name, got, tt.want)
 		}
 	}
 }
