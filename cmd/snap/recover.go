@@ -105,12 +105,14 @@ func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[stri
 			}
 		}
 	}
+	// A mark that is wrong must not stand between the others and their undoing.
+	var errs []error
 	for _, ref := range refs {
 		if err := recoverMark(ctx, conn, dir, ref, known, tell); err != nil {
-			return fmt.Errorf("look for a mark: %w", err)
+			errs = append(errs, fmt.Errorf("look for a mark: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // recoverMark undoes what the mark on one domain tells of, if it has one.

@@ -24,7 +24,6 @@ package guardian
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,7 +32,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -116,7 +114,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string
 		return nil, err
 	}
 	g := &Guardian{dir: dir, gone: make(chan struct{}), run: Run{
-		ID: strings.ToLower(rand.Text()[:16]), URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host,
+		ID: newID(), URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host,
 		Snap: self, Began: time.Now().UTC().Truncate(time.Second),
 	}}
 	if g.lock, err = g.run.lock(dir); err != nil {
@@ -158,7 +156,10 @@ func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) 
 	if m == nil || err != nil {
 		return err
 	}
-	r := runOf(vm, m)
+	r, err := runOf(vm, m)
+	if err != nil {
+		return err
+	}
 	if r.Snap.Alive() {
 		return fmt.Errorf("lock domain %q: %w: process %d on host %s", r.Name, ErrLocked, r.Snap.PID, r.Snap.Host)
 	}

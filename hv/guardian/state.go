@@ -197,7 +197,10 @@ func load(path string) (*Run, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, hv.ErrFormat, err)
 	}
-	if r.ID == "" || r.UUID == "" || len(r.Files) > maxFiles || r.key()+stateSuffix != filepath.Base(path) {
+	if err := checkID(r.ID); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if r.UUID == "" || len(r.Files) > maxFiles || r.key()+stateSuffix != filepath.Base(path) {
 		return nil, fmt.Errorf("%s: %w: it doesn't describe a dump of the domain that it is named after", path, hv.ErrFormat)
 	}
 	return &r, nil

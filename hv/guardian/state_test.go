@@ -25,8 +25,8 @@ func aRun(t *testing.T) *Run {
 		t.Fatal(err)
 	}
 	return &Run{
-		ID: "abc", URI: "qemu:///system", Name: "web01", UUID: "01020304-0506-0708-090a-0b0c0d0e0f10", Instance: 3, Host: "host",
-		Snap: self, Began: time.Date(2026, 11, 22, 1, 0, 0, 0, time.UTC), Holding: true, Files: []string{"/backup/x.partial-abc"},
+		ID: "abcdefgh234567xy", URI: "qemu:///system", Name: "web01", UUID: "01020304-0506-0708-090a-0b0c0d0e0f10", Instance: 3, Host: "host",
+		Snap: self, Began: time.Date(2026, 11, 22, 1, 0, 0, 0, time.UTC), Holding: true, Files: []string{"/backup/x.partial-abcdefgh234567xy"},
 	}
 }
 
@@ -95,18 +95,18 @@ func TestStateHostile(t *testing.T) {
 func TestRemoveFiles(t *testing.T) {
 	dir := t.TempDir()
 	r := aRun(t)
-	mine, missing := filepath.Join(dir, "x.partial-abc"), filepath.Join(dir, "y.partial-abc")
-	others := []string{filepath.Join(dir, "x"), filepath.Join(dir, "x.partial-abcd"), filepath.Join(dir, "x.partial-zabc")}
+	mine, missing := filepath.Join(dir, "x.partial-abcdefgh234567xy"), filepath.Join(dir, "y.partial-abcdefgh234567xy")
+	others := []string{filepath.Join(dir, "x"), filepath.Join(dir, "x.partial-abcdefgh234567xyd"), filepath.Join(dir, "x.partial-zabcdefgh234567xy")}
 	for _, f := range append([]string{mine}, others...) {
 		if err := os.WriteFile(f, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	folder := filepath.Join(dir, "folder.partial-abc")
+	folder := filepath.Join(dir, "folder.partial-abcdefgh234567xy")
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r.Files = slices.Concat([]string{mine, missing, folder, "x.partial-abc"}, others)
+	r.Files = slices.Concat([]string{mine, missing, folder, "x.partial-abcdefgh234567xy"}, others)
 	gone, err := r.removeFiles()
 	if !slices.Equal(gone, []string{mine}) || !errors.Is(err, hv.ErrFormat) {
 		t.Errorf("removeFiles() = %v, %v; want %s alone, and an error for what isn't the run's", gone, err, mine)
@@ -160,7 +160,7 @@ func TestLock(t *testing.T) {
 func TestRecoverLeavesTheLiving(t *testing.T) {
 	dir := t.TempDir()
 	r := aRun(t)
-	file := filepath.Join(dir, "x.partial-abc")
+	file := filepath.Join(dir, "x.partial-abcdefgh234567xy")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

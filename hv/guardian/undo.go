@@ -176,7 +176,10 @@ func Recover(ctx context.Context, connect Connect, dir string, r *Run) (Recovery
 
 // RecoverMarked is Recover of a dump that only the marker m on vm tells of.
 func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marker) (Recovery, error) {
-	r := runOf(vm, m)
+	r, err := runOf(vm, m)
+	if err != nil {
+		return Recovery{}, err
+	}
 	lock, running, err := r.claim(ctx, dir)
 	if running || err != nil {
 		return Recovery{Running: running}, err
@@ -189,11 +192,17 @@ func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marke
 	return Recovery{Did: did}, r.finish(dir)
 }
 
-// runOf is the dump that the marker m on vm tells of.
-func runOf(vm hv.Guardable, m *hv.Marker) *Run {
+// runOf is the dump that the marker m on vm tells of. What stands in a marker was
+// written by whoever may change the domain: a run that it makes up leads to no
+// file, and to no domain but the one that bears it.
+func runOf(vm hv.Guardable, m *hv.Marker) (*Run, error) {
 	id := vm.Identity()
+	if err := checkID(m.Run); err != nil {
+		return nil, fmt.Errorf("mark on domain %q: %w; if nobody takes a dump of it, remove the mark: virsh -c %s metadata %s urn:snap:hold:1 --remove",
+			id.Name, err, id.URI, id.UUID)
+	}
 	return &Run{
 		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true, Why: m.Why,
 		Snap: Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start},
-	}
+	}, nil
 }

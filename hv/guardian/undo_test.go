@@ -154,7 +154,7 @@ func TestRecoverMarked(t *testing.T) {
 	if len(y.left) != 1 || y.left[0].Why != hv.ForJob || y.closed != 0 {
 		t.Errorf("Undo() was told %+v, and %d things were closed; want the mark's reason, and none", y.left, y.closed)
 	}
-	y.marker = &hv.Marker{Run: "other", Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
+	y.marker = &hv.Marker{Run: "otherotherotherr", Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
 	if done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker); err != nil || !done.Running || y.marker == nil {
 		t.Errorf("RecoverMarked() of a dump that runs = %+v, %v; want that it runs", done, err)
 	}
