@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -237,13 +238,14 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 	if g.Spec.NewerQEMU && snapshotsOn(t, g.Guest) {
 		left = append(left, "QEMU's capability is on")
 	}
-	for _, glob := range []string{g.folder + "/*", g.stateFiles(".json"), filepath.Join(g.states, "hold.*")} {
+	for _, glob := range []string{g.folder + "/*", g.stateFiles(".json")} {
 		files, err := filepath.Glob(glob)
 		if err != nil {
 			t.Fatal(err)
 		}
 		left = append(left, files...)
 	}
+	left = append(left, g.gates(t)...)
 	locks, err := filepath.Glob(g.stateFiles(".lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +264,27 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 		f.Close()
 	}
 	return left
+}
+
+// gates returns the FIFOs of dumps but for those that a dump of another domain has
+// there, which may be taken at the same time.
+func (g *heldGuest) gates(t *testing.T) []string {
+	t.Helper()
+	fifos, err := filepath.Glob(filepath.Join(g.states, "hold.*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := filepath.Glob(filepath.Join(g.states, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(fifos, func(fifo string) bool {
+		return slices.ContainsFunc(others, func(path string) bool {
+			var r guardian.Run
+			b, err := os.ReadFile(path)
+			return err == nil && json.Unmarshal(b, &r) == nil && r.UUID != g.vm.Identity().UUID && strings.HasSuffix(fifo, r.ID)
+		})
+	})
 }
 
 // undone waits until nothing is left of a dump that was killed at the given time.

@@ -215,8 +215,8 @@ func TestKilledWithGuardianHeld(t *testing.T) {
 		if left := g.left(t, hv.StateRunning); len(left) > 0 {
 			t.Errorf("after snap recover: %q", left)
 		}
-		if fifos, err := filepath.Glob(filepath.Join(g.states, "hold.*")); err != nil || len(fifos) > 0 {
-			t.Errorf("%v was left behind (%v)", fifos, err)
+		if fifos := g.gates(t); len(fifos) > 0 {
+			t.Errorf("%v was left behind", fifos)
 		}
 	}
 	mustRun(t, g.Guest)

@@ -163,7 +163,7 @@ func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, e
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", t.uri, err), conn.Close())
 	}
-	g := &framed{Conn: under}
+	g := newFramed(under)
 	s := &session{rpc: rpc.NewWithDialer(dialers.NewAlreadyConnected(g)), conn: g}
 	_, err = run(ctx, s, func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.ConnectToURI(rpc.ConnectURI(t.driver))

@@ -118,7 +118,7 @@ func TestGuardFollowsFrames(t *testing.T) {
 		stream = append(append(stream, frameOf(uint32(n))...), make([]byte, n-4)...)
 	}
 	for _, step := range []int{1, 2, 3, 5, 29, len(stream)} {
-		g := &framed{}
+		g := newFramed(nil)
 		for at := 0; at < len(stream); at += step {
 			if err := g.scan(stream[at:min(at+step, len(stream))]); err != nil {
 				t.Fatalf("scan by %d bytes: at %d: %v", step, at, err)

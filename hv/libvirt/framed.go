@@ -25,10 +25,15 @@ type framed struct {
 	have int    // bytes of head that are known
 	left uint64 // bytes of the current message still to come
 
+	gone chan struct{} // closed with err
+
 	mu     sync.Mutex
 	err    error
 	closed bool
 }
+
+// newFramed takes conn over.
+func newFramed(conn net.Conn) *framed { return &framed{Conn: conn, gone: make(chan struct{})} }
 
 // Read implements net.Conn.
 func (f *framed) Read(p []byte) (int, error) {
@@ -51,6 +56,7 @@ func (f *framed) end(err error) {
 	defer f.mu.Unlock()
 	if f.err == nil {
 		f.err = err
+		close(f.gone)
 	}
 }
 

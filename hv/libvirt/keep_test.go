@@ -340,3 +340,26 @@ func TestWatchEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestWatchOfLostConnection: a connection that is lost in the very moment in which
+// the daemon says that it will tell of events ends a Watch or is replaced; closing
+// the Watch never waits for events that nobody sends.
+func TestWatchOfLostConnection(t *testing.T) {
+	p := newPeer(t)
+	d := p.domain()
+	p.on(procSubscribe, func(int, []byte) *answer {
+		return &answer{body: xdrAppend(nil, uint32(callbackID)), last: true}
+	})
+	watched := 0
+	for range 200 {
+		w, err := d.Watch(t.Context())
+		if err != nil {
+			continue // the loss was seen before the answer was
+		}
+		watched++
+		_ = promptly(t, "closing a Watch whose connection was lost", func() error { w.Close(); return nil })
+	}
+	if watched == 0 {
+		t.Error("no Watch was begun: nothing was tested")
+	}
+}

@@ -55,6 +55,7 @@ type answer struct {
 	hang bool   // no reply, ever
 	cut  bool   // the connection is closed instead
 	raw  []byte // sent instead of a reply
+	last bool   // the connection is closed after the reply
 }
 
 // peer is a libvirt daemon with one domain that does what a test says: the
@@ -214,6 +215,9 @@ func (p *peer) serve(conn net.Conn) {
 				_, _ = conn.Write(a.raw)
 			default:
 				_, _ = conn.Write(a.frame(head))
+			}
+			if a.last {
+				_ = conn.Close()
 			}
 		})
 	}

@@ -83,8 +83,15 @@ func (d *Domain) subscribe(ctx context.Context) (*session, <-chan rpc.DomainEven
 	}
 	ctx, cancel := bounded.Within(ctx, d.conn.timeout)
 	defer cancel()
+	// The client ends the events when it loses the connection, but not if that
+	// happens just before it has noted that there is somebody to tell.
+	life, end := context.WithCancel(context.Background())
+	go func() {
+		<-s.conn.gone
+		end()
+	}()
 	events, err := run(ctx, s, func(l *rpc.Libvirt) (<-chan rpc.DomainEventLifecycleMsg, error) {
-		return l.LifecycleEvents(context.Background()) // they end with the connection
+		return l.LifecycleEvents(life)
 	})
 	if err != nil {
 		_ = s.close() // there is nothing on it

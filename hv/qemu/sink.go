@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -81,12 +82,27 @@ func (s *sink) reopen(flags int) (*os.File, error) {
 	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()), flags, 0)
 }
 
+// sealFor is how long the sink is tried to be sealed.
+const sealFor = 10 * time.Second
+
+// sealWrites has nobody write to the sink any more. The kernel refuses that while
+// anything has a page of it in hand (memfd_wait_for_pins in mm/memfd.c), which
+// whatever looks at the host's memory does now and then, for a moment.
+func (s *sink) sealWrites(ctx context.Context) error {
+	ctx, cancel := bounded.Within(ctx, sealFor)
+	defer cancel()
+	return bounded.Insist(ctx, time.Millisecond, time.Second, func(context.Context) (bool, error) {
+		err := s.seal(unix.F_SEAL_WRITE | unix.F_SEAL_SEAL)
+		return !errors.Is(err, unix.EBUSY), err
+	})
+}
+
 // contents returns what was written. Nobody can change it from then on.
-func (s *sink) contents() ([]byte, error) {
+func (s *sink) contents(ctx context.Context) ([]byte, error) {
 	if s.bytes != nil {
 		return s.bytes, nil
 	}
-	if err := s.seal(unix.F_SEAL_WRITE | unix.F_SEAL_SEAL); err != nil {
+	if err := s.sealWrites(ctx); err != nil {
 		return nil, fmt.Errorf("seal the snapshot: %w", err)
 	}
 	// A descriptor that can't write: with one that can, older kernels refuse to

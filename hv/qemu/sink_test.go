@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,14 +40,14 @@ func TestSink(t *testing.T) {
 	if _, err := w.WriteAt([]byte("QEVM"), 0); err != nil {
 		t.Fatal(err)
 	}
-	b, err := s.contents()
+	b, err := s.contents(t.Context())
 	if err != nil || len(b) != limit || !bytes.HasPrefix(b, []byte("QEVM\x00")) {
 		t.Fatalf("contents() = %d bytes, %v; want %d that begin with what was written", len(b), err, limit)
 	}
 	if _, err := w.WriteAt([]byte("changed"), 0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("it could be written to afterwards: %v", err)
 	}
-	if again, err := s.contents(); err != nil || &again[0] != &b[0] {
+	if again, err := s.contents(t.Context()); err != nil || &again[0] != &b[0] {
 		t.Errorf("contents() again = other bytes, %v", err)
 	}
 	if err := s.close(); err != nil {
@@ -80,4 +81,41 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(fds)
+}
+
+// TestSinkBusy: who still has the sink in hand is waited for, but not for ever.
+func TestSinkBusy(t *testing.T) {
+	for _, letGo := range []bool{true, false} {
+		s, err := newSink(t.Context(), 64<<10, 64<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A mapping that could be written to keeps the seal off.
+		b, err := unix.Mmap(int(s.file.Fd()), 0, 64<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(100*time.Millisecond, func() {
+			if letGo {
+				_ = unix.Munmap(b)
+			} else {
+				cancel()
+			}
+		})
+		_, err = s.contents(ctx)
+		if letGo && err != nil {
+			t.Errorf("contents() of a sink that is let go = %v; want success", err)
+		}
+		if !letGo && (!errors.Is(err, unix.EBUSY) || !errors.Is(err, context.Canceled)) {
+			t.Errorf("contents() of a sink that isn't let go = %v; want %v and the context's end", err, unix.EBUSY)
+		}
+		cancel()
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+		if !letGo {
+			_ = unix.Munmap(b)
+		}
+	}
 }

@@ -104,7 +104,7 @@ func (g *Guest) open(ctx context.Context, s *sink, m RAMMap, saved migration) (*
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.contents()
+	b, err := s.contents(ctx)
 	if err != nil {
 		return nil, err
 	}
