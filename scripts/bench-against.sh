@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# bench-against.sh REVISION [RUNS]: this tree's snap beside that of a revision, on
+# bench-against.sh REVISION [RUNS [WORD]]: this tree's snap beside that of a revision, on
 # one lab guest of 2 GiB, 1.5 GiB of it filled, into memory (/dev/shm): first whether
 # the dumps of the guest, suspended, are the same bytes, then medians of RUNS
-# (default 9) runs in turns. Prints a table in Markdown. Root on Debian.
+# (default 9) runs in turns, of the rows that have WORD in them. Prints a table in Markdown. Root on Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-revision=$(git rev-parse --short "${1:?usage: scripts/bench-against.sh REVISION [RUNS]}")
+revision=$(git rev-parse --short "${1:?usage: scripts/bench-against.sh REVISION [RUNS [WORD]]}")
 runs=${2:-9}
+word=${3:-}
 name=bench
 domain=snap-lab-$name
 folder=$(mktemp -d /dev/shm/snap-bench-XXXXXX)
@@ -39,10 +40,10 @@ for format in full bitmap; do
 done
 virsh resume "$domain" >/dev/null
 echo
-python3 - "$folder" "$domain" "$runs" <<'PY'
+python3 - "$folder" "$domain" "$runs" "$word" <<'PY'
 import json, os, statistics, subprocess, sys
 
-folder, domain, runs = sys.argv[1], sys.argv[2], int(sys.argv[3])
+folder, domain, runs, word = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 dump = ["dump", domain, "-o", folder + "/out", "--json", "--manifest=false", "--force", "--max-pause", "10m"]
 cases = [
     ("pause, copy first, zstd", dump + ["--mode", "pause"]),
@@ -72,6 +73,8 @@ def once(side, args):
 print("| | takes (s): before | now | ratio | processor time: ratio | largest in memory: ratio | stands still (ms): before | now |")
 print("|---|---:|---:|---:|---:|---:|---:|---:|")
 for label, args in cases:
+    if word not in label:
+        continue
     got = {"before": [], "now": []}
     for i in range(runs):
         for side in ("before", "now") if i % 2 else ("now", "before"):
