@@ -255,7 +255,8 @@ func (p *pipeline) finish() (*Stats, error) {
 	}
 	s.BytesWritten = p.out.n
 	p.opts.Progress.Written.Store(p.out.n)
-	return s, nil
+	stats := *s // without the pipeline and its buffers
+	return &stats, nil
 }
 
 // zeroForms returns the stored forms of frames that hold only zeros, by length.
