@@ -7,10 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"snap/capture"
@@ -156,7 +154,7 @@ func (in *inputFlags) segments() ([]file.Segment, error) {
 	for _, spec := range in.ram {
 		s, ok := parseSegment(spec, offset)
 		if !ok {
-			return nil, usageError("--ram is %q; it takes GPA+SIZE[@FILEOFFSET], such as 4GiB+2GiB@0x80000000", spec)
+			return nil, usageError("--ram is %q; it takes GPA+SIZE[@FILEOFFSET] in whole pages of 4 KiB, such as 4GiB+2GiB@0x80000000", spec)
 		}
 		offset = uint64(s.FileOffset) + s.Size
 		out = append(out, s)
@@ -176,16 +174,8 @@ func parseSegment(spec string, offset uint64) (file.Segment, bool) {
 	if hasAt {
 		offset, err3 = parseSize(at)
 	}
-	if err1 != nil || err2 != nil || err3 != nil || n == 0 || offset > 1<<62 || n > 1<<62 {
+	if err1 != nil || err2 != nil || err3 != nil || n == 0 || offset > maxSize || (g|n)%phys.PageSize != 0 {
 		return file.Segment{}, false
 	}
 	return file.Segment{GPA: phys.Addr(g), Size: n, FileOffset: int64(offset)}, true
-}
-
-// parseSize reads 0x1000, 4096 or 4KiB.
-func parseSize(s string) (uint64, error) {
-	if n, err := strconv.ParseUint(s, 0, 64); err == nil {
-		return n, nil
-	}
-	return humanize.ParseBytes(s)
 }

@@ -164,6 +164,9 @@ func (f *dumpFlags) options(a *app) (*capture.Options, error) {
 		return nil, err // can't be: the flag takes no other names
 	}
 	o.Mechanism = f.source.value
+	if f.timeout < 0 {
+		return nil, usageError("--timeout is %v; it takes a time like 10m, 0 for none", f.timeout)
+	}
 	if f.nice < 0 || f.nice > 19 {
 		return nil, usageError("--nice is %d; it can be 0 to 19", f.nice)
 	}

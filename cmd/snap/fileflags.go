@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
@@ -20,6 +20,7 @@ import (
 // fileFlags are the flags of every command that writes a dump.
 type fileFlags struct {
 	output   string
+	given    *pflag.Flag // of output
 	compress choice[dump.Compression]
 	level    choice[dump.Level]
 	force    bool
@@ -32,6 +33,7 @@ type fileFlags struct {
 func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl := cmd.Flags()
 	fl.StringVarP(&f.output, "output", "o", "", fmt.Sprintf("`dest`: %s (default %s)", alternatives(store.Forms()), output))
+	f.given = fl.Lookup("output")
 	addChoice(cmd, &f.compress, "compress", dump.Compressions(), alternatives(words(dump.Compressions())))
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
 	fl.BoolVar(&f.force, "force", false, "replace an existing output file")
@@ -43,9 +45,12 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 
 // options checks the flags and applies the limits on snap itself.
 func (f *fileFlags) options(a *app) (*capture.Options, error) {
-	memory, err := humanize.ParseBytes(f.memory)
-	if err != nil || memory == 0 {
-		return nil, usageError("--memory is %q; it takes a size like 256MiB", f.memory)
+	memory, err := parseMemory(f.memory)
+	if err != nil {
+		return nil, usageError("--memory is %q; %w", f.memory, err)
+	}
+	if f.given.Changed && f.output == "" {
+		return nil, usageError("-o is empty; name a file or folder, or leave it out")
 	}
 	if f.cpus < 0 {
 		return nil, usageError("--cpus is %d; it takes a number from 1, or 0 for all", f.cpus)

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"snap/capture"
@@ -58,7 +57,7 @@ func parseLimit(s string) (capture.Limit, error) {
 		}
 		return capture.Limit{Percent: n}, nil
 	}
-	n, err := humanize.ParseBytes(s)
+	n, err := parseSize(s)
 	if err != nil || n < phys.PageSize {
 		return capture.Limit{}, wrong
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"snap/capture"
@@ -53,9 +52,9 @@ func (f *pauseFlags) apply(o *capture.Options) error {
 		o.MemoryCopy = available / spoolShare
 	case spoolOff:
 	default:
-		size, err := humanize.ParseBytes(f.spool)
-		if err != nil || size == 0 {
-			return usageError("--spool is %q; it takes a size like 8GiB, auto or off", f.spool)
+		size, err := parseMemory(f.spool)
+		if err != nil {
+			return usageError("--spool is %q; it takes auto, off or a size; %w", f.spool, err)
 		}
 		o.MemoryCopy = size
 	}

@@ -87,7 +87,7 @@ func (a *app) recover(ctx context.Context, ref string) error {
 // recoverMarked looks for marks on domains that no state file tells of. Guests that
 // end with their snap bear none.
 func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[string]bool, tell func(string, guardian.Recovery, error)) error {
-	conn, err := connect.Open(ctx, a.connect)
+	conn, err := a.openConnection(ctx)
 	if err != nil {
 		return fmt.Errorf("look for marks on domains: %w", err)
 	}

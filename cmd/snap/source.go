@@ -43,9 +43,18 @@ func addConnectFlag(cmd *cobra.Command, a *app) {
 	}
 }
 
+// openConnection opens the connection that -c names.
+func (a *app) openConnection(ctx context.Context) (hv.Connection, error) {
+	conn, err := connect.Open(ctx, a.connect)
+	if errors.Is(err, hv.ErrUnsupported) {
+		err = next(err, "give -c a URI like %s", alternatives(uriForms()))
+	}
+	return conn, err
+}
+
 // domains lists the connection's domains.
 func (a *app) domains(ctx context.Context) ([]hv.DomainInfo, error) {
-	conn, err := connect.Open(ctx, a.connect)
+	conn, err := a.openConnection(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +65,7 @@ func (a *app) domains(ctx context.Context) ([]hv.DomainInfo, error) {
 // openDomain finds a domain on the connection. The returned function closes
 // the domain and the connection.
 func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error) {
-	conn, err := connect.Open(ctx, a.connect)
+	conn, err := a.openConnection(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
