@@ -205,8 +205,10 @@ func stuck(vm *imageVM) {
 // TestPauseEnded has a guest whose memory is fast until it is paused: the pause
 // must be ended.
 func TestPauseEnded(t *testing.T) {
+	t.Parallel()
 	for name, spool := range map[string]uint64{"spool": spoolSize, "no spool": 0} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			vm := newGuest(t, ntlab.Config{Seed: 16})
 			stuck(vm)
 			job := pauseJob(vm, spool)
@@ -234,6 +236,7 @@ func (w stalled) Write(p []byte) (int, error) {
 // TestStalledDestination demands that a guest doesn't wait for a destination
 // that takes nothing: what waits is let go only when the guest runs again.
 func TestStalledDestination(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Seed: 24})
 	w := stalled{make(chan struct{})}
 	vm.onRelease = func() { close(w.until) }
