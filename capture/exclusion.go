@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"snap/dump"
@@ -52,7 +53,42 @@ func (a *Analysis) planExclusion(ctx context.Context, ram phys.Runs, code uint32
 		return fmt.Errorf("leave out what was asked for: %w", err)
 	}
 	a.warnOfExclusions()
+	return a.checkOperators()
+}
+
+// ErrNotExcluded is the class of an operator's request that leaves out nothing. There
+// is no dump then: what was asked out might be in it.
+var ErrNotExcluded = errors.New("nothing of it would be left out")
+
+// checkOperators fails if a request of the operator's is in vain, and warns of one
+// that is in part.
+func (a *Analysis) checkOperators() error {
+	for _, r := range a.Exclusions.Refused {
+		if r.Request.Reason == exclude.Operator {
+			return fmt.Errorf("leave out %s: %w: %s", named(r.Request), ErrNotExcluded, r.Reason)
+		}
+	}
+	for _, e := range a.Exclusions.Entries {
+		switch {
+		case e.Request.Reason != exclude.Operator || e.NotPresent == 0:
+		case e.Excluded+e.Shared == 0:
+			return fmt.Errorf("leave out %s: %w: none of its pages is in memory where the System process's page tables say",
+				named(e.Request), ErrNotExcluded)
+		default:
+			a.warn("%d of the pages of %s are not in memory where the System process's page tables say: what they held may be in the dump, elsewhere",
+				e.NotPresent, named(e.Request))
+		}
+	}
 	return nil
+}
+
+// named says which pages a request is about.
+func named(r exclude.Request) string {
+	pages := "1 page"
+	if r.Pages != 1 {
+		pages = fmt.Sprintf("%d pages", r.Pages)
+	}
+	return fmt.Sprintf("%s from %s %#x (%s)", pages, r.Kind(), r.Address, r.By)
 }
 
 // stableTables returns the tables that were read whole, and earlier ones of

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -111,7 +112,7 @@ func (s *Session) analyze(m *Moment) (*Analysis, error) {
 	a, err := Analyze(ctx, m.Memory, m.Memory.RAM(), m.CPUs, look)
 	switch {
 	case err == nil:
-	case m.early != nil && ctx.Err() == nil:
+	case m.early != nil && ctx.Err() == nil && !errors.Is(err, ErrNotExcluded):
 		a = m.early
 		m.Account.warn("the guest changed while it was looked at again: the header is of %v", err)
 	default:

@@ -103,6 +103,7 @@ var exitClasses = []struct {
 	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
 	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},
+	{capture.ErrNotExcluded, exitFailed, "correct --exclude: pa: ranges must be the guest's memory, and va: ranges mapped for the System process; snap check --exclude RANGES lists what each would leave out"},
 	{capture.ErrTooManyRuns, exitFailed, "--format bitmap has room for any number of holes"},
 	{guest.ErrFiveLevel, exitNotWindows, otherGuests},
 	{syscall.ENOSPC, exitNoSpace, "free some space, or choose another destination with -o"},
