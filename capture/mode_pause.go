@@ -110,7 +110,7 @@ func (m Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, e
 	acc := s.Account(m)
 	switch {
 	case e.Copied:
-		m, err := acquireCopy(ctx, s, acc, e)
+		m, err := acquireCopy(ctx, s, &acc, e)
 		if !errors.Is(err, errNoCopy) {
 			return m, err
 		}
@@ -142,8 +142,8 @@ func (a *Account) expect(e *Estimate, limit time.Duration) error {
 var errNoCopy = errors.New("no spool")
 
 // acquireCopy copies the guest's memory while it stands still. The moment is the
-// copy, and the guest runs.
-func acquireCopy(ctx context.Context, s *Session, acc Account, e *Estimate) (*Moment, error) {
+// copy, and the guest runs. What becomes of it is in acc, also if there is no copy.
+func acquireCopy(ctx context.Context, s *Session, acc *Account, e *Estimate) (*Moment, error) {
 	if err := acc.expect(e, s.Options.MaxPause); err != nil {
 		return nil, err
 	}
@@ -151,14 +151,12 @@ func acquireCopy(ctx context.Context, s *Session, acc Account, e *Estimate) (*Mo
 	if err != nil {
 		return nil, err
 	}
-	m := &Moment{Account: acc, ctx: ctx}
-	c, err := s.copyPaused(ctx, m, memory)
+	c, cpus, err := s.copyPaused(ctx, acc, memory)
 	if err != nil {
 		return nil, errors.Join(err, memory.free())
 	}
-	m.Memory = c
-	m.end = func(err error) error { return errors.Join(err, c.Close()) }
-	return m, nil
+	end := func(err error) error { return errors.Join(err, c.Close()) }
+	return NewMoment(ctx, c, cpus, *acc, end), nil
 }
 
 // reserve gets memory for a copy of the guest's pages, of which so many are
@@ -183,46 +181,45 @@ func (s *Session) reserve(ctx context.Context, mem hv.Memory, pages uint64) (hos
 }
 
 // copyPaused copies the guest's registers and its populated memory while it
-// stands still, into m and what it returns. memory is the copy's only if there
-// is no error.
-func (s *Session) copyPaused(ctx context.Context, m *Moment, memory hostMemory) (*memoryCopy, error) {
-	h, err := s.hold(ctx, forCopy, &m.Account)
+// stands still. memory is the copy's only if there is no error.
+func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemory) (*memoryCopy, []phys.Registers, error) {
+	h, err := s.hold(ctx, forCopy, acc)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := s.copyHeld(h.ctx, m, memory)
+	c, cpus, err := s.copyHeld(h.ctx, acc, memory)
 	if errors.Is(err, errCopyFull) {
 		full := fmt.Errorf("%w: %w", errNoCopy, err)
 		if err := h.end(nil); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return nil, full // and only that: the guest runs again
+		return nil, nil, full // and only that: the guest runs again
 	}
-	return c, h.end(err)
+	return c, cpus, h.end(err)
 }
 
 // copyHeld is copyPaused of a guest that stands still.
-func (s *Session) copyHeld(ctx context.Context, m *Moment, memory hostMemory) (*memoryCopy, error) {
+func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory) (c *memoryCopy, cpus []phys.Registers, err error) {
 	// The hypervisor takes a while to answer, and nothing changes meanwhile.
 	var mem hv.Memory
 	var closeMem func()
 	var asked errgroup.Group
 	asked.Go(func() (err error) {
-		if m.CPUs, err = s.VM.Registers(ctx); err != nil {
+		if cpus, err = s.VM.Registers(ctx); err != nil {
 			return err
 		}
-		mem, closeMem, err = s.sameRAM(ctx, &m.Account)
+		mem, closeMem, err = s.sameRAM(ctx, acc)
 		return err
 	})
-	c, err := s.copyNow(ctx, s.Memory, memory)
+	c, err = s.copyNow(ctx, s.Memory, memory)
 	if asked := asked.Wait(); asked != nil {
-		return nil, asked
+		return nil, nil, asked
 	}
 	defer closeMem()
 	if !slices.Equal(mem.RAM(), s.Memory.RAM()) {
 		c, err = s.copyNow(ctx, mem, memory)
 	}
-	return c, err
+	return c, cpus, err
 }
 
 // copyNow copies what is populated now to memory. That is all such pages of RAM

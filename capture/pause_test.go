@@ -123,6 +123,9 @@ func TestSpoolOvertaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.comparePages(t, vm.im, windowsPages(t, vm.im))
+	if want := 2 * time.Millisecond; d.res.Pause != want { // one for each, see imageHold
+		t.Errorf("the guest is said to have stood still for %v; want %v, in both pauses", d.res.Pause, want)
+	}
 	if d.res.Copied || vm.holds != 2 || vm.paused.Load() || len(d.warnings()) != 1 {
 		t.Errorf("spooled %v, %d pauses, paused %v, warnings %q; want a second pause without a spool", d.res.Copied, vm.holds, vm.paused.Load(), d.warnings())
 	}
