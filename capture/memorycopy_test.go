@@ -49,21 +49,8 @@ func TestSpoolReadsLikeTheMemory(t *testing.T) {
 	const pages = 48
 	errBroken, errWorse := errors.New("broken"), errors.New("worse")
 	rapid.Check(t, func(t *rapid.T) {
-		set := func(label string) phys.Runs {
-			var runs []phys.Run
-			for i, in := range rapid.SliceOfN(rapid.Bool(), pages, pages).Draw(t, label) {
-				if in {
-					runs = append(runs, phys.Run{Base: phys.PFN(i), Pages: 1})
-				}
-			}
-			s, err := phys.NewRuns(runs...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		ram := set("ram")
-		populated := set("populated").Intersect(ram)
+		ram := drawSet(t, pages, "ram")
+		populated := drawSet(t, pages, "populated").Intersect(ram)
 		m := &fakeMemory{ram: ram, bytes: make([]byte, pages*phys.PageSize), broken: map[phys.PFN]error{}}
 		for _, r := range populated {
 			for p := r.Base; p < r.End(); p++ {

@@ -149,7 +149,7 @@ func (s *Session) copyRunning(ctx context.Context, acc *Account, mem hv.Memory) 
 	case err != nil:
 		return nil, err
 	case !fit && s.Options.MemoryCopy > 0:
-		acc.warn("%s of populated guest memory don't fit a spool of %s: %s", size(pages<<phys.PageShift), size(s.Options.MemoryCopy), without)
+		s.warnNoRoom(acc, pages, without)
 		return nil, nil
 	case !fit:
 		return nil, nil

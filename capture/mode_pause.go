@@ -107,6 +107,7 @@ func (m Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, e
 		}
 		e = &all[0]
 	}
+	const without = "pages are compressed while the guest stands still"
 	acc := s.Account(m)
 	switch {
 	case e.Copied:
@@ -114,7 +115,7 @@ func (m Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, e
 		if !errors.Is(err, errNoCopy) {
 			return m, err
 		}
-		acc.warn("%v: pages are compressed while the guest stands still", err)
+		acc.warn("%v: %s", err, without)
 		p, err := s.estimateHeld(ctx)
 		if err != nil {
 			return nil, err
@@ -122,13 +123,18 @@ func (m Pause) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, e
 		held := s.pauseEstimate(p, e.populated)
 		e = &held
 	case s.Options.MemoryCopy > 0:
-		acc.warn("%s of populated guest memory don't fit a spool of %s: pages are compressed while the guest stands still",
-			size(e.populated<<phys.PageShift), size(s.Options.MemoryCopy))
+		s.warnNoRoom(&acc, e.populated, without)
 	}
 	if err := acc.expect(e, s.Options.MaxPause); err != nil {
 		return nil, err
 	}
 	return acquireHeld(ctx, s, forWriting, acc)
+}
+
+// warnNoRoom says that so many populated pages don't fit what a copy may take,
+// and what is done without one.
+func (s *Session) warnNoRoom(acc *Account, pages uint64, without string) {
+	acc.warn("%s of populated guest memory don't fit a spool of %s: %s", size(pages<<phys.PageShift), size(s.Options.MemoryCopy), without)
 }
 
 // expect notes the estimate and fails if it doesn't fit.

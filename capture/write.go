@@ -72,13 +72,20 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	for _, w := range a.Warnings {
 		man.Warn("%s", w)
 	}
-	wo := o.Write
-	wo.Metadata = func(st *dump.Stats) ([]byte, error) {
+	// complete adds what is known once all pages are read.
+	complete := func(st *dump.Stats) error {
 		if err := m.count(ctx, a.Plan); err != nil {
-			return nil, err
+			return err
 		}
 		addStats(man, st)
 		o.addAccount(man, &m.Account)
+		return nil
+	}
+	wo := o.Write
+	wo.Metadata = func(st *dump.Stats) ([]byte, error) {
+		if err := complete(st); err != nil {
+			return nil, err
+		}
 		return man.Compact()
 	}
 	wo.Progress = new(dump.Progress)
@@ -88,11 +95,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		return nil, err
 	}
 	// A container that has no room for metadata didn't ask.
-	if err := m.count(ctx, a.Plan); err != nil {
+	if err := complete(st); err != nil {
 		return nil, err
 	}
-	addStats(man, st)
-	o.addAccount(man, &m.Account)
 	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man}, nil
 }
 
