@@ -20,15 +20,7 @@ var findLowStub = finder{
 		if err != nil {
 			return "", err
 		}
-		for _, c := range stubs {
-			if !try(c) {
-				break
-			}
-		}
-		if len(stubs) == 0 {
-			return "no low stub below 1 MiB", nil
-		}
-		return "", nil
+		return offer(stubs, try, "no low stub below 1 MiB"), nil
 	},
 }
 

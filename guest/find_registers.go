@@ -15,16 +15,7 @@ var findRegisters = finder{
 		Trust: "a processor of the guest runs by it, if only a program's",
 	},
 	find: func(_ context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		candidates := registerCandidates(d.arch, d.cpus)
-		for _, c := range candidates {
-			if !try(c) {
-				break
-			}
-		}
-		if len(candidates) == 0 {
-			return "no processor's registers name a page table", nil
-		}
-		return "", nil
+		return offer(registerCandidates(d.arch, d.cpus), try, "no processor's registers name a page table"), nil
 	},
 }
 

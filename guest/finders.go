@@ -32,6 +32,20 @@ type candidate struct {
 	hints []hint
 }
 
+// offer offers try the candidates until it returns false. The note is none where
+// there are none.
+func offer(of []candidate, try func(candidate) bool, none string) (note string) {
+	for _, c := range of {
+		if !try(c) {
+			break
+		}
+	}
+	if len(of) == 0 {
+		return none
+	}
+	return ""
+}
+
 // finders returns all finders in the order in which Discover tries them: what
 // costs least and is believed most comes first.
 func finders() []finder {
