@@ -53,9 +53,6 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 	} else if same {
 		return usageError("%s is also the output", path)
 	}
-	if output == stdoutDestination && isTerminal(a.stdout) {
-		return usageError("standard output is a terminal: a dump would garble it")
-	}
 	place, name, err := a.place(output, store.Options{Force: force, NoSum: true})
 	if err != nil {
 		return err
@@ -85,13 +82,15 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 
 // expandedName is what the plain dump of a file is called in a folder.
 func expandedName(path string) string {
-	name := filepath.Base(path)
+	return strings.TrimSuffix(withoutSuffix(filepath.Base(path)), ".dmp") + ".dmp"
+}
+
+// withoutSuffix is path without what tells that the file is compressed.
+func withoutSuffix(path string) string {
 	for _, c := range dump.Compressions() {
-		if c.Suffix() != "" {
-			name = strings.TrimSuffix(name, c.Suffix())
-		}
+		path = strings.TrimSuffix(path, c.Suffix())
 	}
-	return strings.TrimSuffix(name, ".dmp") + ".dmp"
+	return path
 }
 
 // sameFile reports whether both paths name one existing file.

@@ -74,13 +74,8 @@ const stdoutDestination = "-"
 // destination returns the place and the name for the dump of a domain. It makes
 // sure that there is one before anything is asked of the guest.
 func (a *app) destination(f *fileFlags, domain string, guardian store.Guardian) (store.Place, string, error) {
-	if f.output == stdoutDestination {
-		if a.json {
-			return nil, "", usageError("--json and -o - both want standard output")
-		}
-		if isTerminal(a.stdout) {
-			return nil, "", usageError("standard output is a terminal: a dump would garble it")
-		}
+	if f.output == stdoutDestination && a.json {
+		return nil, "", usageError("--json and -o - both want standard output")
 	}
 	at := time.Now().UTC().Format("20060102T150405Z")
 	r := strings.NewReplacer("{domain}", fileName(domain), "{time}", at)
@@ -92,8 +87,11 @@ func (a *app) destination(f *fileFlags, domain string, guardian store.Guardian) 
 	return place, name, err
 }
 
-// place opens the place that a destination names.
+// place opens the place that a destination names. A terminal is none for a dump.
 func (a *app) place(dest string, o store.Options) (store.Place, string, error) {
+	if dest == stdoutDestination && isTerminal(a.stdout) {
+		return nil, "", usageError("standard output is a terminal: a dump would garble it")
+	}
 	o.Stdout = a.stdout
 	place, name, err := store.Open(dest, o)
 	if err != nil {

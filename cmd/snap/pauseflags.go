@@ -10,6 +10,7 @@ import (
 
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
+	"snap/phys"
 )
 
 // pauseFlags are the flags that say how long a guest may stand still, and at
@@ -70,7 +71,7 @@ func pauseAdvice(err error) error {
 	enough := max(e.Estimate.Total(), e.Stood) * 3 / 2
 	advice := fmt.Sprintf("allow more with --max-pause %v", max(enough.Round(100*time.Millisecond), 100*time.Millisecond))
 	if !e.Estimate.Copied {
-		advice += fmt.Sprintf("; or copy first, with --spool %s", roundUp(e.Estimate.Pages<<12))
+		advice += fmt.Sprintf("; or copy first, with --spool %s", roundUp(e.Estimate.Pages<<phys.PageShift))
 	}
 	return next(err, "%s; --source direct is faster than peek; snap check says what each way takes", advice)
 }

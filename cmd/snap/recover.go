@@ -19,8 +19,9 @@ func newRecoverCommand(a *app) *cobra.Command {
 		Short: "Undo what killed dumps left: resume their guests, remove partial files",
 		Long: `Undo what killed dumps left, of one domain or of all: resume the guests that they
 paused, end the snapshots that QEMU takes for them and put its settings back, remove
-their partial files and the marks on their domains. Each dump has a guardian, a second process that does the same within moments of snap's death; this
-is for when both were killed.
+their partial files and the marks on their domains. Each dump has a guardian, a
+second process that does the same within moments of snap's death; this is for
+when both were killed.
 
 Dumps of this user are known from the state files in /run/snap (for root) or
 $XDG_RUNTIME_DIR/snap; pauses of others from the marks on the connection's

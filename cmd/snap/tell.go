@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -81,7 +80,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	if v := sum.Verify; v != nil {
 		p.Add("verified", "%s", verdictLine(v))
 	}
-	if strings.HasSuffix(sum.Output, ".zst") || strings.HasSuffix(sum.Output, ".gz") {
+	if withoutSuffix(sum.Output) != sum.Output {
 		p.Add("open", "snap expand %s -o %s.dmp, then open that in WinDbg", sum.Output, fileName(sum.Domain))
 	}
 	return p.Flush()
