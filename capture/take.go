@@ -97,14 +97,7 @@ func writeManifest(ctx context.Context, place store.Place, name string, man *man
 	if err != nil {
 		return err
 	}
-	f, err := place.Create(ctx, name)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(doc); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", place.Path(name), err), f.Abort())
-	}
-	return f.Commit(ctx)
+	return store.WriteFile(ctx, place, name, doc)
 }
 
 // verify reads the file back and adds the verdict to the account: false if not

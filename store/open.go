@@ -43,8 +43,8 @@ func kinds() []kind {
 	}
 }
 
-// Open returns the place that a destination names: "-" is standard output, and
-// everything else a path. The name is that of the file there; it is empty, and
+// Open returns the place that a destination names: standard output (see IsStdout),
+// or a path. The name is that of the file there; it is empty, and
 // the caller makes one, where the destination is a folder: it exists as such, or
 // ends in "/". Of a destination without a place, such as a folder that doesn't
 // exist, the error is that of the place alone.

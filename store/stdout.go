@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 )
 
@@ -21,7 +22,7 @@ var ErrOneFile = errors.New("takes one file only")
 func stdoutKind() kind {
 	return kind{
 		forms: []string{"- for standard output"},
-		takes: func(dest string) bool { return dest == stdoutName },
+		takes: IsStdout,
 		open: func(_ string, o Options) (Place, string, error) {
 			s := &stdout{w: o.Stdout, options: o}
 			if s.w == nil {
@@ -30,6 +31,19 @@ func stdoutKind() kind {
 			return s, stdoutName, nil
 		},
 	}
+}
+
+// IsStdout reports whether a destination is standard output: "-", or a path by which
+// the system calls it. A file called "-" is "./-".
+func IsStdout(dest string) bool {
+	if dest == stdoutName {
+		return true
+	}
+	switch filepath.Clean(dest) {
+	case "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1": // stdout(4)
+		return true
+	}
+	return false
 }
 
 // stdout is the place for one file that goes to standard output, as it is

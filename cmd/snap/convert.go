@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ import (
 	"snap/hv"
 	"snap/hv/file"
 	"snap/phys"
+	"snap/store"
 )
 
 // inputFlags say how to read an input file.
@@ -68,6 +68,10 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if o.Look, err = l.options(); err != nil {
 		return err
 	}
+	to, err := f.target(a, ofFile(path), o)
+	if err != nil {
+		return err
+	}
 	src, old, err := openInput(path, in)
 	if err != nil {
 		return err
@@ -80,11 +84,11 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	} else {
 		defer src.Close()
 	}
-	name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-	place, file, err := a.destination(f, name, nil)
+	place, file, err := to.open(a, store.Options{Force: f.force})
 	if err != nil {
 		return err
 	}
+	name := inputName(path)
 	show := &display{a: a, name: name, writing: "converting"}
 	defer show.end()
 	o.Observer = show

@@ -13,6 +13,7 @@ import (
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
 	"snap/hv"
+	"snap/store"
 )
 
 // dumpFlags are the flags of snap dump.
@@ -115,12 +116,16 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if _, err := readable(ctx, vm); err != nil {
 		return fmt.Errorf("dump %s: %w", name, busyWithDump(vm, err))
 	}
+	to, err := f.file.target(a, ofDomain(name), o)
+	if err != nil {
+		return fmt.Errorf("dump %s: %w", name, err)
+	}
 	held, err := a.hold(ctx, vm)
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", name, err)
 	}
 	defer func() { err = held.end(err) }()
-	place, file, err := a.destination(&f.file, name, held.fileGuardian())
+	place, file, err := to.open(a, store.Options{Force: f.file.force, Guardian: held.fileGuardian()})
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", name, err)
 	}

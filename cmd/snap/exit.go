@@ -70,7 +70,11 @@ func next(err error, format string, args ...any) error {
 	if err == nil || errors.As(err, &inner) && inner.next != "" {
 		return err
 	}
-	return &cmdError{err: err, next: fmt.Sprintf(format, args...)}
+	e := &cmdError{err: err, next: fmt.Sprintf(format, args...)}
+	if inner != nil {
+		e.code = inner.code
+	}
+	return e
 }
 
 // usageError marks a wrong command line.

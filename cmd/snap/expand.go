@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -16,8 +13,7 @@ import (
 )
 
 func newExpandCommand(a *app) *cobra.Command {
-	var output string
-	var force bool
+	var to outputFlags
 	cmd := &cobra.Command{
 		Use:   "expand FILE -o OUT.dmp",
 		Short: "Make the plain .dmp that debuggers open from a compressed one",
@@ -28,37 +24,34 @@ holes, so that the file takes no more room than it must.`,
 		Annotations: exitCodes(exitDenied, exitNoSpace),
 		Example:     "  snap expand web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output == "" {
+			if !to.given.Changed {
 				return usageError("snap expand needs -o: the plain dump to write")
 			}
-			if err := a.expand(cmd.Context(), args[0], output, force); err != nil {
+			if err := a.expand(cmd.Context(), args[0], &to); err != nil {
 				return fmt.Errorf("expand %s: %w", args[0], err)
 			}
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "the plain dump to write (`file`)")
-	cmd.Flags().BoolVar(&force, "force", false, "replace an existing output file")
+	to.addTo(cmd, "", "; the plain dump, which ends in .dmp")
 	return cmd
 }
 
-func (a *app) expand(ctx context.Context, path, output string, force bool) (err error) {
+func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err error) {
+	s := ofFile(path)
+	s.made = "{input}" // as what it is of
+	to, err := o.target(a, s, []fileKind{dumpFile(dump.CompressionNone)})
+	if err != nil {
+		return err
+	}
 	f, err := dump.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if same, err := sameFile(path, output); err != nil {
-		return err
-	} else if same {
-		return usageError("%s is also the output", path)
-	}
-	place, name, err := a.place(output, store.Options{Force: force, NoSum: true})
+	place, name, err := to.open(a, store.Options{Force: o.force, NoSum: true})
 	if err != nil {
 		return err
-	}
-	if name == "" {
-		name = expandedName(path)
 	}
 	out, err := place.Create(ctx, name)
 	if err != nil {
@@ -78,27 +71,4 @@ func (a *app) expand(ctx context.Context, path, output string, force bool) (err 
 	a.log.Info().Str("output", place.Path(name)).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
 		Msg("expanded")
 	return nil
-}
-
-// expandedName is what the plain dump of a file is called in a folder.
-func expandedName(path string) string {
-	return strings.TrimSuffix(withoutSuffix(filepath.Base(path)), ".dmp") + ".dmp"
-}
-
-// withoutSuffix is path without what tells that the file is compressed.
-func withoutSuffix(path string) string {
-	for _, c := range dump.Compressions() {
-		path = strings.TrimSuffix(path, c.Suffix())
-	}
-	return path
-}
-
-// sameFile reports whether both paths name one existing file.
-func sameFile(a, b string) (bool, error) {
-	ia, err := os.Stat(a)
-	if err != nil {
-		return false, err
-	}
-	ib, err := os.Stat(b)
-	return err == nil && os.SameFile(ia, ib), nil
 }

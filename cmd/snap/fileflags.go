@@ -1,29 +1,22 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
 	"snap/dump"
-	"snap/store"
 )
 
 // fileFlags are the flags of every command that writes a dump.
 type fileFlags struct {
-	output   string
-	given    *pflag.Flag // of output
-	compress choice[dump.Compression]
+	outputFlags
+	compress choice[dump.Compression] // empty: the name decides
 	level    choice[dump.Level]
-	force    bool
 	cpus     int
 	memory   string
 	manifest bool
@@ -32,11 +25,12 @@ type fileFlags struct {
 // addTo gives cmd the flags. output is where the dump goes if nobody says so.
 func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl := cmd.Flags()
-	fl.StringVarP(&f.output, "output", "o", "", fmt.Sprintf("`dest`: %s (default %s)", alternatives(store.Forms()), output))
-	f.given = fl.Lookup("output")
-	addChoice(cmd, &f.compress, "compress", dump.Compressions(), alternatives(words(dump.Compressions())))
+	f.outputFlags.addTo(cmd, "", fmt.Sprintf("; {domain} and {time} stand for those\n(default %s)", output))
+	addChoice(cmd, &f.compress, "compress", dump.Compressions(),
+		fmt.Sprintf("%s (default by the name's ending, else %s)", alternatives(words(dump.Compressions())), dump.Compressions()[0]))
+	f.compress.value = ""
+	fl.Lookup("compress").DefValue = ""
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
-	fl.BoolVar(&f.force, "force", false, "replace an existing output file")
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
@@ -49,8 +43,8 @@ func (f *fileFlags) options(a *app) (*capture.Options, error) {
 	if err != nil {
 		return nil, usageError("--memory is %q; %w", f.memory, err)
 	}
-	if f.given.Changed && f.output == "" {
-		return nil, usageError("-o is empty; name a file or folder, or leave it out")
+	if err := f.check(a, f.kinds()); err != nil {
+		return nil, err
 	}
 	if f.cpus < 0 {
 		return nil, usageError("--cpus is %d; it takes a number from 1, or 0 for all", f.cpus)
@@ -58,60 +52,42 @@ func (f *fileFlags) options(a *app) (*capture.Options, error) {
 	limits.Memory(memory)
 	return &capture.Options{
 		Write: dump.Options{
-			Compression: f.compress.value, Level: f.level.value, Workers: limits.CPUs(f.cpus),
+			Level: f.level.value, Workers: limits.CPUs(f.cpus),
 			// A quarter is left for everything that is no buffer.
 			Memory: int64(min(memory, 1<<40)) / 4 * 3,
 		},
-		Manifest: f.manifest && f.output != stdoutDestination,
+		Manifest: f.manifest && !f.toStdout(),
 		Tool:     version,
 		Log:      a.slogger(),
 	}, nil
 }
 
-// stdoutDestination is the -o value that means standard output.
-const stdoutDestination = "-"
-
-// destination returns the place and the name for the dump of a domain. It makes
-// sure that there is one before anything is asked of the guest.
-func (a *app) destination(f *fileFlags, domain string, guardian store.Guardian) (store.Place, string, error) {
-	if f.output == stdoutDestination && a.json {
-		return nil, "", usageError("--json and -o - both want standard output")
-	}
-	at := time.Now().UTC().Format("20060102T150405Z")
-	r := strings.NewReplacer("{domain}", fileName(domain), "{time}", at)
-	dest := r.Replace(f.output)
-	place, name, err := a.place(dest, store.Options{Force: f.force, Guardian: guardian})
-	if name == "" {
-		name = fmt.Sprintf("%s-%s.dmp%s", fileName(domain), at, f.compress.value.Suffix())
-	}
-	return place, name, err
-}
-
-// place opens the place that a destination names. A terminal is none for a dump.
-func (a *app) place(dest string, o store.Options) (store.Place, string, error) {
-	if dest == stdoutDestination && isTerminal(a.stdout) {
-		return nil, "", usageError("standard output is a terminal: a dump would garble it")
-	}
-	o.Stdout = a.stdout
-	place, name, err := store.Open(dest, o)
+// target understands where the dump of s goes, and o is told what follows of that:
+// the name's ending chooses the container unless --compress does.
+func (f *fileFlags) target(a *app, s subject, o *capture.Options) (*target, error) {
+	t, err := f.outputFlags.target(a, s, f.kinds())
 	if err != nil {
-		err = fmt.Errorf("write to %s: %w", dest, err)
-		if p, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrNotExist) {
-			err = next(err, "make the folder first: mkdir -p %s", p.Path)
-		}
+		return nil, err
 	}
-	return place, name, err
+	o.Write.Compression = f.containers()[t.kind]
+	return t, nil
 }
 
-// fileName makes a domain's name safe as part of a file name.
-func fileName(domain string) string {
-	safe := strings.Map(func(r rune) rune {
-		if r < ' ' || r == '/' || r == 0x7f {
-			return '_'
-		}
-		return r
-	}, domain)
-	return strings.TrimLeft(safe, ".-")
+// containers are those that the dump may have, the first unless its name says
+// otherwise.
+func (f *fileFlags) containers() []dump.Compression {
+	if f.compress.value != "" {
+		return []dump.Compression{f.compress.value}
+	}
+	return dump.Compressions()
+}
+
+func (f *fileFlags) kinds() []fileKind {
+	var kinds []fileKind
+	for _, c := range f.containers() {
+		kinds = append(kinds, dumpFile(c))
+	}
+	return kinds
 }
 
 // words turns words of a type of their own into plain ones.

@@ -17,8 +17,7 @@ import (
 
 func newHeaderCommand(a *app) *cobra.Command {
 	var in inputFlags
-	var output string
-	var force bool
+	var to outputFlags
 	cmd := &cobra.Command{
 		Use:   "header [flags] SOURCE",
 		Short: "Write only the dump header, before any page is written",
@@ -31,22 +30,59 @@ header holds for as long as the guest's memory ranges don't change.`,
 			exitBusy, exitUnsupported),
 		Example: "  snap header web01 -o web01.hdr\n  snap header web01 | xxd | head",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			buf, err := a.headerOf(cmd.Context(), args[0], &in)
-			if err != nil {
+			if err := a.header(cmd.Context(), args[0], &in, &to); err != nil {
 				return fmt.Errorf("header of %s: %w", args[0], err)
 			}
-			return a.writeFile(cmd.Context(), output, buf, force)
+			return nil
 		},
 	}
 	addConnectFlag(cmd, a)
 	in.addTo(cmd)
-	cmd.Flags().StringVarP(&output, "output", "o", stdoutDestination, "`file`, or - for standard output")
-	cmd.Flags().BoolVar(&force, "force", false, "replace an existing output file")
+	to.addTo(cmd, stdoutDestination, "; {domain} and {time} stand for those")
 	return cmd
 }
 
-// headerOf makes the header for a domain or a file.
-func (a *app) headerOf(ctx context.Context, source string, in *inputFlags) ([]byte, error) {
+// header is snap header.
+func (a *app) header(ctx context.Context, source string, in *inputFlags, o *outputFlags) error {
+	kinds := []fileKind{headerFile()}
+	if err := o.check(a, kinds); err != nil {
+		return err
+	}
+	from, err := a.headerSource(ctx, source, in)
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	to, err := o.target(a, from.of, kinds)
+	if err != nil {
+		return err
+	}
+	place, name, err := to.open(a, store.Options{Force: o.force, NoSum: true})
+	if err != nil {
+		return err
+	}
+	if err := place.Check(ctx, name); err != nil {
+		return err
+	}
+	header := from.header
+	if header == nil {
+		if header, err = a.lookHeader(ctx, from.guest); err != nil {
+			return err
+		}
+	}
+	return store.WriteFile(ctx, place, name, header)
+}
+
+// headerSource is what a header is of.
+type headerSource struct {
+	of     subject
+	header []byte    // of a dump, which has one
+	guest  hv.Source // else
+	close  func()
+}
+
+// headerSource opens a domain or a file.
+func (a *app) headerSource(ctx context.Context, source string, in *inputFlags) (*headerSource, error) {
 	isFile, err := namesFile(source)
 	if err != nil {
 		return nil, err
@@ -56,22 +92,21 @@ func (a *app) headerOf(ctx context.Context, source string, in *inputFlags) ([]by
 		if err != nil {
 			return nil, err
 		}
-		defer closeVM()
 		if _, err := readable(ctx, vm); err != nil {
+			closeVM()
 			return nil, err
 		}
-		return a.lookHeader(ctx, vm)
+		return &headerSource{of: ofDomain(vm.Identity().Name), guest: vm, close: closeVM}, nil
 	}
 	src, old, err := openInput(source, in)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case old != nil:
+		return &headerSource{of: ofFile(source), header: old.RawHeader(), close: func() { _ = old.Close() }}, nil
+	default:
+		return &headerSource{of: ofFile(source), guest: src, close: func() { _ = src.Close() }}, nil
 	}
-	if old != nil {
-		defer old.Close()
-		return old.RawHeader(), nil
-	}
-	defer src.Close()
-	return a.lookHeader(ctx, src)
 }
 
 // lookHeader makes the header of a source as it is right now.
@@ -107,26 +142,4 @@ func namesFile(source string) (bool, error) {
 	default:
 		return false, err
 	}
-}
-
-// writeFile puts a small file in its place, or on standard output.
-func (a *app) writeFile(ctx context.Context, dest string, b []byte, force bool) error {
-	if dest == stdoutDestination && isTerminal(a.stdout) {
-		return usageError("standard output is a terminal: name a file with -o")
-	}
-	place, name, err := a.place(dest, store.Options{Force: force, NoSum: true})
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		return usageError("-o is %q, a folder; name a file", dest)
-	}
-	f, err := place.Create(ctx, name)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(b); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", dest, err), f.Abort())
-	}
-	return f.Commit(ctx)
 }
