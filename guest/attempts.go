@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -79,9 +78,9 @@ func (l *attempts) add(a Attempt) {
 	l.list = append(l.list, a)
 }
 
-// note adds that a finder found nothing.
-func (l *attempts) note(f Finder, why string) {
-	l.add(Attempt{Finder: f.Name, Err: errors.New(why)})
+// note adds that a finder found nothing, or ended before it did.
+func (l *attempts) note(f Finder, why error) {
+	l.add(Attempt{Finder: f.Name, Err: why})
 }
 
 // with returns what was tried and, at the end, what succeeded.

@@ -18,7 +18,7 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	if _, err := readKUSER(ctx, space.arch, space); err != nil {
 		return nil, err
 	}
-	d.witnesses++
+	d.windows = true
 	half, err := space.kernelHalf(ctx)
 	if err != nil {
 		return nil, err
@@ -26,12 +26,17 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	if from, ok := d.barren[half]; ok {
 		return nil, fmt.Errorf("the same kernel half as %s", from)
 	}
+	if err := d.budget.spend(workSpaces, 1); err != nil {
+		d.ended = err
+		return nil, err
+	}
 	var sys *System
 	var reasons []error
 	hints := append(c.hints, space.arch.hints(ctx, space, d.cpus)...)
 	err = d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
 		var err error
 		if sys, err = d.enter(ctx, space, half, kernel); err != nil {
+			d.search.passed.add(nameImage(ctx, kernel), err.Error())
 			reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
 			return false
 		}
@@ -39,7 +44,7 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 		return true
 	})
 	if err != nil {
-		if len(reasons) == 0 {
+		if len(reasons) == 0 && errors.Is(err, errNoKernel) {
 			d.barren[half] = c.from
 		}
 		return nil, errors.Join(append(reasons, err)...)
@@ -58,7 +63,7 @@ type kernelIn struct {
 	base phys.VirtAddr
 }
 
-// foundBlocks is what FindKDBG returned.
+// foundBlocks is what the search of a kernel image for KDBGs returned.
 type foundBlocks struct {
 	blocks []KDBG
 	err    error
@@ -79,23 +84,26 @@ func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err err
 
 // enter reads the guest by way of a kernel image.
 func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelHalf, kernel *Image) (*System, error) {
+	if err := exportsLead(ctx, kernel); err != nil {
+		return nil, err
+	}
 	key := kernelIn{half, kernel.Base}
 	in, ok := d.blocks[key]
 	if !ok {
-		in.blocks, in.err = FindKDBG(ctx, kernel)
+		in.blocks, in.err = findKDBG(ctx, kernel, d.budget)
 		d.blocks[key] = in
 	}
-	if in.err != nil {
-		return nil, in.err
-	}
-	blocks := in.blocks
-	var reasons []error
-	for _, k := range blocks {
+	reasons := []error{in.err}
+	for _, k := range in.blocks {
+		if err := d.budget.spend(workBeliefs, 1); err != nil {
+			reasons = append(reasons, err)
+			break
+		}
 		sys, err := d.believe(ctx, space, kernel, k)
 		if err == nil {
-			if len(blocks) > 1 {
+			if len(in.blocks) > 1 {
 				sys.warn("%d debugger data blocks in the kernel image; the one at %#x agrees with the rest of the guest",
-					len(blocks), uint64(k.At))
+					len(in.blocks), uint64(k.At))
 			}
 			return sys, nil
 		}
@@ -105,6 +113,16 @@ func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelH
 		reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
 	}
 	return nil, errors.Join(reasons...)
+}
+
+// exportsLead fails if a kernel exports a list of modules that isn't one. It
+// costs less than to search the image for its KDBG, which must name that list.
+func exportsLead(ctx context.Context, kernel *Image) error {
+	at, err := kernel.Export(ctx, "PsLoadedModuleList")
+	if err != nil {
+		return ctx.Err() // older kernels don't have it, and it may be paged out
+	}
+	return listHead(ctx, kernel.mem, "PsLoadedModuleList", at)
 }
 
 // believe checks a KDBG against the kernel it was found in and, through it,

@@ -34,6 +34,7 @@ const (
 	maxCallbackScan   = 64 << 20 // bytes, of all modules
 	maxCallbackModule = 8 << 20  // bytes of one module, whose data is a few pages
 	maxCallbackList   = 4096     // entries of the list that records are linked in
+	maxCallbacks      = 4096     // records; a Windows has some dozens
 	maxSilentDrivers  = 256
 	maxComponent      = 64 // bytes
 )
@@ -133,7 +134,7 @@ func (s *silentSearch) inspect(ctx context.Context, b []byte, at phys.VirtAddr) 
 		return false
 	}
 	owner := s.holder(routine)
-	if owner == nil || s.holder(component) == nil || s.found[at] {
+	if owner == nil || s.holder(component) == nil || s.found[at] || len(s.found) >= maxCallbacks {
 		return false
 	}
 	s.found[at] = true

@@ -8,10 +8,6 @@ import (
 	"snap/phys"
 )
 
-// maxWitnesses bounds how many page tables that do map a KUSER_SHARED_DATA are
-// searched for a kernel.
-const maxWitnesses = 16
-
 // Discover finds the Windows guest in mem, of which only ram is read. cpus are
 // the registers of its virtual processors, in any order; none are needed if
 // the memory itself leads to the page tables. Without a Windows that is
@@ -35,10 +31,7 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	watched := &watchedReader{Reader: mem}
 	var tried attempts
 	for _, arch := range Archs() {
-		d := &discovery{
-			arch: arch, mem: watched, ram: ram, cpus: cpus, search: newKernelSearch(), tried: &tried,
-			seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
-		}
+		d := newDiscovery(arch, watched, ram, cpus, len(by), &tried)
 		if err := d.run(ctx, by); err != nil || d.found != nil {
 			return d.found, err
 		}
@@ -54,14 +47,25 @@ type discovery struct {
 	mem    *watchedReader
 	ram    phys.Runs
 	cpus   []phys.Registers
+	budget *budget
 	search *kernelSearch
 
-	seen      map[phys.Addr]bool    // top-level tables
-	barren    map[kernelHalf]string // those without a kernel, and who had them
-	blocks    map[kernelIn]foundBlocks
-	witnesses int
-	tried     *attempts // of all architectures
-	found     *System
+	seen   map[phys.Addr]bool    // top-level tables
+	barren map[kernelHalf]string // those without a kernel, and who had them
+	blocks map[kernelIn]foundBlocks
+	tried  *attempts // of all architectures
+	ended  error     // why the running finder may not try more, of class errBudget
+	// windows: a page table maps what only Windows maps, KUSER_SHARED_DATA.
+	windows bool
+	found   *System
+}
+
+func newDiscovery(arch *Arch, mem *watchedReader, ram phys.Runs, cpus []phys.Registers, finders int, tried *attempts) *discovery {
+	b := newBudget(finders)
+	return &discovery{
+		arch: arch, mem: mem, ram: ram, cpus: cpus, budget: b, search: newKernelSearch(mem, ram, b), tried: tried,
+		seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
+	}
 }
 
 // watchedReader keeps the first error of a reader that isn't about the guest's
@@ -85,17 +89,24 @@ func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) er
 
 // run tries the finders in turn until one leads to the guest.
 func (d *discovery) run(ctx context.Context, by []finder) error {
-	for _, f := range by {
+	for i, f := range by {
+		if i > 0 {
+			d.budget.next()
+		}
+		d.ended = nil
 		var tryErr error
 		note, err := f.find(ctx, d, func(c candidate) bool {
 			tryErr = d.try(ctx, f.Finder, c)
-			return tryErr == nil && d.found == nil && d.witnesses < maxWitnesses
+			return tryErr == nil && d.found == nil && d.ended == nil
 		})
 		if err := errors.Join(err, tryErr); err != nil || d.found != nil {
 			return err
 		}
-		if note != "" {
-			d.tried.note(f.Finder, note)
+		switch {
+		case d.ended != nil:
+			d.tried.note(f.Finder, d.ended)
+		case note != "":
+			d.tried.note(f.Finder, errors.New(note))
 		}
 	}
 	return nil
@@ -104,7 +115,10 @@ func (d *discovery) run(ctx context.Context, by []finder) error {
 // try looks for the guest in the page table of c. It fails only when ctx ends;
 // what is wrong with the candidate is noted.
 func (d *discovery) try(ctx context.Context, f Finder, c candidate) error {
-	if d.seen[c.root] || d.witnesses >= maxWitnesses {
+	if d.seen[c.root] || d.ended != nil {
+		return nil
+	}
+	if d.ended = d.budget.spend(workCandidates, 1); d.ended != nil {
 		return nil
 	}
 	d.seen[c.root] = true

@@ -23,7 +23,7 @@ const selfMapTrust = "any page of RAM can look like a page table that maps itsel
 var findSelfMap = finder{
 	Finder: Finder{Name: "self-map scan of low memory", Cost: "reads the first 16 MiB", Trust: selfMapTrust},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		return scanForSelfMaps(ctx, d, d.ram.Intersect(lowMemory()), try)
+		return scanForSelfMaps(ctx, d, d.ram.Intersect(lowMemory()), "", try)
 	},
 }
 
@@ -31,8 +31,13 @@ var findSelfMap = finder{
 var findSelfMapBeyond = finder{
 	Finder: Finder{Name: "self-map scan of all memory", Cost: "reads RAM, at most 8 GiB", Trust: selfMapTrust},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		area := firstPages(d.ram.Minus(lowMemory()), maxSelfMapScan>>phys.PageShift)
-		return scanForSelfMaps(ctx, d, area, try)
+		all := d.ram.Minus(lowMemory())
+		area := firstPages(all, maxSelfMapScan>>phys.PageShift)
+		var ended string
+		if left := all.Pages() - area.Pages(); left > 0 {
+			ended = fmt.Sprintf("; ended there, %d MiB were not looked at", left>>8)
+		}
+		return scanForSelfMaps(ctx, d, area, ended, try)
 	},
 }
 
@@ -42,8 +47,9 @@ func lowMemory() phys.Runs {
 
 // scanForSelfMaps offers try the pages of area that look like a top-level table:
 // those that have exactly one entry for themselves in their kernel half. Any
-// process's kernel page table looks so: their kernel halves are alike.
-func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, try func(candidate) bool) (string, error) {
+// process's kernel page table looks so: their kernel halves are alike. The note
+// ends with ended.
+func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, ended string, try func(candidate) bool) (string, error) {
 	found := 0
 	err := eachChunk(ctx, d.mem, area, func(chunk []byte, at phys.Addr) bool {
 		for off := 0; off < len(chunk); off += phys.PageSize {
@@ -58,7 +64,7 @@ func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, try func
 		}
 		return true
 	})
-	return fmt.Sprintf("%d page tables with a self-map in %d MiB of RAM, none with a kernel", found, area.Pages()>>8), err
+	return fmt.Sprintf("%d page tables with a self-map in %d MiB of RAM, none with a kernel%s", found, area.Pages()>>8, ended), err
 }
 
 // firstPages returns the first n pages of s.

@@ -16,36 +16,52 @@ var findShadow = finder{
 		Trust: "Windows itself goes into the kernel by it, if the offset is that of this Windows",
 	},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		found := 0
+		found, left := 0, maxShadowReads
 		for _, c := range registerCandidates(d.arch, d.cpus) {
 			space := newAddressSpace(d.arch, d.mem, d.ram, c.root)
-			for _, s := range shadowCandidates(ctx, space, d.cpus) {
+			for _, s := range shadowCandidates(ctx, space, d.cpus, &left) {
 				found++
 				if !try(s) {
 					return "", nil
 				}
 			}
+			if err := ctx.Err(); err != nil {
+				return "", err
+			}
 		}
-		if found == 0 {
+		switch {
+		case left == 0:
+			return fmt.Sprintf("ended after %d reads of processors' KPRCBs", maxShadowReads), nil
+		case found == 0:
 			return "no KPRCB that names a page table can be reached", nil
 		}
 		return "", nil
 	},
 }
 
+// maxShadowReads bounds how many fields are read: each processor's KPCR is
+// looked for in the page tables of each. A page table that is a process's in
+// user mode maps those of all processors, so that the first leads on.
+const maxShadowReads = 64 << 10
+
 // shadowOffsets are where, from the KPCR, KPRCB.KernelDirectoryTableBase is in
 // Windows versions with page table isolation (public ntkrnlmp symbols). Which
 // one applies isn't known before the kernel is found; each is only a candidate.
-var shadowOffsets = []phys.VirtAddr{0x7000, 0x9000, 0xA000, 0xB000}
+var shadowOffsets = []phys.VirtAddr{0x6000, 0x7000, 0x9000, 0xA000, 0xB000}
 
 // shadowCandidates returns the kernel's top-level tables that the processors'
-// KPCRs name, as far as space, one of a process in user mode, maps them.
-func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Registers) []candidate {
+// KPCRs name, as far as space, one of a process in user mode, maps them. left is
+// how many fields may still be read.
+func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Registers, left *int) []candidate {
 	var out []candidate
 	for i := range cpus {
 		c := &cpus[i]
 		for _, kpcr := range space.arch.kpcrs(c) {
 			for _, off := range shadowOffsets {
+				if *left == 0 {
+					return out
+				}
+				*left--
 				cr3, err := readVA(ctx, space, "KernelDirectoryTableBase", kpcr+off)
 				root := space.arch.paging.at(uint64(cr3))
 				if err == nil && root != 0 && space.ram.Has(root.PFN()) {

@@ -59,32 +59,39 @@ func kdbgSizeOK(size uint32) bool {
 // heads, 0 if it isn't known.
 func (k *KDBG) check(imageSize uint32) error {
 	const what = "KDBG"
+	if size := k.u32(kdbgSize); size != uint32(len(k.Block)) || !kdbgSizeOK(size) {
+		return malformed(what, k.At, "size %#x in a block of %#x bytes", size, len(k.Block))
+	}
+	if why, value := k.unsound(imageSize); why != "" {
+		return malformed(what, k.At, "%s %#x", why, value)
+	}
+	return nil
+}
+
+// unsound returns the first field that no Windows would write so, and "" if all
+// are sound, of the fields within the first kdbgProbe bytes and but for the size.
+func (k *KDBG) unsound(imageSize uint32) (field string, value uint64) {
 	base := k.va(kdbgKernBase)
 	switch {
 	case k.u32(kdbgOwnerTag) != kdbgTag:
-		return malformed(what, k.At, "no 'KDBG' tag")
-	case k.u32(kdbgSize) != uint32(len(k.Block)) || !kdbgSizeOK(uint32(len(k.Block))):
-		return malformed(what, k.At, "size %#x in a block of %#x bytes", k.u32(kdbgSize), len(k.Block))
+		return "owner tag", k.u64(kdbgOwnerTag)
 	case !base.Kernel() || base.Offset() != 0:
-		return malformed(what, k.At, "kernel base %#x", uint64(base))
+		return "kernel base", uint64(base)
 	case k.u64(kdbgMmPageSize) != phys.PageSize:
-		return malformed(what, k.At, "page size %#x", k.u64(kdbgMmPageSize))
+		return "page size", k.u64(kdbgMmPageSize)
 	}
-	for _, f := range []Field{kdbgFlink, kdbgBlink} {
-		if err := kernelPointer(what+" "+f.Name, k.va(f), 8); err != nil {
-			return err
+	for _, f := range [...]Field{kdbgFlink, kdbgBlink, kdbgPsLoadedModuleList, kdbgPsActiveProcessHead} {
+		if p := k.va(f); !p.Kernel() || p%8 != 0 {
+			return f.Name, uint64(p)
 		}
 	}
-	for _, f := range []Field{kdbgPsLoadedModuleList, kdbgPsActiveProcessHead} {
+	for _, f := range [...]Field{kdbgPsLoadedModuleList, kdbgPsActiveProcessHead} {
 		p := k.va(f)
-		if err := kernelPointer(what+" "+f.Name, p, 8); err != nil {
-			return err
-		}
 		if imageSize != 0 && uint64(p-base) > uint64(imageSize)-listEntrySize { // wraps below the base
-			return malformed(what, k.At, "%s %#x outside the kernel image", f.Name, uint64(p))
+			return f.Name + " outside the kernel image", uint64(p)
 		}
 	}
-	return nil
+	return "", 0
 }
 
 // KernBase returns the base of the kernel image that the block belongs to.

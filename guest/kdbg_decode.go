@@ -85,18 +85,14 @@ type encodedMatch struct {
 	size   uint32 // of the block, bytes
 }
 
-// matches returns the ciphers under which e2 and e3 are the tag, a possible
-// size and the kernel's base; rarely more than one.
-func (f *encodedForm) matches(e2, e3 uint64) []encodedMatch {
-	var out []encodedMatch
-	for n := range 64 {
-		p2 := bits.ReverseBytes64(bits.RotateLeft64(e2^e3, n)) ^ f.kernBase
-		size := uint32(p2 >> 32)
-		if uint32(p2) != kdbgTag || !kdbgSizeOK(size) {
-			continue
-		}
-		mask := p2 ^ bits.ReverseBytes64(bits.RotateLeft64(e2, n))
-		out = append(out, encodedMatch{cipher{n, mask}, size})
+// match returns how to read e2 and e3, encoded with a rotation by n, as the tag, a
+// possible size and the kernel's base, and whether they can be read so.
+func (f *encodedForm) match(e2, e3 uint64, n int) (m encodedMatch, ok bool) {
+	p2 := bits.ReverseBytes64(bits.RotateLeft64(e2^e3, n)) ^ f.kernBase
+	size := uint32(p2 >> 32)
+	if uint32(p2) != kdbgTag || !kdbgSizeOK(size) {
+		return encodedMatch{}, false
 	}
-	return out
+	mask := p2 ^ bits.ReverseBytes64(bits.RotateLeft64(e2, n))
+	return encodedMatch{cipher{n, mask}, size}, true
 }

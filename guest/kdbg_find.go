@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"snap/phys"
@@ -17,15 +18,31 @@ const maxKDBGs = 64
 // blocks of that image, in plain and in encoded form, and returns them decoded
 // and in ascending order of address. There is more than one only if somebody
 // forged them. Without any, the error is of class ErrNoKDBG.
+//
+// A page of memory is searched once, however often the image maps it, and no
+// more of the image than any kernel has: the work is linear in that.
 func FindKDBG(ctx context.Context, kernel *Image) ([]KDBG, error) {
-	s := newKDBGScan(kernel.mem, kernel.Base, kernel.Size)
-	if err := s.scan(ctx, kernel.Base, uint64(kernel.Size)); err != nil {
-		return nil, err
+	found, err := findKDBG(ctx, kernel, newBudget(1))
+	if len(found) > 0 {
+		return found, nil
 	}
-	if len(s.found) > 0 {
+	return nil, err
+}
+
+// findKDBG is FindKDBG within a budget. Where a limit ended the search the error
+// says so and is of class errBudget, whether there are blocks or not.
+func findKDBG(ctx context.Context, kernel *Image, b *budget) ([]KDBG, error) {
+	s := newKDBGScan(kernel.mem, kernel.Base, kernel.Size, b)
+	err := s.scan(ctx, kernel.Base, min(uint64(kernel.Size), maxKernelSize))
+	switch {
+	case errors.Is(err, errBudget):
+		return s.found, fmt.Errorf("search the kernel image at %#x for its KDBG: %w", uint64(kernel.Base), err)
+	case err != nil:
+		return nil, err
+	case len(s.found) > 0:
 		return s.found, nil
 	}
-	err := fmt.Errorf("search the kernel image at %#x, %d of its %d pages readable: %w",
+	err = fmt.Errorf("search the kernel image at %#x, %d of its %d pages readable: %w",
 		uint64(kernel.Base), s.readable, kernel.Size/phys.PageSize, ErrNoKDBG)
 	if s.rejected != nil {
 		err = fmt.Errorf("%w (one begins as it should, as while the kernel is decoding it: %w)", err, s.rejected)
@@ -33,63 +50,120 @@ func FindKDBG(ctx context.Context, kernel *Image) ([]KDBG, error) {
 	return nil, err
 }
 
-// kdbgScan searches memory for the KDBG of one kernel.
+// kdbgScan searches memory for the KDBG of one kernel. Each position costs a few
+// instructions, whatever is there: what tells a block is looked at in the memory
+// at hand, and only what holds is read as a block.
 type kdbgScan struct {
 	mem       VirtReader
 	base      phys.VirtAddr // of the kernel
 	imageSize uint32        // of the kernel
+	budget    *budget
 	form      *encodedForm
+	seen      pageSet // pages of RAM that were searched
 	found     []KDBG
 	rejected  error // why the first block with a sound head wasn't taken
 	readable  int   // pages
+	positions int   // that began as a block does
 }
 
-func newKDBGScan(mem VirtReader, base phys.VirtAddr, imageSize uint32) *kdbgScan {
-	return &kdbgScan{mem: mem, base: base, imageSize: imageSize, form: newEncodedForm(base)}
+func newKDBGScan(mem VirtReader, base phys.VirtAddr, imageSize uint32, b *budget) *kdbgScan {
+	return &kdbgScan{mem: mem, base: base, imageSize: imageSize, budget: b, form: newEncodedForm(base)}
 }
 
-// kdbgHead is how many bytes from a block's start tell whether it may be one.
-const kdbgHead = 0x20
+// kdbgProbe is how many bytes from a block's start hold all that check looks at.
+const kdbgProbe = 0x140
 
-// scan searches the n bytes at at, both multiples of 8.
+// scan searches the n bytes at at, both multiples of 8. A block that lies across
+// pages of which one was searched at another address is not found.
 func (s *kdbgScan) scan(ctx context.Context, at phys.VirtAddr, n uint64) error {
-	// A head that straddles two chunks is kept from the one for the next.
-	const keep = kdbgHead - 8
+	// A probe that straddles two chunks is kept from the one for the next.
+	const keep = kdbgProbe - 8
 	buf := make([]byte, keep+min(n, scanChunk))
+	kept := 0 // bytes before the chunk, at the end of buf[:keep]
 	for done := uint64(0); done < n; {
-		chunk := buf[keep : keep+min(n-done, scanChunk)]
-		pages, err := readSparse(ctx, s.mem, chunk, at+phys.VirtAddr(done))
+		size, read, err := s.next(ctx, buf[keep:], at+phys.VirtAddr(done), n-done)
 		if err != nil {
 			return err
 		}
-		s.readable += pages
-		first := 0
-		if done == 0 {
-			first = keep
-		}
-		window := buf[first : keep+len(chunk)]
-		if pages > 0 {
-			if err := s.heads(ctx, window, at+phys.VirtAddr(done)-phys.VirtAddr(keep-first)); err != nil {
+		if read {
+			window := buf[keep-kept : keep+size]
+			if err := s.positionsOf(ctx, window, at+phys.VirtAddr(done)-phys.VirtAddr(kept)); err != nil {
 				return err
 			}
+			kept = min(keep, len(window))
+			copy(buf[keep-kept:keep], window[len(window)-kept:])
+		} else {
+			kept = 0
 		}
-		copy(buf, window[max(0, len(window)-keep):])
-		done += uint64(len(chunk))
+		done += uint64(size)
 	}
 	return nil
 }
 
-// heads looks at each position of b, which is memory from at on.
-func (s *kdbgScan) heads(ctx context.Context, b []byte, at phys.VirtAddr) error {
-	if len(b) < kdbgHead {
+// next fills the start of chunk with memory that was not searched before and
+// returns how much; or read is false and so many bytes at at are passed over.
+func (s *kdbgScan) next(ctx context.Context, chunk []byte, at phys.VirtAddr, left uint64) (size int, read bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, false, err
+	}
+	n, fresh := s.stretch(ctx, at, min(left, scanChunk))
+	if !fresh {
+		return int(n), false, ctx.Err()
+	}
+	if err := s.budget.spend(workKDBG, n); err != nil {
+		return 0, false, err
+	}
+	pages, err := readSparse(ctx, s.mem, chunk[:n], at)
+	s.readable += pages
+	return int(n), pages > 0, err
+}
+
+// extents is memory whose pages can be told from each other, as an AddressSpace's.
+type extents interface {
+	Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error)
+}
+
+// stretch returns how many of the n bytes at at, at least one page or all that is
+// left, are mapped and were not searched before, or are to be passed over.
+func (s *kdbgScan) stretch(ctx context.Context, at phys.VirtAddr, n uint64) (size uint64, fresh bool) {
+	space, ok := s.mem.(extents)
+	if !ok {
+		return n, true
+	}
+	pa, size, mapped, err := space.Extent(ctx, at)
+	if err != nil {
+		return min(n, missing(err, at)), false
+	}
+	size = min(size, n)
+	if !mapped {
+		return size, false
+	}
+	first := uint64(0)
+	for ; first < size; first += phys.PageSize {
+		// The first page decides what the stretch is.
+		if added := s.seen.add((pa + phys.Addr(first)).PFN()); first == 0 {
+			fresh = added
+		} else if added != fresh {
+			if added { // it begins the next stretch
+				s.seen.remove((pa + phys.Addr(first)).PFN())
+			}
+			break
+		}
+	}
+	return min(first, size), fresh
+}
+
+// positionsOf looks at each position of b, which is memory from at on.
+func (s *kdbgScan) positionsOf(ctx context.Context, b []byte, at phys.VirtAddr) error {
+	if len(b) < kdbgProbe {
 		return nil
 	}
 	base := uint64(s.base)
 	w2 := binary.LittleEndian.Uint64(b[0x10:])
-	for i := 0; i+kdbgHead <= len(b); i += 8 {
+	for i := 0; i+kdbgProbe <= len(b); i += 8 {
 		w3 := binary.LittleEndian.Uint64(b[i+0x18:])
 		if plain := uint32(w2) == kdbgTag && w3 == base; plain || s.form.may(w2, w3) {
-			if err := s.inspect(ctx, at+phys.VirtAddr(i), w2, w3, plain); err != nil {
+			if err := s.inspect(ctx, b[i:i+kdbgProbe], at+phys.VirtAddr(i), plain); err != nil {
 				return err
 			}
 		}
@@ -98,39 +172,62 @@ func (s *kdbgScan) heads(ctx context.Context, b []byte, at phys.VirtAddr) error 
 	return nil
 }
 
-// inspect adds the block at at if it is one.
-func (s *kdbgScan) inspect(ctx context.Context, at phys.VirtAddr, w2, w3 uint64, plain bool) error {
-	if len(s.found) >= maxKDBGs {
+// inspect adds the block at at if it is one. probe is its first bytes.
+func (s *kdbgScan) inspect(ctx context.Context, probe []byte, at phys.VirtAddr, plain bool) error {
+	w2, w3 := binary.LittleEndian.Uint64(probe[0x10:]), binary.LittleEndian.Uint64(probe[0x18:])
+	if plain {
+		return s.probe(ctx, probe, at, encodedMatch{size: uint32(w2 >> 32)}, true)
+	}
+	for n := range 64 { // rarely more than one of them matches
+		if m, ok := s.form.match(w2, w3, n); ok {
+			if err := s.probe(ctx, probe, at, m, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// probe adds the block of which probe is the start if it is one. Only a block
+// whose fields hold is read.
+func (s *kdbgScan) probe(ctx context.Context, probe []byte, at phys.VirtAddr, m encodedMatch, plain bool) error {
+	s.positions++
+	if !kdbgSizeOK(m.size) {
 		return nil
 	}
-	var tries []encodedMatch
-	if plain {
-		tries = []encodedMatch{{size: uint32(w2 >> 32)}}
-	} else {
-		tries = s.form.matches(w2, w3)
-	}
-	for _, try := range tries {
-		if !kdbgSizeOK(try.size) {
-			continue
-		}
-		r, err := readRecord(ctx, s.mem, "KDBG", at, int(try.size))
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			continue // it reaches into a page that isn't there
-		}
-		k := KDBG{At: at, Block: r.b, Encoded: !plain}
-		if !plain {
-			try.cipher.decode(k.Block)
-		}
-		if err = k.check(s.imageSize); err == nil {
-			s.found = append(s.found, k)
+	k := KDBG{At: at, Block: probe, Encoded: !plain}
+	if !plain {
+		// Hardly anything else has the right value here.
+		o := kdbgMmPageSize.Offset
+		if m.cipher.plain(binary.LittleEndian.Uint64(probe[o:])) != phys.PageSize && s.rejected != nil {
 			return nil
 		}
+		var b [kdbgProbe]byte
+		k.Block = b[:copy(b[:], probe)]
+		m.cipher.decode(k.Block)
+	}
+	if why, value := k.unsound(s.imageSize); why != "" {
 		if s.rejected == nil {
-			s.rejected = err
+			s.rejected = malformed("KDBG", at, "%s %#x", why, value)
 		}
+		return nil
+	}
+	if len(s.found) >= maxKDBGs {
+		return fmt.Errorf("%w: ended after %d debugger data blocks", errBudget, maxKDBGs)
+	}
+	r, err := readRecord(ctx, s.mem, "KDBG", at, int(m.size))
+	if err != nil {
+		return ctx.Err() // it reaches into a page that isn't there
+	}
+	k.Block = r.b
+	if !plain {
+		m.cipher.decode(k.Block)
+	}
+	// The guest runs: it may have changed since it was probed.
+	if err := k.check(s.imageSize); err == nil {
+		s.found = append(s.found, k)
+	} else if s.rejected == nil {
+		s.rejected = err
 	}
 	return nil
 }

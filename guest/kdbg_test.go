@@ -63,11 +63,22 @@ const realImageSize = 0x0104_6000 // of build 19041's kernel, about what every r
 // search finds the blocks in memory that stands for the kernel's image.
 func search(t *testing.T, mem flatMemory, kernBase phys.VirtAddr) []KDBG {
 	t.Helper()
-	s := newKDBGScan(mem, kernBase, realImageSize)
+	s := newKDBGScan(mem, kernBase, realImageSize, newBudget(1))
 	if err := s.scan(t.Context(), mem.base, uint64(len(mem.b))); err != nil {
 		t.Fatalf("scan failed: %v", err)
 	}
 	return s.found
+}
+
+// matches returns all ways to read two words as the start of a block.
+func (f *encodedForm) matches(e2, e3 uint64) []encodedMatch {
+	var out []encodedMatch
+	for n := range 64 {
+		if m, ok := f.match(e2, e3, n); ok {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func noise(rng *rand.Rand, n int) []byte {
@@ -308,7 +319,7 @@ func FuzzKDBG(f *testing.F) {
 		}
 		base := phys.VirtAddr(binary.LittleEndian.Uint64(rawBase)) | 0xFFFF_8000_0000_0000
 		mem := flatMemory{base.Page(), b[:len(b)&^7]}
-		s := newKDBGScan(mem, base.Page(), realImageSize)
+		s := newKDBGScan(mem, base.Page(), realImageSize, newBudget(1))
 		if err := s.scan(t.Context(), mem.base, uint64(len(mem.b))); err != nil {
 			t.Fatalf("scan failed: %v", err)
 		}
@@ -331,7 +342,7 @@ func BenchmarkKDBGScan(b *testing.B) {
 	mem := flatMemory{0xFFFF_F800_0000_0000, noise(rng, 16<<20)}
 	b.SetBytes(int64(len(mem.b)))
 	for b.Loop() {
-		s := newKDBGScan(mem, mem.base, realImageSize)
+		s := newKDBGScan(mem, mem.base, realImageSize, newBudget(1))
 		if err := s.scan(b.Context(), mem.base, uint64(len(mem.b))); err != nil || len(s.found) != 0 {
 			b.Fatal(err, s.found)
 		}

@@ -3,8 +3,6 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 
 	"snap/phys"
 )
@@ -18,12 +16,10 @@ const (
 	// kernelSlots is how many entries of the top-level table the range takes
 	// where kernels are.
 	kernelSlots = 2
-)
 
-// Bounds on the search of the kernel's whole range, over one discovery.
-const (
-	maxRangeChunks = 2 << 10 // of scanChunk bytes that are read
-	maxRangeSteps  = 4 << 20 // of page table entries that map nothing
+	// maxKernelSize bounds the image that is looked into: three times the largest
+	// SizeOfImage of 3,658 public kernels, 0x145B000.
+	maxKernelSize = 64 << 20
 )
 
 // hint is an address that is likely in the kernel image.
@@ -32,36 +28,40 @@ type hint struct {
 	from string
 }
 
-// maxKernels bounds how many kernel images one discovery looks into: the
-// running one, and what may be mapped or left over of others.
-const maxKernels = 64
-
 // kernelSearch finds kernel images in address spaces. It is for one goroutine.
 type kernelSearch struct {
-	buf    []byte // of scanChunk bytes
-	chunks int    // that may still be read in scans of the kernel's range
-	steps  int    // over unmapped entries that such scans may still take
-	looked map[kernelAt]bool
+	budget *budget
+	heads  *imageHeads
+
+	chunks map[spaceAt]bool // that were searched
+	images map[spaceAt]bool // whose headers were read
+	barren map[tableAt]bool // page tables under which no image begins
+	met    int              // beginnings of images, each as often as it was mapped
+	passed passedImages
 }
 
-// kernelAt is a kernel image in the address space of a top-level table.
-type kernelAt struct {
+// spaceAt is an address in the address space of a top-level table.
+type spaceAt struct {
 	root phys.Addr
-	base phys.VirtAddr
+	at   phys.VirtAddr
 }
 
-func newKernelSearch() *kernelSearch {
+func newKernelSearch(mem phys.Reader, ram phys.Runs, b *budget) *kernelSearch {
 	return &kernelSearch{
-		buf: make([]byte, scanChunk), chunks: maxRangeChunks, steps: maxRangeSteps, looked: map[kernelAt]bool{},
+		budget: b, heads: newImageHeads(mem, ram, b),
+		chunks: map[spaceAt]bool{}, images: map[spaceAt]bool{}, barren: map[tableAt]bool{},
 	}
 }
 
 // acceptKernel looks into a kernel image and reports whether it is the one.
 type acceptKernel func(im *Image, from string) bool
 
+// errNoKernel: no image in an address space was taken.
+var errNoKernel = errors.New("no kernel image that fits is mapped")
+
 // find offers accept the kernel images in space, near the hints or else
 // anywhere in the range where kernels are, until it takes one. It fails if
-// none was taken.
+// none was taken; of class errBudget, if not everything was looked at.
 func (k *kernelSearch) find(ctx context.Context, space *AddressSpace, hints []hint, accept acceptKernel) error {
 	for _, h := range hints {
 		if done, err := k.near(ctx, space, h, accept); done || err != nil {
@@ -70,7 +70,7 @@ func (k *kernelSearch) find(ctx context.Context, space *AddressSpace, hints []hi
 	}
 	done, err := k.inRange(ctx, space, accept)
 	if err == nil && !done {
-		err = errors.New("no kernel image that fits is mapped")
+		err = errNoKernel
 	}
 	return err
 }
@@ -84,9 +84,14 @@ func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, h hint, ac
 		if i >= reach {
 			from = chunk + phys.VirtAddr(i-reach+1)*scanChunk
 		}
-		if !from.Kernel() {
+		key := spaceAt{space.root, from}
+		if !from.Kernel() || k.chunks[key] {
 			continue
 		}
+		if err := k.budget.spend(workChunks, 1); err != nil {
+			return false, err
+		}
+		k.chunks[key] = true
 		if done, err := k.inChunk(ctx, space, from, h.from, accept); done || err != nil {
 			return done, err
 		}
@@ -94,77 +99,70 @@ func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, h hint, ac
 	return false, nil
 }
 
-// inChunk looks for a kernel's first page among those of a chunk.
-func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, at phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
-	pages, err := readSparse(ctx, space, k.buf, at)
-	if err != nil || pages == 0 {
-		return false, err
-	}
-	for off := 0; off < len(k.buf); off += phys.PageSize {
-		if _, ok := peOffset(k.buf[off : off+phys.PageSize]); !ok {
-			continue
-		}
-		im, err := ReadImage(ctx, space, at+phys.VirtAddr(off))
-		// The reach of one hint overlaps another's.
-		if key := (kernelAt{space.root, at + phys.VirtAddr(off)}); err == nil && !k.looked[key] && isKernel(ctx, space.arch, im) {
-			if len(k.looked) >= maxKernels {
-				return false, fmt.Errorf("none of %d kernel images fits", maxKernels)
-			}
-			k.looked[key] = true
-			if accept(im, from) {
-				return true, nil
-			}
-		}
+// inChunk looks at the images that begin in a chunk.
+func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, chunk phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
+	for off := uint64(0); off < scanChunk; {
+		at := chunk + phys.VirtAddr(off)
+		pa, n, mapped, err := space.Extent(ctx, at)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
+		if err != nil { // a table that can't be read
+			mapped, n = false, missing(err, at)
+		}
+		n = min(n, scanChunk-off)
+		if err := k.budget.spend(workEntries, 1+n>>phys.PageShift); err != nil {
+			return false, err
+		}
+		if mapped {
+			if done, err := k.inPages(ctx, space, at, pa, n, from, accept); done || err != nil {
+				return done, err
+			}
+		}
+		off += n
 	}
 	return false, nil
 }
 
-// inRange looks through everything that is mapped where kernels are.
-func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept acceptKernel) (bool, error) {
-	const from = "scan of the kernel's address range"
-	for at := space.arch.kernelsLow; at < space.arch.kernelsHigh; {
-		if _, err := space.Translate(ctx, at); err != nil {
-			if k.steps--; k.steps < 0 {
-				return false, fmt.Errorf("kernel not found within %d page table entries", maxRangeSteps)
-			}
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			at += phys.VirtAddr(missing(err, at))
-			continue
-		}
-		if k.chunks--; k.chunks < 0 {
-			return false, fmt.Errorf("kernel not found within %d MiB of mapped memory", maxRangeChunks)
-		}
-		at &^= scanChunk - 1
-		if done, err := k.inChunk(ctx, space, at, from, accept); done || err != nil {
-			return done, err
-		}
-		at += scanChunk
+// inPages looks at the images that begin in the n bytes at at, whole pages, that
+// are n bytes of physical memory from pa on.
+func (k *kernelSearch) inPages(ctx context.Context, space *AddressSpace, at phys.VirtAddr, pa phys.Addr, n uint64, from string, accept acceptKernel) (done bool, err error) {
+	headsErr := k.heads.in(ctx, pa, n, func(off uint64) bool {
+		k.met++
+		done, err = k.image(ctx, space, at+phys.VirtAddr(off), from, accept)
+		return !done && err == nil
+	})
+	if err == nil {
+		err = headsErr
 	}
-	return false, nil
+	return done, err
 }
 
-// isKernel reports whether an image is the NT kernel: its export directory
-// calls it ntoskrnl.exe, in all its variants, or its PDB is one of the kernel's.
-func isKernel(ctx context.Context, arch *Arch, im *Image) bool {
-	if im.Machine != arch.machine {
-		return false
+// image offers accept the image at base if it is a kernel.
+func (k *kernelSearch) image(ctx context.Context, space *AddressSpace, base phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
 	}
-	if name, err := im.ExportName(ctx); err == nil && strings.EqualFold(name, "ntoskrnl.exe") {
-		return true
+	key := spaceAt{space.root, base}
+	if k.images[key] {
+		return false, nil
 	}
-	cv, err := im.CodeView(ctx)
-	return err == nil && isKernelPDB(cv.PDB)
-}
-
-// isKernelPDB reports whether a PDB is ntkrnlmp.pdb, ntkrnlpa.pdb, … or
-// ntoskrnl.pdb. Some linkers write a whole path.
-func isKernelPDB(path string) bool {
-	name := strings.ToLower(path[strings.LastIndexAny(path, `\/`)+1:])
-	return strings.HasSuffix(name, ".pdb") &&
-		(strings.HasPrefix(name, "ntkrnl") || strings.HasPrefix(name, "ntoskrnl"))
+	if err := k.budget.spend(workHeads, 1); err != nil {
+		return false, err
+	}
+	k.images[key] = true
+	im, err := ReadImage(ctx, space, base)
+	if err != nil {
+		k.passed.add(imageName{base: base}, err.Error())
+		return false, ctx.Err()
+	}
+	name := nameImage(ctx, im)
+	if why := name.refused(space.arch); why != "" {
+		k.passed.add(name, why)
+		return false, ctx.Err()
+	}
+	if err := k.budget.spend(workKernels, 1); err != nil {
+		return false, err
+	}
+	return accept(im, from), nil
 }

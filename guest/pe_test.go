@@ -333,13 +333,36 @@ func TestForwardedExport(t *testing.T) {
 	}
 }
 
-func TestIsKernelPDB(t *testing.T) {
+// Kernels have several names, and each of them does, whoever says it.
+func TestKernelNames(t *testing.T) {
 	for name, want := range map[string]bool{
-		"ntkrnlmp.pdb": true, "ntkrnlpa.pdb": true, "ntoskrnl.pdb": true, "NTKRNLMP.PDB": true,
-		`d:\build\obj\ntkrnlmp.pdb`: true, "ntkrnlmp.exe": false, "notntkrnlmp.pdb": false, "hal.pdb": false, "": false,
+		"ntoskrnl": true, "ntkrnlmp": true, "ntkrnlpa": true, "ntkrpamp": true, "ntkrla57": true, "NtKrnlMp": true,
+		"notntkrnlmp": false, "ntkrnlmp2": false, "ntkrnl": false, "hal": false, "": false,
 	} {
-		if got := isKernelPDB(name); got != want {
-			t.Errorf("isKernelPDB(%q) = %v; want %v", name, got, want)
+		for _, tt := range []struct {
+			export, pdb string
+			want        bool
+		}{
+			{name + ".exe", "other.pdb", want},
+			{"other.exe", name + ".pdb", want},
+			{"other.exe", `d:\build\obj\` + name + ".PDB", want},
+			{"other.exe", "build/obj/" + name + ".pdb", want},
+			{name + ".dll", name + ".exe", false},
+			{name, name, false},
+		} {
+			b := onePage()
+			clear(b[0x700:0x720])
+			clear(b[0x958:0x998])
+			copy(b[0x700:0x720], tt.export)
+			copy(b[0x958:], tt.pdb+"\x00")
+			binary.LittleEndian.PutUint32(b[0x900+16:], uint32(24+len(tt.pdb)+1))
+			im, err := ReadImage(t.Context(), flatMemory{imageBase, b}, imageBase)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := isKernel(t.Context(), AMD64(), im); got != tt.want {
+				t.Errorf("export name %q, PDB %q: isKernel = %v; want %v", tt.export, tt.pdb, got, tt.want)
+			}
 		}
 	}
 }

@@ -79,8 +79,8 @@ func TestOtherSystemIsRefused(t *testing.T) {
 	}
 }
 
-// A page table in which everything is the kernel's first chunk, over and over:
-// the search of the kernel's range has to end.
+// A page table in which everything is one page, over and over, through tables
+// that are reached over and over: each is looked at once.
 func TestHostileTablesEnd(t *testing.T) {
 	im := build(t, ntlab.Config{Seed: 27, NoLowStub: true})
 	root, err := im.AllocPhys(4)
@@ -115,8 +115,8 @@ func TestHostileTablesEnd(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Discover failed: %v", err)
 	}
-	if r.bytes < 1<<30 || r.bytes > 3<<30 {
-		t.Errorf("%d bytes were read; want the budget of 2 GiB and little else", r.bytes)
+	if limit := uint64(64 << 20); r.bytes > limit {
+		t.Errorf("%d bytes were read; want each page once and little else, at most %d", r.bytes, limit)
 	}
 	if s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
 		t.Errorf("DirectoryTableBase = %#x; want %#x", s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
