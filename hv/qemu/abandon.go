@@ -48,7 +48,10 @@ func ended(err error) bool {
 }
 
 // undoSnapshot makes one attempt, as far as it gets. The capability can't be turned
-// off under a migration, so one that goes on while it is off isn't ours.
+// off under a migration, so one that goes on while it is off isn't ours. The
+// descriptor goes before the capability: a command to save that a process sent as
+// it died then finds either both or no descriptor, and never begins a migration
+// proper.
 func (g *Guest) undoSnapshot(ctx context.Context, by Manager) (done bool, err error) {
 	_, on, err := g.snapshotCapability(ctx)
 	if err != nil {
@@ -58,22 +61,29 @@ func (g *Guest) undoSnapshot(ctx context.Context, by Manager) (done bool, err er
 	if err != nil {
 		return false, err
 	}
-	switch {
-	case on && m.over():
-		return false, g.setSnapshotCapability(ctx, false) // and look again
-	case on:
+	if on && !m.over() {
 		return false, g.cancelSnapshot(ctx, by, m)
 	}
 	if err := g.closeSink(ctx); err != nil {
 		return false, err
+	}
+	if on {
+		return false, g.setSnapshotCapability(ctx, false) // and look again
 	}
 	return g.running(ctx, by, m)
 }
 
 // cancelSnapshot asks QEMU to give up, which takes it a moment. A save or dump of
 // the manager's that came to be a snapshot because of the capability is let end.
+//
+// A snapshot that QEMU sets up is let come to its beginning, for which the guest
+// need not stand still. QEMU 9.1 and later would fail it as it writes the first
+// bytes, and then end the watch over the guest's memory that it had not begun: it
+// closes the number of a descriptor that nobody has set yet, its own 0
+// (bg_migration_thread in migration/migration.c, ram_write_tracking_stop and
+// ram_state_init in migration/ram.c; see lostStdin).
 func (g *Guest) cancelSnapshot(ctx context.Context, by Manager, m migration) error {
-	if err := by.CheckJob(ctx); err != nil || m.Status == "cancelling" {
+	if err := by.CheckJob(ctx); err != nil || m.settingUp() || m.Status == "cancelling" {
 		return err
 	}
 	_, err := qmp[nothing](ctx, g, "migrate_cancel")

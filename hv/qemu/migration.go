@@ -31,6 +31,9 @@ func (m migration) over() bool {
 	return slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, m.Status)
 }
 
+// settingUp reports whether QEMU has not begun to save yet.
+func (m migration) settingUp() bool { return m.Status == "setup" }
+
 func (g *Guest) migration(ctx context.Context) (migration, error) {
 	return qmp[migration](ctx, g, "query-migrate")
 }

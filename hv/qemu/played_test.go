@@ -33,6 +33,8 @@ type played struct {
 	gone     bool
 	resumes  int
 	migrates func() // runs when it is told to save, in place of saving
+	looks    func() // runs when it is asked how far it is
+	cancels  func() // runs when it is told to give up
 }
 
 var (
@@ -131,8 +133,14 @@ func (q *played) QMP(ctx context.Context, c Command) (string, error) {
 		q.on = cmd.Arguments.Capabilities[0].State
 		return done, nil
 	case "query-migrate":
+		if q.looks != nil {
+			q.looks()
+		}
 		return fmt.Sprintf(`{"return":{"status":%q,"downtime":12,"ram":{"total":4194304,"remaining":0},"error-desc":"no space left"}}`, q.status), nil
 	case "migrate_cancel":
+		if q.cancels != nil {
+			q.cancels()
+		}
 		q.status = "cancelled"
 		return done, nil
 	case "getfd":

@@ -137,9 +137,11 @@ func foreignArguments(proc fs.FS) (string, error) {
 	return "", nil
 }
 
-// lostStdin: QEMU 9.1 and later may close its descriptor 0 when a snapshot fails
-// early, and close again what has the number then, a disk for one, when a second
-// one does. So one failure is all that is risked.
+// lostStdin: QEMU 9.1 and later close their descriptor 0 when a snapshot fails
+// before it has begun, because it is cancelled then or a disk can't be flushed, and
+// close again what has the number then, a disk for one, when a second one does. snap
+// cancels none that early (cancelSnapshot); others may, and one failure is all that
+// is risked.
 func lostStdin(proc fs.FS) (string, error) {
 	to, err := fs.ReadLink(proc, "fd/0")
 	if errors.Is(err, fs.ErrNotExist) || err == nil && to != os.DevNull {

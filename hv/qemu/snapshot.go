@@ -31,9 +31,21 @@ const (
 	// awayFor is how long a monitor that doesn't answer is borne with: QEMU goes on
 	// without it.
 	awayFor = 60 * time.Second
-	// undoFor is how long it is tried to end the snapshot.
-	undoFor = 60 * time.Second
+	// undoFor is how long it is tried to end the snapshot, and setUpRate is how fast
+	// QEMU at least reads all of the guest's memory, in bytes per second, when it
+	// sets one up: it isn't ended before that (cancelSnapshot).
+	undoFor   = 60 * time.Second
+	setUpRate = 4 << 30
 )
+
+// undoWithin is how long it is tried to end a snapshot of a guest with so many bytes
+// of memory.
+func undoWithin(bytes uint64) time.Duration {
+	return undoFor + time.Duration(min(bytes, maxSnapshot)/setUpRate)*time.Second
+}
+
+// maxSnapshot bounds what undoWithin reckons with, in bytes.
+const maxSnapshot = 1 << 45
 
 // SnapshotSize returns how many bytes of the host's memory a snapshot takes if so
 // many pages can hold anything but zeros.
@@ -91,7 +103,7 @@ func (g *Guest) snapshot(ctx context.Context, o hv.SnapshotOptions, by Manager, 
 			err = errors.Join(err, s.close())
 		}
 	}()
-	saved, err := g.saveGuarded(ctx, s, o.Progress, by, k)
+	saved, err := g.saveGuarded(ctx, s, undoWithin(m.blocks), o.Progress, by, k)
 	if err != nil {
 		return nil, err
 	}
@@ -123,15 +135,16 @@ func (g *Guest) open(ctx context.Context, s *sink, m RAMMap, saved migration) (*
 	return guest, nil
 }
 
-// saveGuarded has QEMU save the guest, with somebody ready to undo it.
-func (g *Guest) saveGuarded(ctx context.Context, s *sink, progress func(done, total uint64), by Manager, k hv.Keeper) (migration, error) {
+// saveGuarded has QEMU save the guest, with somebody ready to undo it, which is
+// tried for as long as undoing says.
+func (g *Guest) saveGuarded(ctx context.Context, s *sink, undoing time.Duration, progress func(done, total uint64), by Manager, k hv.Keeper) (migration, error) {
 	if k != nil {
 		if err := k.Hold(ctx, hv.ForSnapshot); err != nil {
 			return migration{}, err
 		}
 	}
 	saved, err := g.save(ctx, s, progress, by)
-	undo, cancel := bounded.Within(context.Background(), undoFor)
+	undo, cancel := bounded.Within(context.Background(), undoing)
 	defer cancel()
 	undone := g.AbandonSnapshot(undo, by)
 	if k != nil && !errors.Is(undone, hv.ErrStillPaused) {

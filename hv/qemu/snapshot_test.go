@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +118,65 @@ func TestSnapshotCancelled(t *testing.T) {
 		t.Errorf("Snapshot(cancelled) = %v; want context.Canceled", err)
 	}
 	q.asBefore(t)
+}
+
+// TestSnapshotCancelledEarly: QEMU isn't told to give up a snapshot while it sets it
+// up, however long that takes.
+func TestSnapshotCancelledEarly(t *testing.T) {
+	q, g := play(t, "qemu-10.0-q35")
+	ctx, cancel := context.WithCancel(t.Context())
+	q.migrates = func() { q.status = "setup"; cancel() }
+	looks := 0
+	q.looks = func() {
+		if looks++; looks == 5 && q.status == "setup" {
+			q.status = "active"
+		}
+	}
+	q.cancels = func() {
+		if q.status != "active" {
+			t.Errorf("migrate_cancel comes with the migration in %q; want it in active", q.status)
+		}
+	}
+	if _, err := g.Snapshot(ctx, enough, q, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Snapshot(cancelled) = %v; want context.Canceled", err)
+	}
+	q.asBefore(t)
+	if looks < 5 || q.status != "cancelled" {
+		t.Errorf("after %d looks the migration is %q; want it cancelled once it was set up", looks, q.status)
+	}
+}
+
+// TestUndoOrder: a command to save that is still under way finds no descriptor once
+// the capability is off.
+func TestUndoOrder(t *testing.T) {
+	q, g := play(t, "qemu-10.0-q35")
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.on, q.fd = true, f
+	if err := g.AbandonSnapshot(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	var acts []string
+	for _, a := range q.asked {
+		if !strings.HasPrefix(a, "query-") {
+			acts = append(acts, a)
+		}
+	}
+	if len(acts) < 2 || acts[0] != "closefd" || acts[1] != "migrate-set-capabilities" {
+		t.Errorf("QEMU was told %q; want closefd before migrate-set-capabilities", acts)
+	}
+	q.asBefore(t)
+}
+
+// TestUndoWithin: there is time for QEMU to read all of a large guest's memory.
+func TestUndoWithin(t *testing.T) {
+	for bytes, want := range map[uint64]time.Duration{0: 60 * time.Second, 4 << 40: (60 + 1024) * time.Second, math.MaxUint64: (60 + 8192) * time.Second} {
+		if got := undoWithin(bytes); got != want {
+			t.Errorf("undoWithin(%d) = %v; want %v", bytes, got, want)
+		}
+	}
 }
 
 // TestSnapshotStays: a keeper is not let go before all is undone.
