@@ -11,7 +11,9 @@ type Connection interface {
 	URI() string
 
 	// Domains lists all domains, running or not, by name. A domain that goes
-	// away meanwhile is left out.
+	// away meanwhile is left out. One that isn't answered for in a few seconds,
+	// because a job has it locked for instance, is listed with why (Err); where
+	// that happens time and again the error is ErrNoAnswer.
 	Domains(ctx context.Context) ([]DomainInfo, error)
 
 	// Lookup finds a domain by its name, UUID or id, in that order, and returns
@@ -32,6 +34,7 @@ type DomainInfo struct {
 	State  State
 	Memory uint64 // bytes, the most that it was given
 	CPUs   int
+	Err    error // why State, Memory and CPUs aren't known, nil if they are
 }
 
 // Driver opens connections of one kind.

@@ -17,6 +17,9 @@ var (
 	ErrBusy = errors.New("domain is busy")
 	// ErrUnreachable: there is no way to the hypervisor's daemon, or no longer.
 	ErrUnreachable = errors.New("the daemon can't be reached")
+	// ErrNoAnswer: the daemon or QEMU is there but answers nothing in the time that
+	// a call is given. What was asked for may still be done.
+	ErrNoAnswer = errors.New("no answer")
 	// ErrConfidential: the guest's memory is encrypted (SEV, TDX).
 	ErrConfidential = errors.New("confidential guest")
 	// ErrUnsupported: the source or mode that was asked for can't work safely here.

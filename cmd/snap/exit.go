@@ -104,6 +104,7 @@ var exitClasses = []struct {
 	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --mode auto and --source auto let snap choose"},
 	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
+	{hv.ErrNoAnswer, exitFailed, "something of libvirt's is stopped or very busy: virsh list --all shows whether it answers at all (if not: systemctl status libvirtd virtqemud; guests run on while it is restarted), virsh domjobinfo DOMAIN whether the domain has a job"},
 	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
 	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},

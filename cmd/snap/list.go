@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -16,8 +18,12 @@ import (
 	"snap/hv"
 )
 
-// listTimeout bounds how long snap list looks at one domain.
-const listTimeout = 20 * time.Second
+// Bounds on looking at domains: a domain that is locked, or whose QEMU stands
+// still, must not keep the others from being listed.
+const (
+	listTimeout  = 20 * time.Second // for one domain
+	listTogether = 4                // domains that are looked at at a time
+)
 
 // listEntry is a domain as snap list shows it.
 type listEntry struct {
@@ -37,7 +43,9 @@ func newListCommand(a *app) *cobra.Command {
 		Use:   "list [flags]",
 		Short: "List the domains: state, memory, whether it is Windows, which modes work",
 		Long: `List all domains of the connection. The memory of those that run is looked at,
-without pausing them, to tell whether Windows is in it.`,
+without pausing them, to tell whether Windows is in it. A domain of which nothing
+is known in time, because another job has it locked or its QEMU stands still, is
+listed with "no answer"; -v says of each what was in the way.`,
 		Args:        cobra.NoArgs,
 		Annotations: exitCodes(exitDenied),
 		Example:     "  snap list -c qemu:///system",
@@ -54,12 +62,9 @@ func (a *app) list(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list domains: %w", err)
 	}
-	entries := []listEntry{}
-	for _, d := range domains {
-		entries = append(entries, a.listDomain(ctx, d))
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("list domains: %w", err)
-		}
+	entries := a.listDomains(ctx, domains)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("list domains: %w", err)
 	}
 	if a.json {
 		return a.printJSON(entries)
@@ -82,24 +87,53 @@ func (a *app) list(ctx context.Context) error {
 	return nil
 }
 
+// listDomains looks into some domains at a time.
+func (a *app) listDomains(ctx context.Context, domains []hv.DomainInfo) []listEntry {
+	entries := make([]listEntry, len(domains))
+	turns := make(chan struct{}, listTogether)
+	var all sync.WaitGroup
+	for i, d := range domains {
+		turns <- struct{}{}
+		all.Go(func() {
+			entries[i] = a.listDomain(ctx, d)
+			<-turns
+		})
+	}
+	all.Wait()
+	return entries
+}
+
 // listDomain looks into one domain. What fails is said in the entry.
 func (a *app) listDomain(ctx context.Context, d hv.DomainInfo) listEntry {
 	e := listEntry{Name: d.Name, UUID: d.UUID, State: d.State, Memory: d.Memory, CPUs: d.CPUs, Guest: "-", Modes: []string{}}
+	if d.Err != nil {
+		e.Guest, e.Why = unknownGuest(d.Err), d.Err.Error()
+		return e
+	}
 	if d.State != hv.StateRunning && d.State != hv.StatePaused {
 		return e
 	}
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("%w within %v", hv.ErrNoAnswer, listTimeout))
 	defer cancel()
 	if err := a.lookForList(ctx, &e); err != nil {
-		e.Why = err.Error()
-		switch code, _ := classify(err); code {
-		case exitNotWindows:
-			e.Guest = "not Windows"
-		default:
-			e.Guest = "? (" + shortReason(code) + ")"
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = context.Cause(ctx)
 		}
+		e.Guest, e.Why = unknownGuest(err), err.Error()
 	}
 	return e
+}
+
+// unknownGuest is what is said of a guest that could not be looked at.
+func unknownGuest(err error) string {
+	code, _ := classify(err)
+	switch {
+	case code == exitNotWindows:
+		return "not Windows"
+	case errors.Is(err, hv.ErrNoAnswer):
+		return "? (no answer)"
+	}
+	return "? (" + shortReason(code) + ")"
 }
 
 func (a *app) lookForList(ctx context.Context, e *listEntry) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,9 @@ func defaultConnect() string {
 	return "qemu:///system"
 }
 
+// completeIn bounds how long a shell waits for the names of domains.
+const completeIn = 3 * time.Second
+
 // addConnectFlag gives cmd the -c flag and completion of domain names.
 func addConnectFlag(cmd *cobra.Command, a *app) {
 	cmd.Flags().StringVarP(&a.connect, "connect", "c", defaultConnect(),
@@ -29,7 +33,9 @@ func addConnectFlag(cmd *cobra.Command, a *app) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		domains, err := a.domains(cmd.Context())
+		ctx, cancel := context.WithTimeout(cmd.Context(), completeIn)
+		defer cancel()
+		domains, err := a.domains(ctx)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	rpc "github.com/digitalocean/go-libvirt"
 
 	"snap/hv"
+	"snap/hv/internal/bounded"
 	"snap/hv/qemu"
 )
 
@@ -20,10 +22,23 @@ import (
 // src/remote/remote_protocol.x).
 const maxDomains = 16384
 
-// Domains lists all domains, running or not, by name. A domain that goes away
-// meanwhile is left out.
+// Bounds on a list of domains: libvirtd answers nothing about a domain while
+// another call has it locked.
+const (
+	// listTimeout bounds the call that names all domains, and infoTimeout the one
+	// that asks for one of them.
+	listTimeout = 20 * time.Second
+	infoTimeout = 5 * time.Second
+	// maxSilent is for how many domains in a row nothing is answered before the
+	// daemon itself counts as the one that doesn't.
+	maxSilent = 3
+)
+
+// Domains implements hv.Connection.
 func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
-	doms, err := query(ctx, c, "list domains", func(l *rpc.Libvirt) ([]rpc.Domain, error) {
+	listing, cancel := bounded.Within(ctx, listTimeout)
+	defer cancel()
+	doms, err := query(listing, c, "list domains", func(l *rpc.Libvirt) ([]rpc.Domain, error) {
 		doms, _, err := l.ConnectListAllDomains(1, rpc.ConnectListDomainsActive|rpc.ConnectListDomainsInactive)
 		return doms, err
 	})
@@ -34,13 +49,21 @@ func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 		return nil, fmt.Errorf("list domains on %s: daemon sent %d, more than %d", c.URI(), len(doms), maxDomains)
 	}
 	out := make([]hv.DomainInfo, 0, len(doms))
+	silent := 0 // in a row
 	for _, dom := range doms {
 		info, err := c.info(ctx, dom)
-		if errors.Is(err, hv.ErrNoDomain) {
+		switch {
+		case errors.Is(err, hv.ErrNoDomain):
 			continue
-		}
-		if err != nil {
+		case errors.Is(err, hv.ErrNoAnswer) && ctx.Err() == nil:
+			if silent++; silent >= maxSilent {
+				return nil, err
+			}
+			info = hv.DomainInfo{Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)), State: hv.StateOther, Err: err}
+		case err != nil:
 			return nil, err
+		default:
+			silent = 0
 		}
 		out = append(out, info)
 	}
@@ -49,6 +72,8 @@ func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 }
 
 func (c *Conn) info(ctx context.Context, dom rpc.Domain) (hv.DomainInfo, error) {
+	ctx, cancel := bounded.Within(ctx, min(infoTimeout, c.timeout))
+	defer cancel()
 	return query(ctx, c, fmt.Sprintf("ask for domain %q", dom.Name), func(l *rpc.Libvirt) (hv.DomainInfo, error) {
 		state, maxMem, _, cpus, _, err := l.DomainGetInfo(dom)
 		return hv.DomainInfo{

@@ -21,6 +21,8 @@ type migrating struct {
 	on       bool   // the capability
 	status   string // of the migration
 	cancels  int
+	early    int // of cancels while it was set up, and looks at it then
+	looks    int
 	deaf     int // so many commands are answered by an error of the daemon's
 	commands []string
 }
@@ -52,12 +54,20 @@ func (q *migrating) answer(cmd string) string {
 		return fmt.Sprintf(`{"return":[{"capability":"xbzrle","state":true},{"capability":"background-snapshot","state":%v}]}`, q.on)
 	case is("query-migrate"):
 		status := q.status
-		if status == "cancelling" {
+		switch status {
+		case "cancelling":
 			q.status = "cancelled"
+		case "setup":
+			if q.looks++; q.looks == 3 {
+				q.status = "active"
+			}
 		}
 		return fmt.Sprintf(`{"return":{"status":%q,"error-desc":"disk full"}}`, status)
 	case is("migrate_cancel"):
 		q.cancels++
+		if q.status == "setup" {
+			q.early++
+		}
 		q.status = "cancelling"
 		return done
 	case is("migrate-set-capabilities"):
@@ -108,6 +118,9 @@ func TestAbandonSnapshot(t *testing.T) {
 				t.Fatalf("AbandonSnapshot() failed: %v", err)
 			}
 			q := tt.qemu
+			if q.early > 0 {
+				t.Error("it was cancelled while QEMU set it up")
+			}
 			if q.on || q.cancels != tt.cancels || q.status != tt.status || (p.now() == stateRunning) != tt.running {
 				t.Errorf("afterwards: capability on=%v, %d cancels, migration %q, guest running=%v; want off, %d, %q, %v",
 					q.on, q.cancels, q.status, p.now() == stateRunning, tt.cancels, tt.status, tt.running)

@@ -41,7 +41,7 @@ func (h hooked) QMP(ctx context.Context, c qemu.Command) (string, error) {
 // in turns as early as it can be and at any moment. (go test -snapshots 500 takes
 // 500.)
 func TestSnapshotsInARow(t *testing.T) {
-	g, d := snapshotGuest(t, lab.Spec{Mode: boot.Paced, MemoryMiB: 256, CPUs: 1, FillMiB: 16, Seed: 35})
+	g, d := snapshotGuest(t, lab.Spec{Mode: boot.Paced, MemoryMiB: 1024, CPUs: 1, FillMiB: 16, Seed: 35})
 	pid, err := g.PID()
 	if err != nil {
 		t.Fatal(err)

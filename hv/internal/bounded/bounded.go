@@ -7,13 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"snap/hv"
 )
 
-// TimeoutError is somebody who doesn't answer. It is no context error: what the
-// caller bounded went on.
+// TimeoutError is somebody who doesn't answer: hv.ErrNoAnswer. It is no context
+// error: what the caller bounded went on.
 type TimeoutError struct{ After time.Duration }
 
-func (e TimeoutError) Error() string { return fmt.Sprintf("no answer within %v", e.After) }
+func (e TimeoutError) Error() string { return fmt.Sprintf("%v within %v", hv.ErrNoAnswer, e.After) }
+
+// Unwrap returns the class of the failure.
+func (e TimeoutError) Unwrap() error { return hv.ErrNoAnswer }
 
 // endedError is a call given up because its context ended.
 type endedError struct{ cause, err error }
