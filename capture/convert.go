@@ -38,6 +38,19 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 		if len(m.CPUs) == 0 {
 			m.Account.warn("the file holds no processor registers: the dump's contexts are those that the guest saved itself")
 		}
+		warning, err := o.fits(ctx, place, name, a.Plan, func() (*Sample, error) {
+			set, _, err := mem.Populated(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return sampleDump(ctx, mem, a.Plan, set, o.writeOptions())
+		})
+		if err != nil {
+			return nil, err
+		}
+		if warning != "" {
+			m.Account.warn("%s", warning)
+		}
 		return o.writeMoment(m, a, w, man)
 	})
 }
@@ -57,6 +70,13 @@ func Repack(ctx context.Context, f *dump.File, id hv.Identity, place store.Place
 		}
 		if extra := uint64(f.Size()) - end(f); extra > 0 {
 			acc.warn("%d bytes after the last page (secondary data) are left out", extra)
+		}
+		warning, err := o.fits(ctx, place, name, plan, func() (*Sample, error) { return sampleDump(ctx, f, plan, f.RAM(), o.writeOptions()) })
+		if err != nil {
+			return nil, err
+		}
+		if warning != "" {
+			acc.warn("%s", warning)
 		}
 		wo := o.Write
 		wo.Progress = new(dump.Progress)

@@ -102,40 +102,73 @@ func (e *Estimate) Reject(limit time.Duration) error {
 // Acquire gets the guest's memory and processors by the mode that was asked for.
 // The caller ends with Moment.Release.
 func (s *Session) Acquire(ctx context.Context) (*Moment, error) {
+	others, modes, err := s.candidates(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case others:
+		return acquirePausedByOthers(ctx, s)
+	}
+	return s.acquireFirst(ctx, modes)
+}
+
+// MayAcquire fails as Acquire would before it touches the guest.
+func (s *Session) MayAcquire(ctx context.Context) error {
+	others, modes, err := s.candidates(ctx)
+	if err != nil || others {
+		return err
+	}
+	return s.eachMode(ctx, modes, func(Mode, *Estimate) error { return nil })
+}
+
+// candidates returns the modes that Acquire may choose among, in their order, or
+// that somebody else has paused the guest, and it has only to be kept so.
+func (s *Session) candidates(ctx context.Context) (others bool, modes []Mode, err error) {
 	mode := s.Options.Mode
 	if mode != nil && !mode.Consistent() {
-		return mode.Acquire(ctx, s, nil)
+		return false, []Mode{mode}, nil
 	}
 	state, err := s.VM.State(ctx)
+	switch {
+	case err != nil:
+		return false, nil, err
+	case state == hv.StatePaused:
+		return true, nil, nil
+	case mode != nil:
+		return false, []Mode{mode}, nil
+	}
+	for _, m := range Modes() {
+		if m.Auto() {
+			modes = append(modes, m)
+		}
+	}
+	return false, modes, nil
+}
+
+// acquireFirst acquires by the first of modes that doesn't have to be rejected.
+func (s *Session) acquireFirst(ctx context.Context, modes []Mode) (m *Moment, err error) {
+	err = s.eachMode(ctx, modes, func(mode Mode, e *Estimate) (err error) {
+		m, err = mode.Acquire(ctx, s, e)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if state == hv.StatePaused {
-		return acquirePausedByOthers(ctx, s)
-	}
-	if mode != nil {
-		return mode.Acquire(ctx, s, nil)
-	}
-	return s.acquireFirst(ctx, Modes())
+	return m, nil
 }
 
-// acquireFirst acquires by the first mode that auto may choose and that doesn't
-// have to be rejected.
-func (s *Session) acquireFirst(ctx context.Context, modes []Mode) (*Moment, error) {
+// eachMode has begin begin by the first of modes that doesn't have to be rejected,
+// and by the next where that turns out only then. The error has why each was.
+func (s *Session) eachMode(ctx context.Context, modes []Mode, begin func(Mode, *Estimate) error) error {
 	var rejected error
 	for _, mode := range modes {
-		if !mode.Auto() {
-			continue
-		}
-		e, err := mode.Estimate(ctx, s)
+		e, why, err := s.judge(ctx, mode)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		why := e[0].Reject(s.Options.MaxPause)
 		if why == nil {
-			var m *Moment
-			if m, err = mode.Acquire(ctx, s, &e[0]); err == nil || !notBegun(err) {
-				return m, err
+			if err = begin(mode, e); err == nil || !notBegun(err) {
+				return err
 			}
 			why = err
 		}
@@ -146,7 +179,24 @@ func (s *Session) acquireFirst(ctx context.Context, modes []Mode) (*Moment, erro
 			rejected = fmt.Errorf("%w; and %w", rejected, why)
 		}
 	}
-	return nil, rejected
+	return rejected
+}
+
+// judge returns what a dump in a mode would take, and why it must not be begun. A
+// mode that doesn't hold the guest still isn't estimated: the Estimate is nil.
+func (s *Session) judge(ctx context.Context, mode Mode) (e *Estimate, why, err error) {
+	if !mode.Consistent() {
+		err := mode.Check(ctx, s.VM)
+		if errors.Is(err, hv.ErrUnsupported) {
+			return nil, err, nil
+		}
+		return nil, nil, err
+	}
+	all, err := mode.Estimate(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &all[0], all[0].Reject(s.Options.MaxPause), nil
 }
 
 // notBegun reports whether err says that a mode was not begun, so that another

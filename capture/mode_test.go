@@ -67,7 +67,6 @@ func TestAddMode(t *testing.T) {
 		{"first", []Mode{mode, Pause{}}, "borrowed"},
 		{"rejected", []Mode{refused, Pause{}}, "pause"},
 		{"the only one", []Mode{refused}, ""},
-		{"never unasked", []Mode{Live{}, mode}, "borrowed"},
 	} {
 		m, err := s.acquireFirst(t.Context(), tt.modes)
 		if tt.want == "" {
@@ -84,6 +83,48 @@ func TestAddMode(t *testing.T) {
 		}
 		if err := m.Release(nil); err != nil {
 			t.Errorf("%s: Release(nil) = %v", tt.name, err)
+		}
+	}
+}
+
+// TestCandidates: auto chooses among the modes that may be chosen unasked, and
+// nothing but keeping it so is left to do with a guest that others have paused.
+func TestCandidates(t *testing.T) {
+	vm := newGuest(t, ntlab.Config{Seed: 72})
+	names := func(mode Mode) (bool, string) {
+		s, err := Open(t.Context(), vm, Options{Mode: mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		others, modes, err := s.candidates(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, m := range modes {
+			all = append(all, m.Name())
+		}
+		return others, strings.Join(all, " ")
+	}
+	for _, tt := range []struct {
+		mode   Mode
+		paused bool
+		others bool
+		want   string
+	}{
+		{nil, false, false, "pause snapshot"},
+		{Pause{}, false, false, "pause"},
+		{Snapshot{}, false, false, "snapshot"},
+		{Live{}, false, false, "live"},
+		{nil, true, true, ""},
+		{Pause{}, true, true, ""},
+		{Snapshot{}, true, true, ""},
+		{Live{}, true, false, "live"},
+	} {
+		vm.paused.Store(tt.paused)
+		if others, got := names(tt.mode); others != tt.others || got != tt.want {
+			t.Errorf("mode %v, paused by others %v: %v, %q; want %v, %q", tt.mode, tt.paused, others, got, tt.others, tt.want)
 		}
 	}
 }

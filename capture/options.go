@@ -43,7 +43,7 @@ type Options struct {
 	// Look says what the dump is to hold.
 	Look LookOptions
 
-	// Write says how it is written. Progress and Metadata are the package's own.
+	// Write says how it is written. Progress, Metadata and Frame are the package's own.
 	Write dump.Options
 	// Manifest puts the account of the dump beside it, as the file's name and
 	// ".json".
@@ -149,6 +149,6 @@ func (o *Options) workers() int {
 // writeOptions are those of a dump of which nothing is told.
 func (o *Options) writeOptions() dump.Options {
 	w := o.Write
-	w.Progress, w.Metadata = nil, nil
+	w.Progress, w.Metadata, w.Frame = nil, nil, nil
 	return w
 }

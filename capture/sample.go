@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"snap/dump"
-	"snap/hv"
 	"snap/phys"
+	"snap/store"
 )
 
 // What a sample reads of the guest: enough for a stable ratio, little enough to
@@ -23,6 +23,7 @@ type Sample struct {
 	Populated uint64        // of those, pages that have to be read
 	DumpBytes uint64        // expanded
 	Bytes     uint64        // of the file
+	Room      store.Size    // that the file takes in a folder
 	Duration  time.Duration // of reading, compressing and writing
 }
 
@@ -34,29 +35,34 @@ func (s *Session) Sample(ctx context.Context) (*Sample, error) {
 	}
 	s.Options.tell(Event{Phase: PhaseEstimate})
 	var err error
-	s.sample, err = sampleDump(ctx, s.Memory, s.Analysis, s.Options.writeOptions())
-	return s.sample, err
-}
-
-func sampleDump(ctx context.Context, mem hv.Memory, a *Analysis, o dump.Options) (*Sample, error) {
-	pages, err := phys.NewRuns(a.Plan.Runs...)
+	set, _, err := s.Memory.Populated(ctx)
 	if err != nil {
 		return nil, err
 	}
-	set, _, err := mem.Populated(ctx)
+	s.sample, err = sampleDump(ctx, s.Memory, s.Analysis.Plan, set, s.Options.writeOptions())
+	return s.sample, err
+}
+
+// sampleDump samples the dump that plan is of, read from mem, of which the pages
+// of set can hold anything.
+func sampleDump(ctx context.Context, mem phys.Reader, whole *dump.Plan, set phys.Runs, o dump.Options) (*Sample, error) {
+	pages, err := phys.NewRuns(whole.Runs...)
 	if err != nil {
 		return nil, err
 	}
 	work := set.Intersect(pages)
 	e := &Sample{Pages: pages.Pages(), Populated: work.Pages()}
-	e.DumpBytes = uint64(len(a.Plan.Header)) + e.Pages<<phys.PageShift
-	e.Bytes = uint64(len(a.Plan.Header))
+	e.DumpBytes = uint64(len(whole.Header)) + e.Pages<<phys.PageShift
+	e.Bytes = uint64(len(whole.Header))
 	if e.Populated == 0 {
+		e.Room = store.Size{Least: e.Bytes, Likely: e.Bytes, Most: e.Bytes}
 		return e, nil
 	}
 	// The same dump, but as if the host had populated only the sample.
-	plan := *a.Plan
+	plan := *whole
 	plan.Populated = sampleOf(work)
+	frames := sampledFrames{plain: o.Compression == dump.CompressionNone}
+	o.Frame = frames.add
 	start := time.Now()
 	st, err := dump.Write(ctx, io.Discard, mem, &plan, o)
 	if err != nil {
@@ -65,6 +71,9 @@ func sampleDump(ctx context.Context, mem hv.Memory, a *Analysis, o dump.Options)
 	scale := float64(e.Populated) / float64(plan.Populated.Pages())
 	e.Duration = time.Duration(scale * float64(time.Since(start)))
 	e.Bytes += uint64(scale * float64(st.BytesWritten))
+	e.Room = frames.size(st.BytesWritten, scale)
+	// No file is longer than one of what can't be compressed.
+	e.Room = atMost(e.Room, worstBytes(whole, e.Pages))
 	return e, nil
 }
 

@@ -23,30 +23,25 @@ const manifestSuffix = ".json"
 // does what it did before, unless errors.Is(err, hv.ErrStillPaused).
 func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(vm.Identity(), o.modeName(), &o)
-	warnings, err := vm.Warnings(ctx)
+	p, err := prepare(ctx, vm, place, name, o)
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range warnings {
+	for _, w := range p.Warnings {
 		man.Warn("%s", w)
 	}
-	return produce(ctx, place, name, &o, man, func(w io.Writer) (_ *Result, err error) {
-		s, err := Open(ctx, vm, o)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, s.Close()) }()
-		return s.dump(ctx, w, man)
+	res, err := produce(ctx, place, name, &o, man, func(w io.Writer) (_ *Result, err error) {
+		defer func() { err = errors.Join(err, p.Close()) }()
+		return p.Session.dump(ctx, w, man)
 	})
+	return res, errors.Join(err, p.Close())
 }
 
 // produce makes a file of what write writes, verifies it, gives it its name and
 // puts its account beside it.
 func produce(ctx context.Context, place store.Place, name string, o *Options, man *manifest.Manifest, write func(io.Writer) (*Result, error)) (res *Result, err error) {
-	if o.Manifest {
-		if err := place.Check(ctx, name+manifestSuffix); err != nil {
-			return nil, fmt.Errorf("write the manifest: %w", err)
-		}
+	if err := o.mayCreate(ctx, place, name); err != nil {
+		return nil, err
 	}
 	f, err := place.Create(ctx, name)
 	if err != nil {
@@ -79,10 +74,9 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 	return res, nil
 }
 
-// ManifestError says that a dump is whole and in its place, but its manifest
-// could not be put beside it.
+// ManifestError says that a manifest can't be put beside its dump.
 type ManifestError struct {
-	Dump string // where the dump is
+	Dump string // where the dump is, whole and verified; "" if none was begun
 	Err  error
 }
 

@@ -112,6 +112,11 @@ type Options struct {
 	// document that it returns is stored in the zstd container. The other
 	// containers can't hold one, and it is not called for them.
 	Metadata func(*Stats) ([]byte, error)
+
+	// Frame, if not nil, is called in the order of the file with what was put out
+	// for each frame that doesn't hold only zeros, and how many of its pages were
+	// read from the guest. The bytes are not kept.
+	Frame func(stored []byte, read uint64)
 }
 
 // Progress counts what has been done. It is safe for concurrent use; whoever

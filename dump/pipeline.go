@@ -206,6 +206,9 @@ func (p *pipeline) collect(ctx context.Context) error {
 		if err := p.out.frame(f); err != nil {
 			return err
 		}
+		if p.opts.Frame != nil && !f.zero {
+			p.opts.Frame(f.stored, f.readPages)
+		}
 		p.opts.Progress.Done.Add(uint64(len(f.in)))
 		p.opts.Progress.Written.Store(p.out.n)
 		p.free <- f

@@ -37,11 +37,14 @@ func openPath(dest string, o Options) (Place, string, error) {
 	if info, err := os.Stat(dest); err == nil && info.IsDir() {
 		folder, name = dest, ""
 	}
-	switch info, err := os.Stat(filepath.Clean(folder)); {
+	folder = filepath.Clean(folder)
+	switch info, err := os.Stat(folder); {
+	case errors.Is(err, unix.ENOTDIR):
+		return nil, "", &Error{"open", folder, ErrNotFolder}
 	case err != nil:
-		return nil, "", err
+		return nil, "", &Error{"open", folder, reason(err)}
 	case !info.IsDir():
-		return nil, "", fmt.Errorf("%s is not a folder", filepath.Clean(folder))
+		return nil, "", &Error{"open", folder, ErrNotFolder}
 	}
 	return Folder(folder, o), name, nil
 }
@@ -87,7 +90,39 @@ func (d *folder) Check(_ context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return f.dir.Close()
+	// With the rights that files are made with, not those of who started this.
+	err = unix.Faccessat(int(f.dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	_ = f.dir.Close() // it was only looked at
+	if err != nil {
+		return &Error{"create", d.prefix + name, err}
+	}
+	return nil
+}
+
+// Space implements Place.
+func (d *folder) Space(context.Context) (Space, error) {
+	path := filepath.Clean(d.prefix)
+	dir, err := os.Open(path)
+	if err != nil {
+		return Space{}, &Error{"open", path, reason(err)}
+	}
+	defer dir.Close()
+	s, err := spaceOf(int(dir.Fd()))
+	if err != nil {
+		return Space{}, &Error{"ask for the space in", path, err}
+	}
+	return s, nil
+}
+
+// ReadsBack implements Place.
+func (d *folder) ReadsBack() bool { return true }
+
+// reason is err without the call and the path that package os adds.
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // Create implements Place.
@@ -98,7 +133,7 @@ func (d *folder) Create(_ context.Context, name string) (File, error) {
 	}
 	if err := f.create(d.prefix, d.options.Guardian); err != nil {
 		_ = f.dir.Close() // it was only looked at
-		return nil, fmt.Errorf("create %s: %w", d.prefix+name, err)
+		return nil, &Error{"create", d.prefix + name, err}
 	}
 	return f, nil
 }
@@ -107,17 +142,17 @@ func (d *folder) Create(_ context.Context, name string) (File, error) {
 func (d *folder) begin(name string) (*pending, error) {
 	path := d.prefix + name
 	if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
-		return nil, fmt.Errorf("create %q: no file name", path)
+		return nil, &Error{"create", path, ErrName}
 	}
 	dir, err := os.Open(filepath.Clean(d.prefix))
 	if err != nil {
-		return nil, fmt.Errorf("create %s: %w", path, err)
+		return nil, &Error{"open", filepath.Clean(d.prefix), reason(err)}
 	}
 	f := &pending{dir: dir, name: name, force: d.options.Force}
 	f.hashed = newSum(d.options)
 	if err := f.mayPlace(); err != nil {
 		_ = dir.Close() // it was only looked at
-		return nil, fmt.Errorf("create %s: %w", path, err)
+		return nil, &Error{"create", path, err}
 	}
 	return f, nil
 }
@@ -165,12 +200,25 @@ func (p *pending) mayPlace() error {
 	case err != nil:
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return fmt.Errorf("not a regular file: %w", fs.ErrExist)
+		return fmt.Errorf("%w: %w", ErrNotRegular, fs.ErrExist)
 	case !p.force:
 		return fs.ErrExist
 	}
 	return nil
 }
+
+// Write implements io.Writer. The error names the file that is to be, not the
+// one that is written meanwhile.
+func (p *pending) Write(b []byte) (int, error) {
+	n, err := p.sparseFile.Write(b)
+	if err != nil {
+		err = &Error{"write", p.path(), reason(err)}
+	}
+	return n, err
+}
+
+// path is how messages call the file.
+func (p *pending) path() string { return filepath.Join(p.dir.Name(), p.name) }
 
 // Reopen implements File.
 func (p *pending) Reopen(context.Context) (io.ReaderAt, int64, error) {
@@ -187,12 +235,12 @@ func (p *pending) Commit(context.Context) error {
 		return fmt.Errorf("commit %s: %w", p.name, os.ErrClosed)
 	}
 	if err := p.place(); err != nil {
-		return errors.Join(fmt.Errorf("commit %s: %w", filepath.Join(p.dir.Name(), p.name), err), p.Abort())
+		return errors.Join(&Error{"commit", p.path(), reason(err)}, p.Abort())
 	}
 	p.closed = true
 	err := p.dir.Sync()
 	if err != nil {
-		err = fmt.Errorf("sync folder %s: %w", p.dir.Name(), err)
+		err = &Error{"sync the folder of", p.path(), reason(err)}
 	}
 	return errors.Join(err, p.dir.Close())
 }

@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -119,7 +121,9 @@ func TestCreateRefuses(t *testing.T) {
 		{old, false, fs.ErrExist},
 		{link, false, fs.ErrExist},
 		{link, true, fs.ErrExist},
+		{link, true, ErrNotRegular},
 		{"/dev/null", true, fs.ErrExist},
+		{"/dev/null", false, ErrNotRegular},
 		{dir, true, fs.ErrExist},
 		{filepath.Join(dir, "none", "a"), false, fs.ErrNotExist},
 		{dir + "/", false, nil},
@@ -220,6 +224,7 @@ func TestCheckIsCreate(t *testing.T) {
 		{dir, "new", nil},
 		{dir, "old", fs.ErrExist},
 		{filepath.Join(dir, "none"), "new", fs.ErrNotExist},
+		{dir, strings.Repeat("x", 256), syscall.ENAMETOOLONG},
 	} {
 		if err := Folder(tt.folder, Options{}).Check(t.Context(), tt.name); !errors.Is(err, tt.want) {
 			t.Errorf("Check(%s) in %s = %v; want %v", tt.name, tt.folder, err, tt.want)
@@ -228,6 +233,53 @@ func TestCheckIsCreate(t *testing.T) {
 	if got := names(t, dir); len(got) != 1 {
 		t.Errorf("files after Check = %q; want only the old one", got)
 	}
+}
+
+// TestCheckOfForeignFolder: where this user may not write is known before.
+func TestCheckOfForeignFolder(t *testing.T) {
+	dir, err := os.MkdirTemp("", "snap-store-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, func() {
+		p := Folder(dir, Options{})
+		if err := p.Check(t.Context(), "new"); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("Check in a folder of another user = %v; want %v", err, fs.ErrPermission)
+		}
+		if e, ok := errors.AsType[*Error](p.Check(t.Context(), "new")); !ok || e.Path != filepath.Join(dir, "new") {
+			t.Errorf("Check = %v; want an Error that names the file", e)
+		}
+		if _, err := p.Create(t.Context(), "new"); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("Create there = %v; want %v", err, fs.ErrPermission)
+		}
+	})
+}
+
+// asNobody calls f with the rights of an ordinary user, also if root runs the
+// test.
+func asNobody(t *testing.T, f func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		f()
+		return
+	}
+	const nobody, same = 65534, ^uintptr(0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Of this thread alone, which ends with the goroutine.
+		runtime.LockOSThread()
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, same, nobody, same); e != 0 {
+			t.Errorf("become another user: %v", e)
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // TestKeeperKnowsFirst: the guardian is told of the very name that the file then

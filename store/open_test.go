@@ -42,10 +42,10 @@ func TestOpen(t *testing.T) {
 		{dest: "folder/a", name: "a", path: dir + "/folder/x"},
 		{dest: dir + "/folder/a", name: "a", path: dir + "/folder/x"},
 		{dest: "/", path: "/x"},
-		{dest: "none/a", say: "stat none: ", notThere: true},
-		{dest: "none/", say: "stat none: ", notThere: true},
-		{dest: "file/a", say: "file is not a folder"},
-		{dest: "file/", say: "file is not a folder"},
+		{dest: "none/a", say: "open none: ", notThere: true},
+		{dest: "none/", say: "open none: ", notThere: true},
+		{dest: "file/a", say: "open file: not a folder"},
+		{dest: "file/", say: "open file: not a folder"},
 	} {
 		p, name, err := Open(tt.dest, Options{})
 		if tt.say != "" {
@@ -87,6 +87,10 @@ func (s shelf) Check(_ context.Context, name string) error {
 	}
 	return nil
 }
+
+func (s shelf) Space(context.Context) (Space, error) { return Space{}, nil }
+
+func (s shelf) ReadsBack() bool { return true }
 
 func (s shelf) Create(ctx context.Context, name string) (File, error) {
 	if err := s.Check(ctx, name); err != nil {

@@ -65,6 +65,29 @@ func (s *stdout) Check(_ context.Context, name string) error {
 	return nil
 }
 
+// Space implements Place.
+func (s *stdout) Space(context.Context) (Space, error) {
+	f, ok := s.w.(*os.File)
+	if !ok {
+		return Space{}, nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return Space{}, &Error{"look at", stdoutName, err}
+	}
+	if !info.Mode().IsRegular() {
+		return Space{}, nil
+	}
+	space, err := spaceOf(int(f.Fd()))
+	if err != nil {
+		return Space{}, &Error{"look at", stdoutName, err}
+	}
+	return space, nil
+}
+
+// ReadsBack implements Place.
+func (s *stdout) ReadsBack() bool { return false }
+
 // Create implements Place.
 func (s *stdout) Create(ctx context.Context, name string) (File, error) {
 	if err := s.Check(ctx, name); err != nil {

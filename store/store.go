@@ -24,8 +24,14 @@ type Place interface {
 	Path(name string) string
 
 	// Check fails as Create would, as far as that can be told without making
-	// anything.
+	// anything: the name is taken or can't be had, or nothing may be written there.
 	Check(ctx context.Context, name string) error
+
+	// Space returns how many bytes a file there may have now.
+	Space(ctx context.Context) (Space, error)
+
+	// ReadsBack reports whether what Reopen returns can be read.
+	ReadsBack() bool
 
 	// Create begins a file, in which only its owner may look. The caller ends
 	// with Commit or Abort. The error is fs.ErrExist if the name is taken, by

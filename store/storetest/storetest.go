@@ -40,6 +40,7 @@ func TestPlace(t *testing.T, k Kind) {
 	t.Run("abort", k.abort)
 	t.Run("ended", k.ended)
 	t.Run("names", k.names)
+	t.Run("space", k.space)
 	if !k.Stream {
 		t.Run("taken", k.taken)
 		t.Run("taken meanwhile", k.takenMeanwhile)
@@ -103,6 +104,27 @@ func some(n int) []byte {
 		b[i] = byte(i%251) + 1
 	}
 	return b
+}
+
+// space is told without anything being made, and what is read back is what Reopen
+// says.
+func (k Kind) space(t *testing.T) {
+	p, name := k.New(t, store.Options{})
+	s, err := p.Space(t.Context())
+	switch {
+	case err != nil:
+		t.Fatalf("Space failed: %v", err)
+	case s.Known && (s.Most == 0 || s.Sure > s.Most):
+		t.Errorf("Space() = %+v; want some, and no more promised than there can be", s)
+	case !s.Known && s != store.Space{}:
+		t.Errorf("Space() = %+v; want nothing of what isn't known", s)
+	}
+	f := k.create(t, p, name)
+	write(t, f, some(10))
+	_, _, err = f.Reopen(t.Context())
+	if p.ReadsBack() != (err == nil) || !p.ReadsBack() && !errors.Is(err, store.ErrWriteOnly) {
+		t.Errorf("ReadsBack() = %v, and Reopen: %v; want the same of both", p.ReadsBack(), err)
+	}
 }
 
 func (k Kind) write(t *testing.T) {
