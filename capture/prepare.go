@@ -67,7 +67,7 @@ func (p *Preparation) failed(ctx context.Context, err error, all bool) bool {
 // failure ends it.
 func (p *Preparation) run(ctx context.Context, vm hv.VM, place store.Place, name string, o Options, all bool) {
 	if place != nil {
-		if p.failed(ctx, o.mayCreate(ctx, place, name), all) {
+		if p.failed(ctx, o.MayCreate(ctx, place, name), all) {
 			return
 		}
 		if !place.ReadsBack() {
@@ -94,8 +94,8 @@ func (p *Preparation) run(ctx context.Context, vm hv.VM, place store.Place, name
 	p.failed(ctx, err, all)
 }
 
-// mayCreate fails if the dump and its account can't have their names.
-func (o *Options) mayCreate(ctx context.Context, place store.Place, name string) error {
+// MayCreate fails if the dump and its account can't have their names.
+func (o *Options) MayCreate(ctx context.Context, place store.Place, name string) error {
 	if err := place.Check(ctx, name); err != nil {
 		return err
 	}

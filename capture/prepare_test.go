@@ -74,7 +74,7 @@ func TestPrepareIsTake(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			var place store.Place = store.Folder(dir, store.Options{})
+			place := store.Folder(dir, store.Options{})
 			if tt.space != nil {
 				place = cramped{place, *tt.space}
 			}
@@ -187,7 +187,7 @@ func TestRoom(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer w.Abort()
+				defer func() { _ = w.Abort() }()
 				if _, err := dump.Expand(t.Context(), f, w, nil); err != nil {
 					t.Fatal(err)
 				}

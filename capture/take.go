@@ -40,7 +40,7 @@ func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Optio
 // produce makes a file of what write writes, verifies it, gives it its name and
 // puts its account beside it.
 func produce(ctx context.Context, place store.Place, name string, o *Options, man *manifest.Manifest, write func(io.Writer) (*Result, error)) (res *Result, err error) {
-	if err := o.mayCreate(ctx, place, name); err != nil {
+	if err := o.MayCreate(ctx, place, name); err != nil {
 		return nil, err
 	}
 	f, err := place.Create(ctx, name)

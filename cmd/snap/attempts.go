@@ -56,11 +56,10 @@ func (a *app) printAttempts(list []attemptInfo) error {
 	return t.Write(a.stdout, "  ")
 }
 
-// tellAttempts tells, if asked to be verbose, what was tried where err is that no
-// Windows was found. It returns err.
-func (a *app) tellAttempts(err error) error {
-	if e, ok := errors.AsType[*guest.NotFoundError](err); ok && a.verbose {
-		return errors.Join(err, a.printAttempts(attemptsOf(e.Attempts)))
+// attemptsIn lists what was tried where err is that no Windows was found.
+func attemptsIn(err error) []attemptInfo {
+	if e, ok := errors.AsType[*guest.NotFoundError](err); ok {
+		return attemptsOf(e.Attempts)
 	}
-	return err
+	return nil
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -18,11 +20,18 @@ import (
 // checkResult is what snap check found.
 type checkResult struct {
 	Domain        string               `json:"domain"`
+	Would         bool                 `json:"would"`     // a dump with these flags would be written
+	ExitCode      int                  `json:"exit_code"` // that snap dump would end with
+	Why           string               `json:"why,omitempty"`
+	Next          string               `json:"next,omitempty"`
+	Also          []string             `json:"also,omitempty"` // what else is in the way
 	UUID          string               `json:"uuid,omitempty"`
-	State         hv.State             `json:"state"`
-	Source        string               `json:"source"`
-	Guest         manifest.Guest       `json:"guest"`
-	Header        manifest.Header      `json:"header"`
+	State         hv.State             `json:"state,omitempty"`
+	Output        string               `json:"output,omitempty"`
+	Space         *uint64              `json:"space_left,omitempty"` // at the destination, where it is known
+	Source        string               `json:"source,omitempty"`
+	Guest         *manifest.Guest      `json:"guest,omitempty"`
+	Header        *manifest.Header     `json:"header,omitempty"`
 	Matched       int                  `json:"processors_matched"` // to vCPUs: their contexts will be in the dump
 	Pages         uint64               `json:"pages"`
 	Populated     uint64               `json:"pages_to_read"`
@@ -34,85 +43,137 @@ type checkResult struct {
 	Refused       []manifest.Exclusion `json:"refused_exclusions"`
 	Attempts      []attemptInfo        `json:"attempts"` // to find Windows in the guest's memory
 	Warnings      []string             `json:"warnings"`
-	account       *manifest.Manifest
+	account       *manifest.Manifest   // nil if the guest can't be looked at
 	crFrom        string
 }
 
+// errWouldDegrade ends a check of a dump that would be written, but end with
+// exitDegraded.
+var errWouldDegrade = errors.New("the dump would be written but degraded")
+
 func newCheckCommand(a *app) *cobra.Command {
-	var source choice[hv.Mechanism]
-	var look lookFlags
-	var pause pauseFlags
+	var f dumpFlags
 	cmd := &cobra.Command{
 		Use:   "check [flags] DOMAIN",
 		Short: "Say whether a dump would work, how long and how big; change nothing",
 		Long: `Say whether a dump of DOMAIN would work, by which source and mode, how long it
-would take and how big it would be. The guest is neither paused nor changed; a
-sample of its pages is read, copied and compressed for the estimates. Of mode
-pause there are two: with the guest's pages copied first, which is what snap dump
-does where they fit the spool, and without. With -v it says which ways were tried
-to find Windows in the guest's memory, and what came of them.`,
-		Args: oneArg("DOMAIN"),
-		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitBusy,
-			exitUnsupported),
-		Example: "  snap check web01",
+would take and how big it would be. It takes the flags of snap dump, goes the way
+that snap dump goes up to where the guest would be touched, and ends with the exit
+code that snap dump would end with: the domain, another dump of it, the destination
+and its space, what is asked to be left out, the mode and its pause are looked at. A
+destination that isn't named is the one that snap dump would choose.
+
+The guest is neither paused nor changed, and nothing is written; a sample of its
+pages is read, copied and compressed for the estimates. Of mode pause there are two:
+with the guest's pages copied first, which is what snap dump does where they fit the
+spool, and without. With -v it says which ways were tried to find Windows in the
+guest's memory, and what came of them.`,
+		Args:        oneArg("DOMAIN"),
+		Annotations: dumpExitCodes(),
+		Example:     "  snap check web01\n  snap check web01 -o /backup/ --max-pause 1s && snap dump web01 -o /backup/ --max-pause 1s",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := look.options()
-			if err != nil {
-				return err
-			}
-			o := &capture.Options{Mechanism: source.value, Look: l, Log: a.slogger()}
-			if err := pause.apply(o); err != nil {
-				return err
-			}
-			if err := a.check(cmd.Context(), args[0], o); err != nil {
-				return fmt.Errorf("check %s: %w", args[0], err)
-			}
-			return nil
+			return a.check(cmd.Context(), args[0], &f)
 		},
 	}
-	addConnectFlag(cmd, a)
-	addSourceFlag(cmd, &source)
-	look.addTo(cmd)
-	pause.addTo(cmd)
-	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
+	f.addTo(cmd, a)
+	cmd.Flags().Lookup("json").Usage = "print JSON"
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, ref string, o *capture.Options) error {
-	vm, closeVM, err := a.openDomain(ctx, ref)
+// check is snap check.
+func (a *app) check(ctx context.Context, ref string, f *dumpFlags) error {
+	o, err := f.options(a)
 	if err != nil {
 		return err
 	}
-	defer closeVM()
-	id := vm.Identity()
-	r := &checkResult{Domain: id.Name, UUID: id.UUID, Warnings: []string{}}
-	if r.State, err = readable(ctx, vm); err != nil {
+	ctx, cancel := f.within(ctx)
+	defer cancel()
+	r := &checkResult{Domain: ref, Warnings: []string{}, Modes: []modeEstimate{}, Attempts: []attemptInfo{}}
+	err = f.explain(ctx, a.look(ctx, ref, f, o, r))
+	var told error
+	if a.json {
+		r.conclude(err)
+		told = a.printJSON(r)
+	} else {
+		code, _ := classify(err)
+		told = a.printCheck(r, code)
+	}
+	if err != nil {
+		err = fmt.Errorf("check %s: %w", r.Domain, err)
+	}
+	return errors.Join(err, told)
+}
+
+// conclude adds the verdict: err is what snap dump would end with.
+func (r *checkResult) conclude(err error) {
+	r.ExitCode, r.Next = classify(err)
+	r.Would = r.ExitCode == exitOK || r.ExitCode == exitDegraded
+	if err != nil {
+		r.Why = err.Error()
+	}
+}
+
+// look goes the way of a dump and notes what it sees. The error is what the dump
+// would end with.
+func (a *app) look(ctx context.Context, ref string, f *dumpFlags, o *capture.Options, r *checkResult) (err error) {
+	p, err := a.approach(ctx, ref, f, o, lookAtLock, true)
+	if p == nil {
 		return err
 	}
-	warnings, err := vm.Warnings(ctx)
-	if err != nil {
-		return err
+	defer func() { err = p.close(err) }()
+	r.Domain, r.UUID, r.State = p.id.Name, p.id.UUID, p.state
+	errs := p.errs
+	if p.place != nil {
+		r.Output = p.place.Path(p.file)
+		if s, err := p.place.Space(ctx); err == nil && s.Known {
+			r.Space = &s.Sure
+		}
 	}
-	r.Warnings = append(r.Warnings, warnings...)
-	s, err := capture.Open(ctx, vm, *o)
-	if err != nil {
-		return a.tellAttempts(err)
+	var degraded []string
+	if p.readable {
+		c := capture.Prepare(ctx, p.vm, p.place, p.file, *o)
+		defer func() { err = errors.Join(err, c.Close()) }()
+		if c.Err() != nil {
+			errs = append(append(errs, takeAdvice(c.Err())), c.Also()...)
+		}
+		degraded = c.Degraded
+		r.Warnings = append(r.Warnings, c.Warnings...)
+		if c.Session == nil {
+			r.Attempts = append(r.Attempts, attemptsIn(c.Err())...)
+		} else if err := r.addSession(ctx, c.Session); err != nil && len(errs) == 0 {
+			errs = append(errs, err)
+		}
+	} else if p.place != nil {
+		// The guest's memory is out of reach, its destination isn't.
+		if err := o.MayCreate(ctx, p.place, p.file); err != nil {
+			errs = append(errs, takeAdvice(err))
+		}
 	}
-	defer s.Close()
+	if len(errs) > 0 {
+		for _, also := range errs[1:] {
+			r.Also = append(r.Also, also.Error())
+		}
+		return errs[0]
+	}
+	if len(degraded) > 0 {
+		return &cmdError{
+			err: fmt.Errorf("%w: %s", errWouldDegrade, strings.Join(degraded, "; ")), code: exitDegraded,
+			next: "take it if that will do; what is written can be checked with snap verify",
+		}
+	}
+	return nil
+}
+
+// addSession adds what is known of the guest, and what each mode would take.
+func (r *checkResult) addSession(ctx context.Context, s *capture.Session) error {
 	r.Source = string(s.Memory.Mechanism())
 	r.addAnalysis(s.Analysis)
-	if err := r.addEstimates(ctx, s); err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(r)
-	}
-	return a.printCheck(r)
+	return r.addEstimates(ctx, s)
 }
 
 func (r *checkResult) addAnalysis(an *capture.Analysis) {
 	r.account = capture.Describe(an)
-	r.Guest, r.Header = r.account.Guest, r.account.Header
+	r.Guest, r.Header = &r.account.Guest, &r.account.Header
 	r.ExcludedPages, r.Excluded, r.Refused = r.account.Pages.Excluded, r.account.Excluded, r.account.Refused
 	r.Attempts = attemptsOf(an.System.Attempts)
 	r.crFrom = an.System.DirectoryTableBase.From
@@ -174,19 +235,65 @@ func how(m modeEstimate) string {
 	return ""
 }
 
-func (a *app) printCheck(r *checkResult) error {
-	fmt.Fprintf(a.stdout, "A dump of %s would work.\n\n", r.Domain)
+// verdict is the first line of a check.
+func (r *checkResult) verdict(code int) string {
+	switch code {
+	case exitOK:
+		return fmt.Sprintf("A dump of %s would work.", r.Domain)
+	case exitDegraded:
+		return fmt.Sprintf("A dump of %s would be written, but degraded: exit code %d.", r.Domain, code)
+	}
+	why := ""
+	if code != exitFailed {
+		why = ", " + exitMeaning[code]
+	}
+	return fmt.Sprintf("A dump of %s would NOT work: exit code %d%s.", r.Domain, code, why)
+}
+
+func (a *app) printCheck(r *checkResult, code int) error {
+	fmt.Fprintf(a.stdout, "%s\n\n", r.verdict(code))
 	p := table.NewPairs(a.stdout)
-	p.Add("domain", "%s, %s", r.Domain, r.State)
-	p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
-	p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
-	p.Add("KDBG", "%v, %s", r.Guest.KDBG, map[bool]string{true: "encoded: the dump gets it decoded", false: "plain"}[r.Guest.KDBGEncoded])
-	p.Add("source", "%s", r.Source)
-	p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
-	p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))
+	if r.State != "" {
+		p.Add("domain", "%s, %s", r.Domain, r.State)
+	}
+	if r.account != nil {
+		p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
+		p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
+		p.Add("KDBG", "%v, %s", r.Guest.KDBG, map[bool]string{true: "encoded: the dump gets it decoded", false: "plain"}[r.Guest.KDBGEncoded])
+		p.Add("source", "%s", r.Source)
+		p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
+		p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))
+	}
+	if r.Output != "" {
+		p.Add("output", "%s", r.Output)
+	}
+	if r.Space != nil {
+		p.Add("", "%s are left there", humanize.IBytes(*r.Space))
+	}
+	for i, also := range r.Also {
+		p.Add(map[bool]string{true: "also"}[i == 0], "%s", also)
+	}
 	if err := p.Flush(); err != nil {
 		return err
 	}
+	if r.account != nil {
+		if err := a.printSession(r); err != nil {
+			return err
+		}
+	}
+	if a.verbose && len(r.Attempts) > 0 {
+		if err := a.printAttempts(r.Attempts); err != nil {
+			return err
+		}
+	}
+	for _, w := range r.Warnings {
+		a.log.Warn().Msg(w)
+	}
+	return nil
+}
+
+// printSession prints what each mode would take, and what would be left out.
+func (a *app) printSession(r *checkResult) error {
 	fmt.Fprintln(a.stdout)
 	t := table.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
 	for _, m := range r.Modes {
@@ -219,14 +326,6 @@ func (a *app) printCheck(r *checkResult) error {
 		if err := t.Write(a.stdout, "  "); err != nil {
 			return err
 		}
-	}
-	if a.verbose {
-		if err := a.printAttempts(r.Attempts); err != nil {
-			return err
-		}
-	}
-	for _, w := range r.Warnings {
-		a.log.Warn().Msg(w)
 	}
 	return nil
 }

@@ -206,8 +206,11 @@ func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 	place, name, err := store.Open(t.dest, o)
 	if err != nil {
 		err = fmt.Errorf("write to %s: %w", t.dest, err)
-		if p, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrNotExist) {
-			err = next(err, "make the folder first: mkdir -p %s", shellWord(p.Path))
+		if p, ok := errors.AsType[*store.Error](err); ok && errors.Is(err, fs.ErrNotExist) {
+			err = next(err, "make the folder first: mkdir -p %s", shellPath(p.Path))
+		}
+		if errors.Is(err, store.ErrNotFolder) {
+			err = next(err, "name a file in a folder with -o")
 		}
 		return nil, "", err
 	}
@@ -240,13 +243,3 @@ func fileName(domain string) string {
 	}
 	return safe
 }
-
-// shellWord is s as one word for a shell to copy.
-func shellWord(s string) string {
-	if plainWord.MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)

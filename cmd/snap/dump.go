@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,7 +14,6 @@ import (
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
 	"snap/hv"
-	"snap/store"
 )
 
 // dumpFlags are the flags of snap dump.
@@ -58,25 +58,36 @@ In mode live the guest is not paused, and its pages are from different times. Pa
 tables and the kernel's lists are read again until two readings agree. Then all
 pages are read a second time, to count those that changed meanwhile; above
 --max-changed, or if tables and lists never agree, the exit code is 3.`,
-		Args: oneArg("DOMAIN"),
-		Annotations: exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
-			exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused),
-		Example: "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
+		Args:        oneArg("DOMAIN"),
+		Annotations: dumpExitCodes(),
+		Example:     "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.dumpDomain(cmd.Context(), args[0], &o)
 		},
 	}
-	addConnectFlag(cmd, a)
-	o.file.addTo(cmd, a, "./{domain}-{time}.dmp.zst")
-	addModeFlag(cmd, &o.mode)
-	o.pause.addTo(cmd)
-	o.live.addTo(cmd)
-	addSourceFlag(cmd, &o.source)
-	o.look.addTo(cmd)
-	f := cmd.Flags()
-	f.IntVar(&o.nice, "nice", 10, "scheduling priority of snap while it doesn't hold the guest still, 0 to 19")
-	f.DurationVar(&o.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
+	o.addTo(cmd, a)
 	return cmd
+}
+
+// addTo gives cmd the flags: snap check has all of them too, so that what it says is
+// about the very dump.
+func (f *dumpFlags) addTo(cmd *cobra.Command, a *app) {
+	addConnectFlag(cmd, a)
+	f.file.addTo(cmd, a, "./{domain}-{time}.dmp.zst")
+	addModeFlag(cmd, &f.mode)
+	f.pause.addTo(cmd)
+	f.live.addTo(cmd)
+	addSourceFlag(cmd, &f.source)
+	f.look.addTo(cmd)
+	fl := cmd.Flags()
+	fl.IntVar(&f.nice, "nice", 10, "scheduling priority of snap while it doesn't hold the guest still, 0 to 19")
+	fl.DurationVar(&f.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
+}
+
+// dumpExitCodes are those that a dump, and so a check of one, can end with.
+func dumpExitCodes() map[string]string {
+	return exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
+		exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused)
 }
 
 // addModeFlag gives cmd the flag that chooses among the library's modes.
@@ -102,42 +113,46 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if err != nil {
 		return err
 	}
-	if f.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, f.timeout)
-		defer cancel()
+	ctx, cancel := f.within(ctx)
+	defer cancel()
+	p, err := a.approach(ctx, ref, f, o, a.hold, false)
+	if p == nil {
+		return fmt.Errorf("dump %s: %w", ref, f.explain(ctx, err))
 	}
-	vm, closeVM, err := a.openDomain(ctx, ref)
+	defer func() { err = f.explain(ctx, p.close(err)) }()
 	if err != nil {
-		return fmt.Errorf("dump %s: %w", ref, err)
+		return fmt.Errorf("dump %s: %w", p.id.Name, err)
 	}
-	defer closeVM()
-	name := vm.Identity().Name
-	if _, err := readable(ctx, vm); err != nil {
-		return fmt.Errorf("dump %s: %w", name, busyWithDump(vm, err))
-	}
-	to, err := f.file.target(a, ofDomain(name), o)
-	if err != nil {
-		return fmt.Errorf("dump %s: %w", name, err)
-	}
-	held, err := a.hold(ctx, vm)
-	if err != nil {
-		return fmt.Errorf("dump %s: %w", name, err)
-	}
-	defer func() { err = held.end(err) }()
-	place, file, err := to.open(a, store.Options{Force: f.file.force, Guardian: held.fileGuardian()})
-	if err != nil {
-		return fmt.Errorf("dump %s: %w", name, err)
-	}
-	show := &display{a: a, name: name, begins: f.lower(a, held)}
+	show := &display{a: a, name: p.id.Name, begins: f.lower(a, p.held)}
 	defer show.end()
 	o.Observer = show
-	res, err := capture.Take(held.whileThere(ctx), vm, place, file, *o)
+	res, err := capture.Take(p.held.whileThere(ctx), p.vm, p.place, p.file, *o)
 	show.end()
 	if err != nil {
-		return takeAdvice(fmt.Errorf("dump %s: %w", name, err))
+		return takeAdvice(fmt.Errorf("dump %s: %w", p.id.Name, err))
 	}
 	return a.report(res)
+}
+
+// errOverdue is the operator's --timeout, which nothing outlasts: unlike somebody
+// who doesn't answer.
+var errOverdue = errors.New("--timeout is over")
+
+// within bounds ctx by --timeout.
+func (f *dumpFlags) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if f.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, f.timeout, fmt.Errorf("%w: %w", errOverdue, context.DeadlineExceeded))
+}
+
+// explain says of an error that --timeout was over if it was: ctx is of within.
+func (f *dumpFlags) explain(ctx context.Context, err error) error {
+	over := errors.Is(context.Cause(ctx), errOverdue)
+	if !over || !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errOverdue) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errOverdue, err)
 }
 
 // lower returns what lowers snap's priority when a phase begins in which the guest

@@ -8,6 +8,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"snap/capture"
 	"snap/dump"
 	"snap/store"
 )
@@ -53,6 +54,12 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	if err != nil {
 		return err
 	}
+	if err := place.Check(ctx, name); err != nil {
+		return err
+	}
+	if err := a.fits(ctx, place, name, f); err != nil {
+		return err
+	}
 	out, err := place.Create(ctx, name)
 	if err != nil {
 		return err
@@ -71,4 +78,18 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	a.log.Info().Str("output", place.Path(name)).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
 		Msg("expanded")
 	return nil
+}
+
+// fits fails if the plain dump of f can't fit the place, and warns where it may not.
+// What can't be found out is found out by writing.
+func (a *app) fits(ctx context.Context, place store.Place, name string, f *dump.File) error {
+	size, err := capture.ExpandedSize(ctx, f)
+	if err != nil {
+		return ctx.Err()
+	}
+	warning, err := store.Fit(ctx, place, name, size)
+	if warning != "" {
+		a.log.Warn().Msg(warning)
+	}
+	return err
 }

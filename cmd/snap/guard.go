@@ -64,7 +64,7 @@ func busyWithDump(vm hv.VM, err error) error {
 	if _, ok := vm.(hv.Guardable); !ok || !errors.Is(err, hv.ErrBusy) {
 		return err
 	}
-	if locked := guardian.Locked(vm.Identity()); errors.Is(locked, guardian.ErrLocked) {
+	if locked := guardian.Running(vm.Identity()); errors.Is(locked, guardian.ErrLocked) {
 		return locked
 	}
 	return err

@@ -33,7 +33,7 @@ func (a *app) report(res *capture.Result) error {
 
 // takeAdvice adds what to do next to an error of a capture.
 func takeAdvice(err error) error {
-	if e, ok := errors.AsType[*capture.ManifestError](err); ok {
+	if e, ok := errors.AsType[*capture.ManifestError](err); ok && e.Dump != "" {
 		return next(err, "the dump itself is whole: %s", e.Dump)
 	}
 	return pauseAdvice(err)

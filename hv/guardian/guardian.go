@@ -84,20 +84,6 @@ type Guardian struct {
 // Connect opens the connection that a URI names; connect.Open is one.
 type Connect func(ctx context.Context, uri string) (hv.Connection, error)
 
-// Locked fails with ErrLocked if a dump of the domain runs.
-func Locked(id hv.Identity) error {
-	dir, err := Dir()
-	if err != nil {
-		return err
-	}
-	r := &Run{URI: id.URI, Name: id.Name, UUID: id.UUID, Host: id.Host}
-	lock, err := r.lock(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.Remove(lock.Name()), lock.Close())
-}
-
 // Start locks the domain and starts its guardian: this program with the arguments
 // args, which call Serve. When it returns the guardian is ready. What an earlier
 // dump of the domain left when it was killed is undone first, over a connection of
