@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"os"
 	"time"
 
@@ -66,8 +67,9 @@ func DescribeGuest(sys *guest.System) manifest.Guest {
 
 // addAccount adds how the guest's memory was acquired, as far as it is known.
 func (o *Options) addAccount(m *manifest.Manifest, a *Account) {
-	m.Mode, m.Source, m.Consistent, m.Spooled = a.Mode, string(a.Mechanism), a.Consistent, a.Copied
-	m.PauseMS, m.PauseEstimateMS = milliseconds(a.Pause), milliseconds(a.Estimate.Total())
+	m.Mode, m.Source, m.Spooled = a.Mode, string(a.Mechanism), a.Copied
+	m.SetMoment(cmp.Or(a.Consistency, manifest.NotKnown), a.ConsistencyFrom)
+	m.PauseMS, m.PauseEstimateMS = milliseconds(a.stood()), milliseconds(a.Estimate.Total())
 	if a.Mode == (Snapshot{}).Name() {
 		down := milliseconds(a.Downtime)
 		m.DowntimeMS = &down
@@ -113,6 +115,10 @@ func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
 			m.ChangedPages(), limit, humanize.Comma(int64(m.Live.MaxChanged)))
 	}
 }
+
+// degraded reports whether a dump is not what it should be, as far as it is known
+// before it is verified.
+func degraded(m *manifest.Manifest) bool { return m.Pages.Unreadable > 0 || smeared(m) }
 
 // smeared reports whether a dump of mode live is worse than it may be.
 func smeared(m *manifest.Manifest) bool {

@@ -45,7 +45,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println(res.Mode, "of", res.Manifest.Guest.Windows)
-	fmt.Println("one point in time:", res.Consistent)
+	fmt.Println("one point in time:", res.Consistent())
 	fmt.Println("verified:", res.Manifest.Verify.OK, "degraded:", res.Degraded)
 	// Output:
 	// pause of Windows 10.0.19045

@@ -146,7 +146,7 @@ func TestLiveCounts(t *testing.T) {
 			if d.res.Smear == nil || d.res.Smear.Changed != want || want < 100 {
 				t.Errorf("live is %+v; want %d pages changed", d.res.Smear, want)
 			}
-			if d.res.Consistent || d.res.Copied != (spool > 0) || d.res.Pause != 0 || vm.holds != 0 || d.res.Stats.Unreadable != 1 {
+			if d.res.Consistent() || d.res.Copied != (spool > 0) || d.res.Pause != 0 || vm.holds != 0 || d.res.Stats.Unreadable != 1 {
 				t.Errorf("result is %+v after %d pauses", d.res, vm.holds)
 			}
 			for p, b := range old {
@@ -177,7 +177,7 @@ func TestLiveOfQuietGuest(t *testing.T) {
 			if d.res.Smear == nil || *d.res.Smear != want {
 				t.Errorf("live is %+v; want %+v", d.res.Smear, want)
 			}
-			if d.res.Consistent || d.res.Copied != (spool == spoolSize) || vm.holds != 0 || (len(d.warnings()) > 0) != (spool == 1<<20) {
+			if d.res.Consistent() || d.res.Copied != (spool == spoolSize) || vm.holds != 0 || (len(d.warnings()) > 0) != (spool == 1<<20) {
 				t.Errorf("result is %+v after %d pauses", d.res, vm.holds)
 			}
 			if (early != nil) != d.res.Copied {
@@ -270,7 +270,7 @@ func TestLiveOfPausedGuest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if stays := resume == nil; d.res.Consistent != stays || (len(d.warnings()) == 0) != stays || d.res.Copied || vm.holds != 0 || vm.scans < 2 {
+			if stays := resume == nil; d.res.Consistent() != stays || (len(d.warnings()) == 0) != stays || d.res.Copied || vm.holds != 0 || vm.scans < 2 {
 				t.Errorf("result is %+v after %d pauses and %d scans", d.res, vm.holds, vm.scans)
 			}
 		})

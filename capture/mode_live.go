@@ -7,6 +7,7 @@ import (
 
 	"snap/dump"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -109,7 +110,7 @@ func (Live) Acquire(ctx context.Context, s *Session, _ *Estimate) (_ *Moment, er
 	}
 	undo = append(undo, func() error { closeMem(); return nil })
 	base := mem
-	if !m.Account.Consistent {
+	if !m.Account.Consistent() {
 		c, err := s.copyRunning(ctx, &m.Account, mem)
 		if err != nil {
 			return nil, err
@@ -228,7 +229,7 @@ func (n *notedSmear) reread(ctx context.Context, p *dump.Plan, acc *Account) err
 		return err
 	}
 	acc.Smear = &Smear{Metadata: n.metadata, Changed: changed.Pages()}
-	if !acc.Consistent {
+	if !acc.Consistent() {
 		return nil
 	}
 	// What was said of a guest that was paused when the dump began is taken back
@@ -238,7 +239,7 @@ func (n *notedSmear) reread(ctx context.Context, p *dump.Plan, acc *Account) err
 		return err
 	}
 	if state != hv.StatePaused || acc.Smear.Changed > 0 {
-		acc.Consistent = false
+		acc.Consistency = manifest.DifferentTimes
 		acc.warn("the guest was paused when the dump began, but was resumed meanwhile: pages are from different times")
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"snap/dump"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -111,7 +112,7 @@ func (Snapshot) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, 
 	}
 	progress.Done.Store(progress.Total.Load())
 	acc := s.Account(Snapshot{})
-	acc.Mechanism, acc.Consistent, acc.Downtime = saved.Mechanism(), true, saved.Downtime()
+	acc.Mechanism, acc.Consistency, acc.Downtime = saved.Mechanism(), manifest.OnePointInTime, saved.Downtime()
 	if acc.StallSeen = seen; seen {
 		acc.Stall = stall
 	}

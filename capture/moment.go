@@ -9,6 +9,7 @@ import (
 
 	"snap/dump"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -36,18 +37,36 @@ func NewMoment(ctx context.Context, mem hv.Memory, cpus []phys.Registers, acc Ac
 
 // Account is how a moment was acquired.
 type Account struct {
-	Mode       string // that was taken, never ModeAuto
-	Mechanism  hv.Mechanism
-	Consistent bool          // all pages are of one point in time
-	Pause      time.Duration // how long this process held the guest still
-	Estimate   PauseEstimate // of that, made before; zero if nothing was held
-	Copied     bool          // pages were copied first: all else is of the copy
-	Smear      *Smear        // how far pages are of different times; nil but in mode live, and until it is known
-	Downtime   time.Duration // that the hypervisor held the guest still for a snapshot, as it reports
-	Stall      time.Duration // the longest that the guest's own clock was seen to stand still during a snapshot
-	StallSeen  bool          // Stall is known
-	Held       bool          // this process holds the guest still right now
-	Warnings   []string
+	Mode      string // that was taken, never ModeAuto
+	Mechanism hv.Mechanism
+
+	// Consistency is whether all pages are of one point in time, and ConsistencyFrom
+	// where that is known from, or why it isn't; empty where the mode says it.
+	Consistency     manifest.Consistency
+	ConsistencyFrom string
+
+	Pause     time.Duration // how long this process held the guest still
+	Estimate  PauseEstimate // of that, made before; zero if nothing was held
+	Copied    bool          // pages were copied first: all else is of the copy
+	Smear     *Smear        // how far pages are of different times; nil but in mode live, and until it is known
+	Downtime  time.Duration // that the hypervisor held the guest still for a snapshot, as it reports
+	Stall     time.Duration // the longest that the guest's own clock was seen to stand still during a snapshot
+	StallSeen bool          // Stall is known
+	Held      bool          // this process holds the guest still right now
+	Warnings  []string
+
+	heldSince time.Time // while Held
+}
+
+// Consistent reports whether all pages are known to be of one point in time.
+func (a *Account) Consistent() bool { return a.Consistency == manifest.OnePointInTime }
+
+// stood is how long this process has held the guest still so far.
+func (a *Account) stood() time.Duration {
+	if a.Held {
+		return a.Pause + time.Since(a.heldSince)
+	}
+	return a.Pause
 }
 
 func (a *Account) warn(format string, args ...any) {
@@ -131,7 +150,7 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 	// Whatever is done meanwhile hangs in, a destination that takes no more for
 	// one, the guest doesn't wait for it.
 	h.stop = context.AfterFunc(h.ctx, h.release)
-	acc.Consistent, acc.Held = true, why != forOthers
+	acc.Consistency, acc.Held, acc.heldSince = manifest.OnePointInTime, why != forOthers, h.began
 	if acc.Held {
 		h.opts.tell(Event{Phase: PhasePaused, Held: true})
 	}

@@ -71,8 +71,8 @@ func TestSpoolIsOfThePause(t *testing.T) {
 	if h.SystemTime != when {
 		t.Errorf("the header's time is %#x; want %#x, that of the pause", h.SystemTime, when)
 	}
-	if !d.res.Copied || !d.res.Consistent || vm.holds != 1 || d.res.Pause == 0 || len(d.warnings()) != 0 {
-		t.Errorf("spooled %v, consistent %v, %d pauses of %v, warnings %q", d.res.Copied, d.res.Consistent, vm.holds, d.res.Pause, d.warnings())
+	if !d.res.Copied || !d.res.Consistent() || vm.holds != 1 || d.res.Pause == 0 || len(d.warnings()) != 0 {
+		t.Errorf("spooled %v, consistent %v, %d pauses of %v, warnings %q", d.res.Copied, d.res.Consistent(), vm.holds, d.res.Pause, d.warnings())
 	}
 	if e := d.res.Estimate; e.Pages != want.im.Populated().Pages() || e.Reading <= 0 || e.State <= 0 || e.Analyzing != 0 {
 		t.Errorf("estimate is %+v; want one of a copy of %d pages", e, want.im.Populated().Pages())
@@ -94,8 +94,8 @@ func TestWithoutSpool(t *testing.T) {
 		if after := vm.reads.Load(); after != before {
 			t.Errorf("%d reads of the guest after it was resumed; want none", after-before)
 		}
-		if d.res.Copied || !d.res.Consistent || vm.holds != 1 || (len(d.warnings()) > 0) != (spool > 0) {
-			t.Errorf("spool of %d: spooled %v, consistent %v, %d pauses, warnings %q", spool, d.res.Copied, d.res.Consistent, vm.holds, d.warnings())
+		if d.res.Copied || !d.res.Consistent() || vm.holds != 1 || (len(d.warnings()) > 0) != (spool > 0) {
+			t.Errorf("spool of %d: spooled %v, consistent %v, %d pauses, warnings %q", spool, d.res.Copied, d.res.Consistent(), vm.holds, d.warnings())
 		}
 		if e := d.res.Estimate; e.Copied || e.Reading <= 0 || e.Analyzing <= 0 {
 			t.Errorf("estimate is %+v; want one with looking and compressing", e)
@@ -277,7 +277,7 @@ func TestPauseOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.res.Pause != 0 || d.res.Copied || !d.res.Consistent || d.res.Estimate != (PauseEstimate{}) || !vm.paused.Load() || vm.holds != 0 {
+	if d.res.Pause != 0 || d.res.Copied || !d.res.Consistent() || d.res.Estimate != (PauseEstimate{}) || !vm.paused.Load() || vm.holds != 0 {
 		t.Errorf("result is %+v, paused %v, %d pauses", d.res, vm.paused.Load(), vm.holds)
 	}
 }

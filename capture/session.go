@@ -8,6 +8,7 @@ import (
 	"snap/exclude"
 	"snap/guest"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -78,12 +79,17 @@ func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 	}
 }
 
-// Account begins the account of a moment that mode acquires.
+// Account begins the account of a moment that mode acquires: of different times,
+// unless the guest is paused or the mode holds it still.
 func (s *Session) Account(mode Mode) Account {
-	return Account{
-		Mode: mode.Name(), Mechanism: s.Memory.Mechanism(), Consistent: s.state == hv.StatePaused,
+	a := Account{
+		Mode: mode.Name(), Mechanism: s.Memory.Mechanism(), Consistency: manifest.DifferentTimes,
 		Warnings: slices.Clone(s.warnings),
 	}
+	if s.state == hv.StatePaused {
+		a.Consistency = manifest.OnePointInTime
+	}
+	return a
 }
 
 // sameRAM returns the session's memory, or the memory opened anew where the

@@ -88,8 +88,8 @@ func TestTakeSnapshot(t *testing.T) {
 	}
 	d.comparePages(t, vm.saved.im, windowsPages(t, vm.saved.im))
 	r := d.res
-	if r.Mode != "snapshot" || r.Mechanism != "saved" || !r.Consistent || r.Downtime != 3*time.Millisecond || r.Pause != 0 || vm.holds != 0 || vm.closed != 1 {
-		t.Errorf("mode %s, mechanism %s, consistent %v, downtime %v, pause %v, %d pauses, closed %d times", r.Mode, r.Mechanism, r.Consistent, r.Downtime, r.Pause, vm.holds, vm.closed)
+	if r.Mode != "snapshot" || r.Mechanism != "saved" || !r.Consistent() || r.Downtime != 3*time.Millisecond || r.Pause != 0 || vm.holds != 0 || vm.closed != 1 {
+		t.Errorf("mode %s, mechanism %s, consistent %v, downtime %v, pause %v, %d pauses, closed %d times", r.Mode, r.Mechanism, r.Consistent(), r.Downtime, r.Pause, vm.holds, vm.closed)
 	}
 	if vm.took.Room != spoolSize || vm.took.Populated != vm.im.Populated().Pages() || vm.progress != "1 of 2" {
 		t.Errorf("the snapshot was asked for with room for %d bytes and %d pages, progress %q", vm.took.Room, vm.took.Populated, vm.progress)
@@ -163,8 +163,8 @@ func TestTakeBest(t *testing.T) {
 					t.Errorf("Take() = %v; want %q in it", err, text)
 				}
 			}
-			if err == nil && (res.Mode != tt.want || !res.Consistent) {
-				t.Errorf("mode %s, consistent %v; want %s, true", res.Mode, res.Consistent, tt.want)
+			if err == nil && (res.Mode != tt.want || !res.Consistent()) {
+				t.Errorf("mode %s, consistent %v; want %s, true", res.Mode, res.Consistent(), tt.want)
 			}
 			if tries := vm.taken; tries > 0 && tt.fail == nil {
 				t.Errorf("%d snapshots were tried; want none", tries)
@@ -193,7 +193,7 @@ func TestSnapshotInsteadOfPause(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res.Mode != "snapshot" || !res.Consistent || vm.holds != 0 || res.Estimate != (PauseEstimate{}) || res.Copied || len(res.Manifest.Warnings) != 0 {
+	if res.Mode != "snapshot" || !res.Consistent() || vm.holds != 0 || res.Estimate != (PauseEstimate{}) || res.Copied || len(res.Manifest.Warnings) != 0 {
 		t.Errorf("result is %+v after %d pauses; want a snapshot and nothing said of a pause", res, vm.holds)
 	}
 }

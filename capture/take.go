@@ -17,6 +17,9 @@ import (
 // manifestSuffix follows the dump's name in that of its manifest.
 const manifestSuffix = ".json"
 
+// ManifestOf returns the path of the manifest beside the dump at path.
+func ManifestOf(path string) string { return path + manifestSuffix }
+
 // Take takes a dump of vm into the file name of place: it has that name only when
 // it is whole, read back and verified. The dump is taken if the error is nil,
 // also if Result.Degraded; else there is no file. When Take returns, the guest
@@ -60,7 +63,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, fmt.Errorf("put the dump of %s in its place: %w", man.Domain, err)
 	}
 	res.Manifest = man
-	res.Degraded = !verified || man.Pages.Unreadable > 0 || smeared(man)
+	res.Degraded = !verified || degraded(man)
 	man.Finished = time.Now().UTC()
 	man.DurationMS = milliseconds(man.Finished.Sub(man.Started))
 	if res.Degraded {

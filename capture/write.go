@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"snap/dump"
 	"snap/manifest"
@@ -79,6 +80,7 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		}
 		addStats(man, st)
 		o.addAccount(man, &m.Account)
+		lastPage(man)
 		return nil
 	}
 	wo := o.Write
@@ -99,6 +101,16 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		return nil, err
 	}
 	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man}, nil
+}
+
+// lastPage notes that the last page is written, for the account inside the dump.
+func lastPage(man *manifest.Manifest) {
+	if man.LastPage.IsZero() {
+		man.LastPage = time.Now().UTC()
+	}
+	if degraded(man) {
+		man.ExitCode = manifest.ExitDegraded
+	}
 }
 
 // count has counted what changed, once all pages are read.

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"errors"
 	"reflect"
 	"strings"
@@ -29,6 +30,9 @@ func sample() *Manifest {
 		Excluded: []Exclusion{{By: "secrets.sys", Kind: "virtual", Address: 0xffff800000001000, Pages: 1, Features: 1}},
 		Refused:  []Exclusion{{By: `evil".sys`, Kind: "physical", Reason: "KDBG", Status: "STATUS_ACCESS_DENIED"}},
 		Warnings: []string{"<b>&\u2028\x7f"},
+
+		LastPage: at.Add(time.Millisecond), Consistency: DifferentTimes, ConsistencyFrom: "the account inside the source",
+		ConvertedFrom: Kept(`{"snap":"0.9","domain":"\u003cb\u003e","moon":[1]}`),
 	}
 }
 
@@ -58,7 +62,17 @@ func generator() *rapid.Generator[Manifest] {
 	return rapid.MakeCustom[Manifest](rapid.MakeConfig{
 		Types: map[reflect.Type]*rapid.Generator[any]{
 			reflect.TypeFor[time.Time](): moment.AsAny(),
-			reflect.TypeFor[float64]():   rapid.Float64Range(-1e300, 1e300).AsAny(),
+			reflect.TypeFor[Kept](): rapid.Custom(func(t *rapid.T) Kept {
+				doc, err := json.Marshal(rapid.MapOf(rapid.String(), rapid.String()).Draw(t, "kept"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if string(doc) == "{}" {
+					return nil
+				}
+				return doc
+			}).AsAny(),
+			reflect.TypeFor[float64](): rapid.Float64Range(-1e300, 1e300).AsAny(),
 		},
 		Fields: map[reflect.Type]map[string]*rapid.Generator[any]{
 			reflect.TypeFor[Manifest](): {"Snap": rapid.StringN(1, -1, -1).AsAny()},

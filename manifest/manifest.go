@@ -26,9 +26,18 @@ type Manifest struct {
 	Output   string    `json:"output"`
 	ExitCode int       `json:"exit_code"`
 
-	Mode            string  `json:"mode"`
-	Source          string  `json:"source"`
-	Consistent      bool    `json:"consistent"`
+	// LastPage is when the last page was written. Finished isn't known yet in the
+	// manifest inside a dump, but this is.
+	LastPage time.Time `json:"last_page,omitzero"`
+
+	Mode   string `json:"mode"`
+	Source string `json:"source"`
+	// Consistent: all pages are known to be of one point in time. Consistency tells
+	// what is known from what isn't; SetMoment sets all three, and Moment reads them.
+	Consistent      bool        `json:"consistent"`
+	Consistency     Consistency `json:"consistency,omitempty"`
+	ConsistencyFrom string      `json:"consistency_from,omitempty"`
+
 	PauseMS         float64 `json:"pause_ms"`
 	PauseEstimateMS float64 `json:"pause_estimate_ms"`
 	Spooled         bool    `json:"spooled"` // pages were copied first: the guest stood still, if at all, for that only
@@ -55,6 +64,10 @@ type Manifest struct {
 	IgnoredOmitted int         `json:"ignored_exclusions_omitted,omitempty"`
 
 	Warnings []string `json:"warnings"`
+
+	// ConvertedFrom is what the source of a dump that was converted said of itself:
+	// its word, whatever it is.
+	ConvertedFrom Kept `json:"converted_from,omitempty"`
 }
 
 // Guest is what was found in the guest's memory.
@@ -185,6 +198,9 @@ func (m *Manifest) JSON() ([]byte, error) {
 
 // complete makes lists and maps that must not be null in JSON empty.
 func (m *Manifest) complete() {
+	if m.Consistency == "" {
+		m.Consistency = m.Moment()
+	}
 	if m.Header.Fields == nil {
 		m.Header.Fields = map[string]Field{}
 	}

@@ -104,6 +104,8 @@ func (w *schemaWalk) value(at string, o *object, typ reflect.Type) {
 		want.Type, want.Format = "string", "date-time"
 	case typ == reflect.TypeFor[Hex]():
 		want.Ref = "#/$defs/Hex"
+	case typ == reflect.TypeFor[Kept]():
+		want.Type = "object" // of any names: it is another's
 	case typ.Kind() == reflect.Struct:
 		want.Ref = "#/$defs/" + typ.Name()
 		w.define(typ)
@@ -200,6 +202,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"a kind that is none", `"kind":"virtual"`, `"kind":"linear"`},
 		{"no warnings", `,"warnings":["`, `,"warning":["`},
 		{"a time of day", `"started":"2026-11-22T01:00:00.123456789Z"`, `"started":"01:00"`},
+		{"a moment that is none", `"consistency":"different times"`, `"consistency":"maybe"`},
 		{"half a page", `"written":9`, `"written":8.5`},
 		{"pages below none", `"written":9`, `"written":-9`},
 	} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -42,7 +43,13 @@ func newConvertCommand(a *app) *cobra.Command {
 
   an ELF core        from virsh dump --memory-only
   a raw image        with --raw, and --ram for each range of memory in it
-  an existing dump   its header and pages are kept, the container changes`,
+  an existing dump   its header and pages are kept, the container changes
+
+A file of memory doesn't say whether the guest stood still while it was made: the
+dump's pages are then of a time that is not known. A dump that snap made has its
+account inside, or beside it if the hash is the file's: that is kept as
+converted_from in the new one, and what it says of the moment, of pages left out
+and of pages that could not be read holds for the new dump, exit code 3 included.`,
 		Args:        oneArg("INPUT"),
 		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace),
 		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
@@ -78,8 +85,8 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	}
 	if old != nil {
 		defer old.Close()
-		if len(l.exclude) > 0 || l.format.value != capture.FormatAuto {
-			return usageError("--exclude and --format don't apply to an existing dump: its header and pages are kept")
+		if len(l.exclude) > 0 || l.noAdvertised || l.format.value != capture.FormatAuto {
+			return usageError("--exclude, --no-advertised and --format don't apply to an existing dump: its header and pages are kept")
 		}
 	} else {
 		defer src.Close()
@@ -95,7 +102,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	id := hv.Identity{Name: name}
 	var res *capture.Result
 	if old != nil {
-		res, err = capture.Repack(ctx, old, id, place, file, *o)
+		res, err = a.repack(ctx, old, path, id, place, file, o)
 	} else {
 		res, err = capture.Convert(ctx, src, id, place, file, *o)
 	}
@@ -104,6 +111,30 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 		return takeAdvice(err)
 	}
 	return a.report(res)
+}
+
+// repack is snap convert of an existing dump.
+func (a *app) repack(ctx context.Context, old *dump.File, path string, id hv.Identity, place store.Place, file string, o *capture.Options) (*capture.Result, error) {
+	account, err := a.readAccount(ctx, old, path)
+	if err != nil {
+		return nil, err
+	}
+	return capture.Repack(ctx, old, account, id, place, file, *o)
+}
+
+// readAccount returns what a dump says of itself. It shows how far it is where all
+// of the file must be read for that.
+func (a *app) readAccount(ctx context.Context, f *dump.File, path string) (*capture.SourceAccount, error) {
+	if account := capture.Inside(f); account.Where != "" {
+		return account, nil
+	}
+	if _, err := os.Stat(capture.ManifestOf(path)); err != nil {
+		return new(capture.SourceAccount), nil //nolint:nilerr // there is none
+	}
+	var p dump.Progress
+	stop := a.showProgress("hashing "+filepath.Base(path), &p)
+	defer stop()
+	return capture.ReadAccount(ctx, f, path, &p)
 }
 
 // openInput recognises a file: a dump is returned as such, anything else that

@@ -57,7 +57,7 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
 			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
 			Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
-			Bool("consistent", sum.Consistent).
+			Bool("consistent", sum.Consistent).Str("consistency", string(sum.Moment())).
 			Msg("dump written")
 		return nil
 	}
@@ -89,8 +89,10 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 // moment says what time the pages are from.
 func moment(sum *manifest.Manifest) string {
 	switch {
-	case !sum.Consistent:
-		return fmt.Sprintf("pages are from different times: %s changed while they were read", sum.ChangedPages())
+	case sum.Moment() == manifest.DifferentTimes:
+		return fmt.Sprintf("pages are from different times: %s changed while they were read", sum.ChangedPages()) + sentenceFrom(sum)
+	case sum.Moment() == manifest.NotKnown:
+		return "not known" + sentenceFrom(sum)
 	case sum.DowntimeMS != nil && sum.StallMS != nil:
 		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s, its clock stalled for %s at most",
 			duration(*sum.DowntimeMS), duration(*sum.StallMS))
@@ -99,8 +101,16 @@ func moment(sum *manifest.Manifest) string {
 	case sum.PauseMS > 0:
 		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
 	default:
-		return "one point in time"
+		return "one point in time" + sentenceFrom(sum)
 	}
+}
+
+// sentenceFrom is where the moment is known from, or why it isn't.
+func sentenceFrom(sum *manifest.Manifest) string {
+	if sum.ConsistencyFrom == "" {
+		return ""
+	}
+	return ": " + printable(sum.ConsistencyFrom)
 }
 
 func verdictLine(v *manifest.Verify) string {
