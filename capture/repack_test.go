@@ -288,7 +288,7 @@ func TestInsideAndBeside(t *testing.T) {
 		if err := errors.Join(write(out), out.Close()); err != nil {
 			t.Fatal(err)
 		}
-		src, err := file.Open(core, o)
+		src, err := file.Open(t.Context(), core, o)
 		if err != nil {
 			t.Fatal(err)
 		}

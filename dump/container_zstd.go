@@ -10,6 +10,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+
+	"snap/phys"
 )
 
 // zstdContainer is the Zstandard seekable format.
@@ -172,3 +174,20 @@ func (e *seekableExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
 	}
 	return p, nil
 }
+
+// InFrames reports whether a file begins as Write would begin it in the zstd
+// seekable format, in frames of their own: one without a seek table is cut short
+// then, and else somebody else's zstd.
+func InFrames(r io.ReaderAt) bool {
+	var head [zstd.HeaderMaxSize]byte
+	n, err := r.ReadAt(head[:], 0)
+	var h zstd.Header
+	if err != nil && n < zstdMinHeader || h.Decode(head[:n]) != nil {
+		return false
+	}
+	return h.SingleSegment && h.HasFCS && h.HasCheckSum && h.FrameContentSize <= DefaultFrameSize && h.FrameContentSize%phys.PageSize == 0
+}
+
+// zstdMinHeader is what a frame of more than 256 bytes has at its start: magic,
+// descriptor, and two bytes of its size (RFC 8878 3.1.1.1).
+const zstdMinHeader = 7

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"testing"
 
+	"snap/input"
 	"snap/phys"
 )
 
@@ -250,7 +251,14 @@ func TestOpen(t *testing.T) {
 	if _, err := Open(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open of no file = %v; want ErrNotExist", err)
 	}
-	if _, err := Open(dir); !errors.Is(err, ErrFormat) {
-		t.Errorf("Open of a folder = %v; want ErrFormat", err)
+	core := filepath.Join(dir, "core")
+	if err := os.WriteFile(core, []byte("MDMP\x93\xa7 and more of it"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{dir: "a folder", core: "a minidump of a program"} {
+		_, err := Open(path)
+		if r, ok := errors.AsType[*input.Refusal](err); !ok || r.What != want {
+			t.Errorf("Open of %s = %v; want a refusal", want, err)
+		}
 	}
 }

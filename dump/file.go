@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"snap/header"
+	"snap/input"
 	"snap/phys"
 )
 
@@ -44,28 +44,32 @@ type File struct {
 
 var _ phys.Reader = (*File)(nil)
 
-// Open opens the dump at path: plain, in the zstd seekable format, or gzip. If
-// it is none of them, or its container is damaged, errors.Is(err, ErrFormat).
-// What the dump holds is not an error of Open: see Header.
+// Open opens the dump at path: plain, in the zstd seekable format, or gzip. If it
+// is none of them, or its container is damaged, errors.Is(err, ErrFormat). What
+// can't be read at any offset, and the files of other tools, give an
+// *input.Refusal. What the dump holds is not an error of Open: see Header.
 func Open(path string) (*File, error) {
-	r, err := os.Open(path)
+	r, err := input.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("open dump: %w", err)
+		return nil, err
 	}
-	fi, err := r.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = &FormatError{Off: -1, Field: "dump", Reason: "not a regular file"}
-	}
-	var f *File
+	return OpenFile(r)
+}
+
+// OpenFile is Open of a file that was opened before. r belongs to the File; it is
+// closed if OpenFile fails.
+func OpenFile(r *input.File) (*File, error) {
+	f, err := NewFile(r, r.Size())
 	if err == nil {
-		f, err = NewFile(r, fi.Size())
+		f.closers = append(f.closers, r)
+		return f, nil
 	}
-	if err != nil {
-		_ = r.Close() // nothing was written to it
-		return nil, fmt.Errorf("open dump %s: %w", path, err)
+	if foreign, _ := input.Foreign(r, r.Size(), r.Name()); foreign != nil {
+		err = foreign
+	} else {
+		err = fmt.Errorf("open dump %s: %w", r.Name(), err)
 	}
-	f.closers = append(f.closers, r)
-	return f, nil
+	return nil, errors.Join(err, r.Close())
 }
 
 // NewFile reads the dump of size bytes in r, which it does not close. r must

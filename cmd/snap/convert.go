@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,7 +78,15 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if err != nil {
 		return err
 	}
-	src, old, err := openInput(path, in)
+	given, err := openInput(path)
+	if err != nil {
+		return err
+	}
+	place, file, err := to.open(a, store.Options{Force: f.force})
+	if err != nil {
+		return errors.Join(err, given.Close())
+	}
+	src, old, err := a.openGuest(ctx, given, in, scratchBeside(place.Path(file)))
 	if err != nil {
 		return err
 	}
@@ -90,10 +97,6 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 		}
 	} else {
 		defer src.Close()
-	}
-	place, file, err := to.open(a, store.Options{Force: f.force})
-	if err != nil {
-		return err
 	}
 	name := inputName(path)
 	show := &display{a: a, name: name, writing: "converting"}
@@ -135,48 +138,6 @@ func (a *app) readAccount(ctx context.Context, f *dump.File, path string) (*capt
 	stop := a.showProgress("hashing "+filepath.Base(path), &p)
 	defer stop()
 	return capture.ReadAccount(ctx, f, path, &p)
-}
-
-// openInput recognises a file: a dump is returned as such, anything else that
-// holds a guest as a source.
-func openInput(path string, in *inputFlags) (hv.Source, *dump.File, error) {
-	segments, err := in.segments()
-	if err != nil {
-		return nil, nil, err
-	}
-	magic, err := readMagic(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	var src hv.Source
-	var old *dump.File
-	if _, isDump := dump.Recognise(magic); isDump && !in.raw {
-		old, err = dump.Open(path)
-	} else {
-		src, err = file.Open(path, file.Options{Raw: in.raw, Segments: segments})
-	}
-	if errors.Is(err, file.ErrUnknown) {
-		err = fmt.Errorf("it is no dump: %w", err)
-	}
-	if errors.Is(err, file.ErrUnknown) || errors.Is(err, dump.ErrFormat) {
-		err = next(err, "for a raw image of guest memory say so: --raw, and --ram for each range in it")
-	}
-	return src, old, err
-}
-
-// readMagic returns the first bytes of a file, fewer if it is shorter.
-func readMagic(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	buf := make([]byte, 16)
-	n, err := io.ReadFull(f, buf)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, err
-	}
-	return buf[:n], nil
 }
 
 // segments parses --ram; without it there are none.

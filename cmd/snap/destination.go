@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"snap/input"
 	"snap/store"
 )
 
@@ -56,6 +57,9 @@ func ofFile(path string) subject {
 
 // inputName is what a file is called without what its name says of its kind.
 func inputName(path string) string {
+	if path == input.Stdin {
+		return "stdin"
+	}
 	base := filepath.Base(path)
 	if name := withoutEnding(base); name != base {
 		return name

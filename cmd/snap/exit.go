@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"snap/capture"
@@ -12,7 +13,9 @@ import (
 	"snap/exclude"
 	"snap/guest"
 	"snap/hv"
+	"snap/hv/file"
 	"snap/hv/guardian"
+	"snap/input"
 )
 
 // Exit codes, as every subcommand's help lists them. Scripts depend on them.
@@ -107,6 +110,9 @@ var exitClasses = []struct {
 	{hv.ErrNoAnswer, exitFailed, "something of libvirt's is stopped or very busy: virsh list --all shows whether it answers at all (if not: systemctl status libvirtd virtqemud; guests run on while it is restarted), virsh domjobinfo DOMAIN whether the domain has a job"},
 	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
+	{file.ErrArch, exitNotWindows, otherGuests},
+	{input.ErrShrunk, exitFailed, "wait until whatever writes the file has ended, then run the same command again"},
+	{input.ErrCompression, exitFailed, "copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t and xz -t test one)"},
 	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},
 	{capture.ErrNotExcluded, exitFailed, "correct --exclude: pa: ranges must be the guest's memory, and va: ranges mapped for the System process; snap check --exclude RANGES lists what each would leave out"},
 	{capture.ErrTooManyRuns, exitFailed, "--format bitmap has room for any number of holes"},
@@ -138,6 +144,12 @@ func classify(err error) (code int, advice string) {
 		if ce.next != "" {
 			advice = ce.next
 		}
+	}
+	if r, ok := errors.AsType[*input.Refusal](err); ok {
+		advice = refusalAdvice(r)
+	}
+	if r, ok := errors.AsType[*input.NoRoomError](err); ok {
+		advice = strings.ReplaceAll("expand it where there is room and give the result: "+r.Command, "FILE", shellPath(r.Path))
 	}
 	if code == exitUsage && advice == "" {
 		advice = "snap --help, and snap COMMAND --help, list commands and flags"

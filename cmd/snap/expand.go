@@ -45,11 +45,6 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	if err != nil {
 		return err
 	}
-	f, err := dump.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	place, name, err := to.open(a, store.Options{Force: o.force, NoSum: true})
 	if err != nil {
 		return err
@@ -57,6 +52,11 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	if err := place.Check(ctx, name); err != nil {
 		return err
 	}
+	f, err := a.openDump(ctx, path, scratchBeside(place.Path(name)), false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
 	if err := a.fits(ctx, place, name, f); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"snap/capture"
 	"snap/hv"
+	"snap/input"
 	"snap/store"
 )
 
@@ -98,7 +99,11 @@ func (a *app) headerSource(ctx context.Context, source string, in *inputFlags) (
 		}
 		return &headerSource{of: ofDomain(vm.Identity().Name), guest: vm, close: closeVM}, nil
 	}
-	src, old, err := openInput(source, in)
+	given, err := openInput(source)
+	if err != nil {
+		return nil, err
+	}
+	src, old, err := a.openGuest(ctx, given, in, "")
 	switch {
 	case err != nil:
 		return nil, err
@@ -130,14 +135,17 @@ func (a *app) lookHeader(ctx context.Context, src hv.Source) (_ []byte, err erro
 	return an.Plan.Header, nil
 }
 
-// namesFile reports whether source is a file rather than a domain: something
-// of that name exists, or it is spelled like a path.
+// namesFile reports whether source is a file rather than a domain: something of
+// that name exists, but no folder, or it is spelled like a path.
 func namesFile(source string) (bool, error) {
+	if source == input.Stdin || strings.Contains(source, "/") {
+		return true, nil
+	}
 	info, err := os.Stat(source)
 	switch {
 	case err == nil:
-		return info.Mode().IsRegular(), nil
-	case errors.Is(err, fs.ErrNotExist) && !strings.Contains(source, "/"):
+		return !info.IsDir(), nil
+	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	default:
 		return false, err

@@ -38,7 +38,7 @@ was finished, its hash and whether it was verified.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			show := func() error { return a.info(cmd.Context(), args[0], all) }
 			if inside {
-				show = func() error { return a.infoManifest(args[0]) }
+				show = func() error { return a.infoManifest(cmd.Context(), args[0]) }
 			}
 			if err := show(); err != nil {
 				return fmt.Errorf("info of %s: %w", args[0], err)
@@ -103,7 +103,7 @@ type processorInfo struct {
 }
 
 func (a *app) info(ctx context.Context, path string, all bool) error {
-	f, err := dump.Open(path)
+	f, err := a.openDump(ctx, path, "", false)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"snap/dump"
 	"snap/manifest"
 )
 
@@ -17,8 +17,8 @@ import (
 var errNoManifest = errors.New("there is no manifest inside this dump")
 
 // infoManifest prints the manifest that the dump at path carries, as it is stored.
-func (a *app) infoManifest(path string) error {
-	f, err := dump.Open(path)
+func (a *app) infoManifest(ctx context.Context, path string) error {
+	f, err := a.openDump(ctx, path, "", false)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 
 	"snap/capture"
 	"snap/exclude"
+	"snap/input"
 	"snap/phys"
 )
 
@@ -19,9 +21,11 @@ type lookFlags struct {
 	exclude      []string
 	noAdvertised bool
 	maxExcluded  string
+	ctx          func() context.Context // of the command
 }
 
 func (f *lookFlags) addTo(cmd *cobra.Command) {
+	f.ctx = cmd.Context
 	fl := cmd.Flags()
 	addChoice(cmd, &f.format, "format", capture.Formats(),
 		"full: runs of pages (type 1); bitmap: any number of holes (type 5);\nauto: full while the runs fit its header")
@@ -31,13 +35,16 @@ func (f *lookFlags) addTo(cmd *cobra.Command) {
 	fl.StringVar(&f.maxExcluded, "max-excluded", "50%", "fail if more than this would be left out: a size or a share of the guest's memory")
 }
 
-// options checks the flags.
+// options checks the flags. Files of ranges are read until the command's context ends.
 func (f *lookFlags) options() (capture.LookOptions, error) {
 	limit, err := parseLimit(f.maxExcluded)
 	if err != nil {
 		return capture.LookOptions{}, err
 	}
-	requests, err := exclude.ParseRanges(f.exclude, func(name string) (io.ReadCloser, error) { return os.Open(name) })
+	requests, err := exclude.ParseRanges(f.exclude, func(name string) (io.ReadCloser, error) { return input.OpenText(f.ctx(), name) })
+	if err != nil && !errors.Is(err, exclude.ErrRange) {
+		return capture.LookOptions{}, &cmdError{err: err, code: exitUsage, next: "give --exclude a file with a range on each line"}
+	}
 	if err != nil {
 		return capture.LookOptions{}, &cmdError{err: err, code: exitUsage, next: "write ranges like pa:0x1000+16 (guest-physical) or va:0xfffff80012340000+4 (virtual), counted in 4 KiB pages"}
 	}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -23,6 +25,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
+			"core":  core32or64,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LIBVIRT_DEFAULT_URI", "lab:///")
@@ -30,6 +33,44 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// core32or64 writes an ELF core of a MiB of memory that isn't Windows: core CLASS
+// MACHINE FILE, with the numbers that stand in the file (System V ABI, chapter 4).
+func core32or64(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: core CLASS MACHINE FILE")
+	}
+	class, err := strconv.ParseUint(args[0], 10, 8)
+	ts.Check(err)
+	machine, err := strconv.ParseUint(args[1], 10, 16)
+	ts.Check(err)
+	const offset, size = 4096, 1 << 20
+	le := binary.LittleEndian
+	b := make([]byte, offset, offset+size)
+	copy(b, "\x7fELF\x00\x01\x01")
+	b[4] = byte(class)
+	le.PutUint16(b[16:], 4)
+	le.PutUint16(b[18:], uint16(machine))
+	if class == 1 {
+		le.PutUint32(b[28:], 52)
+		le.PutUint16(b[42:], 32)
+		le.PutUint16(b[44:], 1)
+		le.PutUint32(b[52:], 1)
+		le.PutUint32(b[52+4:], offset)
+		le.PutUint32(b[52+16:], size)
+	} else {
+		le.PutUint64(b[32:], 64)
+		le.PutUint16(b[54:], 56)
+		le.PutUint16(b[56:], 1)
+		le.PutUint32(b[64:], 1)
+		le.PutUint64(b[64+8:], offset)
+		le.PutUint64(b[64+32:], size)
+	}
+	for i := range size {
+		b = append(b, byte(i>>4))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), b, 0o600))
 }
 
 // exits runs a program and demands its exit code: exits 10 snap dump nobody.

@@ -40,7 +40,7 @@ checksums of the container. The exit code is the verdict.`,
 }
 
 func (a *app) verifyFile(ctx context.Context, path string) error {
-	f, err := dump.Open(path)
+	f, err := a.openDump(ctx, path, "", true)
 	if err != nil {
 		return err
 	}

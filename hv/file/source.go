@@ -1,6 +1,7 @@
-// Package file makes files that hold a guest readable: ELF cores that
-// `virsh dump --memory-only` wrote, and raw images with a RAM map. Each format
-// is one file, and a line in one list.
+// Package file makes files that hold a guest readable: ELF cores and
+// kdump-compressed cores that `virsh dump --memory-only` wrote, LiME and AVML
+// images, and raw images with a RAM map. Each format is one file, and a line in one
+// list. All are read at any offset, and take memory for an index at most.
 package file
 
 import (
@@ -16,7 +17,7 @@ import (
 	"sync"
 
 	"snap/hv"
-	"snap/hv/internal/sparse"
+	"snap/input"
 	"snap/phys"
 )
 
@@ -34,8 +35,7 @@ const maxSegments = 1 << 20
 // source is an open file with a map of the guest's memory in it. Whatever opened
 // it and each of its memories hold the file; the last one closes it.
 type source struct {
-	file      *os.File
-	name      string // of the file
+	body      body
 	mechanism hv.Mechanism
 	segs      []Segment // ascending, without overlaps
 	ram       phys.Runs
@@ -44,26 +44,21 @@ type source struct {
 	mu     sync.Mutex
 	users  int
 	closed bool // by Close of the source itself
-	seek   sync.Mutex
 }
 
 var _ hv.Source = (*source)(nil)
 
-// newSource takes f over, unless the segments make no sense.
-func newSource(f *os.File, mechanism hv.Mechanism, segs []Segment, regs []phys.Registers) (*source, error) {
-	s := &source{file: f, name: f.Name(), mechanism: mechanism, segs: slices.Clone(segs), regs: regs, users: 1}
+// newSource takes b over, unless the segments, which lie in it, make no sense.
+func newSource(b body, mechanism hv.Mechanism, segs []Segment, regs []phys.Registers) (*source, error) {
+	s := &source{body: b, mechanism: mechanism, segs: slices.Clone(segs), regs: regs, users: 1}
 	if err := s.index(); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// index checks the segments against each other and against the file's length.
+// index checks the segments against each other and against the body's length.
 func (s *source) index() error {
-	size, err := length(s.file)
-	if err != nil {
-		return err
-	}
 	if len(s.segs) == 0 || len(s.segs) > maxSegments {
 		return fmt.Errorf("%d ranges of memory; want 1 to %d: %w", len(s.segs), maxSegments, hv.ErrFormat)
 	}
@@ -71,7 +66,7 @@ func (s *source) index() error {
 	runs := make([]phys.Run, 0, len(s.segs))
 	var end phys.Addr
 	for _, g := range s.segs {
-		if err := g.check(size); err != nil {
+		if err := g.check(s.body.Size()); err != nil {
 			return err
 		}
 		if g.GPA < end {
@@ -80,26 +75,9 @@ func (s *source) index() error {
 		end = g.GPA + phys.Addr(g.Size)
 		runs = append(runs, phys.Run{Base: g.GPA.PFN(), Pages: g.Size >> phys.PageShift})
 	}
+	var err error
 	s.ram, err = phys.NewRuns(runs...)
 	return err
-}
-
-// length returns the bytes of a regular file or of a disk.
-func length(f *os.File) (int64, error) {
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return 0, err
-	case info.Mode().IsRegular():
-		return info.Size(), nil
-	case info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0:
-		n, err := f.Seek(0, io.SeekEnd)
-		if err != nil {
-			return 0, fmt.Errorf("find the length: %w", err)
-		}
-		return n, nil
-	}
-	return 0, fmt.Errorf("it is neither a file nor a disk (%v): %w", info.Mode().Type(), hv.ErrFormat)
 }
 
 // check holds one segment against a file of size bytes.
@@ -116,7 +94,7 @@ func (g Segment) check(size int64) error {
 }
 
 // Identity implements hv.Source.
-func (s *source) Identity() hv.Identity { return hv.Identity{Name: filepath.Base(s.name)} }
+func (s *source) Identity() hv.Identity { return hv.Identity{Name: filepath.Base(s.body.Name())} }
 
 // Registers implements hv.Source.
 func (s *source) Registers(context.Context) ([]phys.Registers, error) {
@@ -126,12 +104,12 @@ func (s *source) Registers(context.Context) ([]phys.Registers, error) {
 // OpenMemory implements hv.Source. Files know only hv.MechanismAuto.
 func (s *source) OpenMemory(_ context.Context, m hv.Mechanism) (hv.Memory, error) {
 	if m != hv.MechanismAuto && m != "" {
-		return nil, fmt.Errorf("read %s by mechanism %q: %w: it is a file", s.name, m, hv.ErrUnsupported)
+		return nil, fmt.Errorf("read %s by mechanism %q: %w: it is a file", s.body.Name(), m, hv.ErrUnsupported)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, fmt.Errorf("read %s: %w", s.name, os.ErrClosed)
+		return nil, fmt.Errorf("read %s: %w", s.body.Name(), os.ErrClosed)
 	}
 	s.users++
 	return &memory{source: s}, nil
@@ -155,7 +133,7 @@ func (s *source) release() error {
 	if s.users--; s.users > 0 {
 		return nil
 	}
-	return s.file.Close()
+	return s.body.Close()
 }
 
 // memory is the memory in a file. It is safe for concurrent use.
@@ -193,10 +171,15 @@ func (m *memory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 		g := m.find(at)
 		off := uint64(at - g.GPA)
 		n := int(min(uint64(len(p)), g.Size-off, maxRead))
-		got, err := m.file.ReadAt(p[:n], g.FileOffset+int64(off))
-		if got < n {
+		got, err := m.body.ReadAt(p[:n], g.FileOffset+int64(off))
+		switch {
+		case got == n:
+		case errors.Is(err, input.ErrShrunk):
+			// The whole file is in doubt, and not only this page.
+			return fmt.Errorf("guest-physical %#x: %w", uint64(at)+uint64(got), err)
+		default:
 			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF // it was truncated under us
+				err = io.ErrUnexpectedEOF
 			}
 			return &phys.AccessError{At: at + phys.Addr(got), Len: n - got, Err: err}
 		}
@@ -218,18 +201,19 @@ func (m *memory) Populated(ctx context.Context) (phys.Runs, bool, error) {
 	if m.closed {
 		return nil, false, os.ErrClosed
 	}
-	m.seek.Lock()
-	defer m.seek.Unlock()
 	var runs []phys.Run
 	for _, g := range m.segs {
-		data, err := sparse.Data(ctx, m.file, g.FileOffset, int64(g.Size))
+		data, known, err := m.body.data(ctx, g.FileOffset, int64(g.Size))
 		if err != nil {
 			return nil, false, err
+		}
+		if !known {
+			return m.ram, false, nil
 		}
 		for _, e := range data {
 			r, ok := phys.RunOf(g.GPA+phys.Addr(e.Off-g.FileOffset), uint64(e.Size))
 			if !ok {
-				return nil, false, fmt.Errorf("find data in %s: %w", m.name, hv.ErrFormat)
+				return nil, false, fmt.Errorf("find data in %s: %w", m.body.Name(), hv.ErrFormat)
 			}
 			runs = append(runs, r)
 		}

@@ -67,7 +67,7 @@ func core(t *testing.T, g *lab.Guest) hv.Source {
 	if _, err := g.Virsh(t.Context(), "dump", "--memory-only", g.Name, path); err != nil {
 		t.Fatalf("virsh dump failed: %v", err)
 	}
-	src, err := file.Open(path, file.Options{})
+	src, err := file.Open(t.Context(), path, file.Options{})
 	if err != nil {
 		t.Fatalf("Open of virsh's dump failed: %v", err)
 	}

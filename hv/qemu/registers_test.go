@@ -30,7 +30,7 @@ func TestRegistersAgainstCore(t *testing.T) {
 			if err := sameCPUs(got, cpus); err != nil {
 				t.Errorf("sameCPUs failed: %v", err)
 			}
-			src, err := file.Open("testdata/"+name+".core", file.Options{})
+			src, err := file.Open(t.Context(), "testdata/"+name+".core", file.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -116,7 +116,7 @@ func TestContracts(t *testing.T) {
 	if err := errors.Join(vm.Image().WriteELFCore(f), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	src, err := file.Open(core, file.Options{})
+	src, err := file.Open(t.Context(), core, file.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

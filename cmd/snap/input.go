@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"snap/cmd/snap/internal/limits"
+	"snap/dump"
+	"snap/hv"
+	"snap/hv/file"
+	"snap/input"
+)
+
+// openInput opens a file that was named on the command line, whatever is in it.
+func openInput(path string) (*input.File, error) {
+	f, err := input.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(path, "/") {
+		err = next(err, "check the name; it is a file that is wanted: a domain is dumped with snap dump %s", shellWord(path))
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = next(err, "check the path: ls -l %s", shellPath(filepath.Dir(path)))
+	}
+	return f, err
+}
+
+// openDump opens a dump that was named on the command line. One that is compressed
+// as a whole is expanded to memory, or into the folder scratch; with random, also
+// one that could be read, but only from its start.
+func (a *app) openDump(ctx context.Context, path, scratch string, random bool) (*dump.File, error) {
+	f, err := openInput(path)
+	if err != nil {
+		return nil, err
+	}
+	if f, err = a.expandInput(ctx, f, scratch, random); err != nil {
+		return nil, err
+	}
+	head, err := headOf(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if name, ok := file.Recognise(head); ok {
+		r, err := input.Foreign(f, f.Size(), f.Name())
+		if r == nil && err == nil {
+			r = &input.Refusal{
+				Path: f.Name(), What: "an " + name + " of a guest", Why: "it holds the guest's memory and is no dump yet",
+				Next: "make a dump of it: snap convert FILE -o OUT",
+			}
+		}
+		return nil, errors.Join(err, r, f.Close())
+	}
+	return dump.OpenFile(f)
+}
+
+// openGuest opens a file as what it is: a dump, or anything else that holds a
+// guest. f is closed with what is returned, or if openGuest fails. What is
+// compressed is expanded to memory, or into the folder scratch.
+func (a *app) openGuest(ctx context.Context, f *input.File, in *inputFlags, scratch string) (hv.Source, *dump.File, error) {
+	segments, err := in.segments()
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	if f, err = a.expandInput(ctx, f, scratch, true); err != nil {
+		return nil, nil, err
+	}
+	head, err := headOf(f)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	var src hv.Source
+	var old *dump.File
+	if _, isDump := dump.Recognise(head); isDump && !in.raw {
+		old, err = dump.OpenFile(f)
+	} else {
+		src, err = file.New(ctx, f, file.Options{Raw: in.raw, Segments: segments})
+	}
+	if errors.Is(err, file.ErrUnknown) {
+		err = fmt.Errorf("it is no dump: %w", err)
+	}
+	if errors.Is(err, file.ErrUnknown) || errors.Is(err, dump.ErrFormat) {
+		err = next(err, "for a raw image of guest memory say so: --raw, and --ram for each range in it")
+	}
+	return src, old, err
+}
+
+// sniffed is how many bytes of a file are looked at to tell dumps and guests apart.
+const sniffed = 16
+
+// headOf returns the first bytes of a file, fewer if it is shorter.
+func headOf(f *input.File) ([]byte, error) {
+	head := make([]byte, sniffed)
+	n, err := f.ReadAt(head, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return head[:n], err
+}
+
+// expandInput takes away what is compressed around a file, unless that is a dump's
+// own container. With random, a container must give random access. f is closed if
+// it fails.
+func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, random bool) (*input.File, error) {
+	inside, name, err := input.Inside(f, f.Size(), sniffed)
+	if name == "" && err == nil {
+		return f, nil
+	}
+	if err == nil && isContainer(f, inside, random) {
+		return f, nil
+	}
+	where := input.Scratch{Dir: scratch}
+	if err == nil && scratch == "" {
+		where.Memory, err = limits.Available(os.DirFS("/"))
+		where.Memory /= 2
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	a.log.Info().Str("file", f.Name()).Str("compression", name).Str("where", expandedWhere(scratch)).
+		Msg("expanding it first: the guest's memory lies there in clear, in a file without a name, until snap ends")
+	x, err := input.Expand(ctx, f, where)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return x, nil
+}
+
+func expandedWhere(dir string) string {
+	if dir == "" {
+		return "memory"
+	}
+	return dir
+}
+
+// isContainer reports whether a compressed file is a dump that can be read as it
+// is, or would be were it whole.
+func isContainer(f *input.File, inside []byte, random bool) bool {
+	head, err := headOf(f)
+	if err != nil {
+		return false
+	}
+	if _, ok := dump.Recognise(head); !ok {
+		return false
+	}
+	if c, ok := dump.Recognise(inside); !ok || c != dump.CompressionNone {
+		return false
+	}
+	d, err := dump.NewFile(f, f.Size())
+	if err != nil {
+		return dump.InFrames(f)
+	}
+	defer d.Close()
+	return d.Container().RandomAccess || !random
+}
+
+// scratchBeside returns the folder of an output that is a file there; "" for memory.
+func scratchBeside(output string) string {
+	if output == stdoutDestination {
+		return ""
+	}
+	return filepath.Dir(output)
+}
+
+// refusalAdvice returns what an operator should do about a file that was refused.
+func refusalAdvice(r *input.Refusal) string {
+	name := r.Path
+	if _, err := os.Stat(name); err != nil {
+		name = "FILE"
+	}
+	return strings.ReplaceAll(r.Next, "FILE", shellPath(name))
+}

@@ -1,0 +1,39 @@
+package file
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"snap/hv/internal/sparse"
+	"snap/input"
+)
+
+// body is bytes that can be read at any offset, and that hold a guest in some
+// format: a file, or what another body becomes when it is unfolded. ReadAt is safe
+// for concurrent use.
+type body interface {
+	io.ReaderAt
+	Size() int64
+	Name() string // of the file
+
+	// data returns the parts of the bytes from off on that may hold anything but
+	// zeros, ascending; known is false where that can't be told.
+	data(ctx context.Context, off, size int64) (parts []sparse.Extent, known bool, err error)
+
+	// Close closes the file.
+	Close() error
+}
+
+// fileBody is a file as it is.
+type fileBody struct {
+	*input.File
+	seek sync.Mutex // holes are found by moving the file's offset
+}
+
+func (b *fileBody) data(ctx context.Context, off, size int64) ([]sparse.Extent, bool, error) {
+	b.seek.Lock()
+	defer b.seek.Unlock()
+	parts, err := sparse.Data(ctx, b.File.File, off, size)
+	return parts, err == nil, err
+}

@@ -1,0 +1,194 @@
+package input
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stdin is the name that means standard input.
+const Stdin = "-"
+
+// File is a file, or a disk, that can be read at any offset. ReadAt is safe for
+// concurrent use.
+type File struct {
+	*os.File
+	name     string
+	size     int64
+	expanded string // the compression that was taken away, if any
+}
+
+// Name returns the file's name as it was given, also where the bytes are read from
+// an expanded copy.
+func (f *File) Name() string { return f.name }
+
+// Size returns the length in bytes at the time of opening. It is never 0.
+func (f *File) Size() int64 { return f.size }
+
+// Expanded returns the name of the compression that Expand took away, and false
+// if this is the file itself.
+func (f *File) Expanded() (string, bool) { return f.expanded, f.expanded != "" }
+
+// ErrShrunk says that a file is shorter than it was when it was opened: somebody
+// truncated it or is writing it anew.
+var ErrShrunk = errors.New("the file became shorter while it was read: somebody is writing to it")
+
+// ReadAt implements io.ReaderAt. What was in the file when it was opened and no
+// longer is fails with ErrShrunk.
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if errors.Is(err, io.EOF) && off < f.size && off+int64(n) < f.size && n < len(p) {
+		err = fmt.Errorf("read %s at %#x: %w", f.name, off+int64(n), ErrShrunk)
+	}
+	return n, err
+}
+
+// Open opens the file at path, or standard input for "-". It never waits, and
+// opens neither FIFOs nor sockets nor devices other than disks: the error is a
+// *Refusal for them, for folders, and for files with nothing in them. Other errors
+// are those of os.Open.
+func Open(path string) (*File, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	size, err := length(f)
+	if err == nil && size == 0 {
+		err = empty(path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &File{File: f, name: path, size: size}, nil
+}
+
+// place is where a file is opened, and what messages call it.
+func place(path string) (at, name string) {
+	if path == Stdin {
+		return "/dev/stdin", "standard input"
+	}
+	return path, path
+}
+
+// open opens a file that can be read at any offset.
+func open(path string) (*os.File, error) {
+	at, name := place(path)
+	// What a file is, is asked before it is opened: to open a FIFO disturbs whoever
+	// writes to it, and to open a device may do anything.
+	info, err := os.Stat(at)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuse(name, info.Mode()); err != nil {
+		return nil, err
+	}
+	// It may have become something else meanwhile: O_NONBLOCK keeps even that from
+	// making us wait.
+	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = f.Stat(); err == nil {
+		err = refuse(name, info.Mode())
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// length returns the bytes of a regular file or of a disk.
+func length(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Mode().IsRegular() {
+		return info.Size(), nil
+	}
+	n, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, fmt.Errorf("find the length of %s: %w", f.Name(), err)
+	}
+	return n, nil
+}
+
+// refuse fails for files that can't be read at any offset.
+func refuse(name string, mode fs.FileMode) error {
+	const saveIt = "save what comes out of it to a file first, and give that file"
+	r := &Refusal{Path: name, Why: "snap reads a file at any offset, and this can only be read once, from its start", Next: saveIt}
+	switch {
+	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
+		return nil
+	case mode.IsDir():
+		r.What, r.Why, r.Next = "a folder", "a file is wanted", "name a file in it: ls FILE"
+	case mode&fs.ModeNamedPipe != 0:
+		r.What = "a FIFO or a pipe"
+	case mode&fs.ModeSocket != 0:
+		r.What = "a socket"
+	case mode&fs.ModeCharDevice != 0:
+		r.What, r.Why = "a character device", "a terminal or a device that isn't a disk holds no file"
+		r.Next = "name the file itself; a running guest is dumped by its domain's name: snap dump DOMAIN"
+	default:
+		r.What, r.Why, r.Next = "no regular file ("+mode.Type().String()+")", "a regular file or a disk is wanted", saveIt
+	}
+	return r
+}
+
+func empty(path string) *Refusal {
+	_, name := place(path)
+	return &Refusal{
+		Path: name, What: "empty", Why: "there is not one byte in it",
+		Next: "see why whatever should have written it didn't, and make it again",
+	}
+}
+
+// pipefs is the file system of pipes without a name (linux/magic.h).
+const pipefs = 0x50495045
+
+// OpenText opens a file to read it once from its start, such as a list. Beside
+// what Open takes it may be empty, or a pipe that this process was given, as
+// /dev/stdin and the shell's <(command) are; a read of one fails when ctx ends. A
+// FIFO with a name is refused, since it would have to be waited for. The caller
+// closes what it gets.
+func OpenText(ctx context.Context, path string) (io.ReadCloser, error) {
+	at, name := place(path)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(at, &fs); err != nil || fs.Type != pipefs {
+		return open(path)
+	}
+	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	t := &pipe{File: f, ctx: ctx, name: name}
+	t.stop = context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(0, 1)) })
+	return t, nil
+}
+
+// pipe is a pipe whose reads end with a context.
+type pipe struct {
+	*os.File
+	ctx  context.Context
+	name string
+	stop func() bool
+}
+
+func (t *pipe) Read(p []byte) (int, error) {
+	n, err := t.File.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && t.ctx.Err() != nil {
+		err = fmt.Errorf("read %s: %w", t.name, context.Cause(t.ctx))
+	}
+	return n, err
+}
+
+func (t *pipe) Close() error {
+	t.stop()
+	return t.File.Close()
+}
