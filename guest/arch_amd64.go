@@ -32,7 +32,7 @@ var amd64 = Arch{
 	kuser:       KUSERAddress,
 	contextSize: 0x4D0, contextAlign: 16, // CONTEXT of winnt.h
 	registers: RegisterNames{ProgramCounter: "RIP", StackPointer: "RSP", PageTableRoot: "CR3"},
-	paged:     func(c *phys.Registers) bool { return c.CR4&phys.CR4LA57 == 0 },
+	paged:     pagedAMD64,
 	kpcrs:     kpcrsAMD64,
 	hints:     hintsAMD64,
 }
@@ -40,17 +40,29 @@ var amd64 = Arch{
 // AMD64 returns x86-64 with 4-level paging.
 func AMD64() *Arch { return &amd64 }
 
-// fiveLevel fails if all processors that page do so with 5 levels.
+// pagedAMD64: a processor that isn't in long mode pages otherwise or not at all.
+func pagedAMD64(c *phys.Registers) bool {
+	mode := modeOf(c)
+	return (mode == modeLong || mode == modeUnknown) && c.CR4&phys.CR4LA57 == 0
+}
+
+// fiveLevel fails if processors are in long mode, and all of them page with 5
+// levels.
 func fiveLevel(cpus []phys.Registers) error {
+	var first *phys.Registers
 	for i := range cpus {
-		if amd64.paged(&cpus[i]) {
+		c := &cpus[i]
+		switch mode := modeOf(c); {
+		case pagedAMD64(c):
 			return nil
+		case first == nil && (mode == modeLong || mode == modeUnknown):
+			first = c
 		}
 	}
-	if len(cpus) == 0 {
+	if first == nil {
 		return nil
 	}
-	return fmt.Errorf("vCPU %d has CR4.LA57 set: %w", cpus[0].CPU, ErrFiveLevel)
+	return fmt.Errorf("vCPU %d has CR4.LA57 set: %w", first.CPU, ErrFiveLevel)
 }
 
 // kpcrsAMD64: in user mode the KPCR is in KernelGSBase, and GS base is the

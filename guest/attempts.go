@@ -30,30 +30,35 @@ func (a Attempt) String() string {
 	return fmt.Sprintf("%s (%#x): %s", a.What, uint64(a.Root), result)
 }
 
-// NotFoundError is a Discover that found no Windows, and what it tried. It is of
-// class ErrNotWindows, unless memory could not be read: then it wraps the first
-// error of the reader instead, and says nothing of what the guest is.
+// NotFoundError is a Discover that found no Windows, and why. It is of class
+// ErrNotWindows, unless memory could not be read: then it wraps the first error of
+// the reader instead, and says nothing of what the guest is.
+//
+// Its text is one sentence with the likeliest reason. What was tried is for those
+// who want to know more.
 type NotFoundError struct {
+	Reason Reason // the likeliest; empty means that nothing is known
+	Why    string // how that shows, for people, in one line
+
 	Attempts []Attempt // in order, the first of them if there were very many
 	More     int       // attempts beyond those
+	// PassedOver are images that may be the kernel and were not looked into, or not
+	// successfully: the likeliest first, a few at most.
+	PassedOver []PassedOver
+	Ended      bool // a search ended at a limit before it had looked at everything
 
 	FailedReads int   // of the guest's memory
 	ReadErr     error // the first of them, nil if there was none
 }
 
 func (e *NotFoundError) Error() string {
-	tried := make([]string, len(e.Attempts))
-	for i, a := range e.Attempts {
-		tried[i] = a.String()
+	switch {
+	case e.ReadErr != nil:
+		return fmt.Sprintf("look for Windows: %d reads of the guest's memory failed, the first: %v", e.FailedReads, e.ReadErr)
+	case e.Why == "":
+		return ErrNotWindows.Error()
 	}
-	text := strings.Join(tried, "; ")
-	if e.More > 0 {
-		text = fmt.Sprintf("%s; and %d more", text, e.More)
-	}
-	if e.ReadErr != nil {
-		return fmt.Sprintf("look for Windows: %d reads of memory failed, the first: %v (%s)", e.FailedReads, e.ReadErr, text)
-	}
-	return fmt.Sprintf("%v (%s)", ErrNotWindows, text)
+	return fmt.Sprintf("%v: %s", ErrNotWindows, e.Why)
 }
 
 // Unwrap returns ErrNotWindows, or the reader's error.
@@ -62,6 +67,12 @@ func (e *NotFoundError) Unwrap() error {
 		return e.ReadErr
 	}
 	return ErrNotWindows
+}
+
+// Is reports whether target is the error's Reason.
+func (e *NotFoundError) Is(target error) bool {
+	r, ok := target.(Reason)
+	return ok && r == e.Reason
 }
 
 // attempts are what was tried so far.

@@ -297,8 +297,10 @@ func TestEndedSearchIsTold(t *testing.T) {
 	cpu := im.Registers()[0]
 	cpu.CR3 = uint64(h.root)
 	s, err := discover(t.Context(), im, im.RAM(), []phys.Registers{cpu}, []finder{findRegisters, findLowStub})
-	if s != nil || !errors.Is(err, ErrNotWindows) || !strings.Contains(err.Error(), "ended after") {
-		t.Errorf("discover = %v, %v; want ErrNotWindows, and that the search ended", s, err)
+	none, ok := errors.AsType[*NotFoundError](err)
+	if s != nil || !ok || !none.Ended || !strings.Contains(err.Error(), "the search ended at its limits") ||
+		!strings.Contains(none.Attempts[0].String(), "ended after") {
+		t.Errorf("discover = %v, %+v; want a *NotFoundError that says that the search ended", s, err)
 	}
 }
 

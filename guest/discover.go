@@ -11,9 +11,15 @@ import (
 // Discover finds the Windows guest in mem, of which only ram is read. cpus are
 // the registers of its virtual processors, in any order; none are needed if
 // the memory itself leads to the page tables. Without a Windows that is
-// understood the error is of class ErrNotWindows or ErrFiveLevel, and says
-// what was tried; where memory could not be read, it is the reader's instead.
+// understood the error is of class ErrNotWindows or ErrFiveLevel, and says the
+// likeliest reason; where memory could not be read, it is the reader's instead.
 // Both but ErrFiveLevel are of type *NotFoundError.
+//
+// Where all processors are in firmware or in 32-bit mode, no 64-bit Windows runs,
+// and memory is not searched for what an earlier boot may have left there.
+//
+// The work is bounded whatever the guest has in its memory: a search that ends at
+// a limit says so in its attempt.
 //
 // Finders are the ways in which it looks, and System.Attempts says which of
 // them succeeded. Whatever leads to the kernel, a processor in whichever process
@@ -25,21 +31,42 @@ func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 
 // discover is Discover by the given finders, of each architecture in turn.
 func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, by []finder) (*System, error) {
-	if err := fiveLevel(cpus); err != nil {
-		return nil, err
-	}
 	watched := &watchedReader{Reader: mem}
 	var tried attempts
+	none := &NotFoundError{}
 	for _, arch := range Archs() {
 		d := newDiscovery(arch, watched, ram, cpus, len(by), &tried)
-		if err := d.run(ctx, by); err != nil || d.found != nil {
-			return d.found, err
+		certain, why := d.diagnose(ctx, true)
+		switch {
+		case certain != "":
+			for _, f := range by {
+				tried.note(f.Finder, errNotTried)
+			}
+		case fiveLevel(cpus) != nil:
+			return nil, fiveLevel(cpus)
+		default:
+			if err := d.run(ctx, by); err != nil || d.found != nil {
+				return d.found, err
+			}
+			certain, why = d.diagnose(ctx, false)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("look for Windows: %w", err)
+		}
+		if none.Reason == "" {
+			none.Reason, none.Why, none.PassedOver, none.Ended = certain, why, d.search.passed.list, d.anyEnded
 		}
 	}
-	return nil, &NotFoundError{
-		Attempts: tried.list, More: tried.more, FailedReads: watched.failed, ReadErr: watched.err,
+	none.Attempts, none.More, none.FailedReads, none.ReadErr = tried.list, tried.more, watched.failed, watched.err
+	if none.ReadErr != nil {
+		none.Reason, none.Why = ReasonUnreadable, ""
 	}
+	return nil, none
 }
+
+// errNotTried is the result of a finder where it is certain without it that no
+// Windows runs.
+var errNotTried = errors.New("not tried")
 
 // discovery is the state of one Discover, of one architecture.
 type discovery struct {
@@ -55,6 +82,8 @@ type discovery struct {
 	blocks map[kernelIn]foundBlocks
 	tried  *attempts // of all architectures
 	ended  error     // why the running finder may not try more, of class errBudget
+	// anyEnded: some search ended at a limit.
+	anyEnded bool
 	// windows: a page table maps what only Windows maps, KUSER_SHARED_DATA.
 	windows bool
 	found   *System
@@ -104,6 +133,7 @@ func (d *discovery) run(ctx context.Context, by []finder) error {
 		}
 		switch {
 		case d.ended != nil:
+			d.anyEnded = true
 			d.tried.note(f.Finder, d.ended)
 		case note != "":
 			d.tried.note(f.Finder, errors.New(note))
@@ -128,6 +158,7 @@ func (d *discovery) try(ctx context.Context, f Finder, c candidate) error {
 	}
 	a := Attempt{Finder: f.Name, What: c.from, Root: c.root, Err: err}
 	if err != nil {
+		d.anyEnded = d.anyEnded || errors.Is(err, errBudget)
 		d.tried.add(a)
 		return nil
 	}

@@ -96,7 +96,11 @@ type PassedOver struct {
 // String says in one line what was passed over, and why.
 func (p PassedOver) String() string {
 	n := imageName{base: p.Base, size: p.Size, export: p.ExportName, pdb: p.PDB}
-	return n.String() + ": " + p.Reason
+	first, _, several := strings.Cut(p.Reason, "\n")
+	if several {
+		first += ", and more"
+	}
+	return n.String() + ": " + first
 }
 
 // maxPassedOver bounds the images that are kept to be told about.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -69,10 +70,18 @@ func TestOtherSystemIsRefused(t *testing.T) {
 	if s != nil || !errors.Is(err, guest.ErrNotWindows) {
 		t.Fatalf("Discover = %v, %v; want ErrNotWindows", s, err)
 	}
+	none, ok := errors.AsType[*guest.NotFoundError](err)
+	if !ok {
+		t.Fatalf("error %T; want a *NotFoundError", err)
+	}
+	tried := fmt.Sprint(none.Attempts)
 	for _, want := range []string{"vCPU 0 CR3", "KUSER_SHARED_DATA", "low stub", "self-map"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error = %q; want it to tell of %q", err, want)
+		if !strings.Contains(tried, want) {
+			t.Errorf("attempts = %q; want them to tell of %q", tried, want)
 		}
+	}
+	if len(err.Error()) > 160 {
+		t.Errorf("error = %q; want one short sentence", err)
 	}
 	if limit := uint64(len(m)) + 8<<20; r.bytes > limit {
 		t.Errorf("%d bytes were read; want RAM once and little else, at most %d", r.bytes, limit)

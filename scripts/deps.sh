@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(
-	qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients # the lab's guests
+	qemu-system-x86 qemu-utils ovmf libvirt-daemon-system libvirt-clients # the lab's guests
 	make nasm binutils gcc g++ libc6-dev                             # its code, race tests
 	{gcc,g++}-mingw-w64-{x86-64,i686}                                # the sample driver
 	zstd age jq cron tmux python3 openssh-client      # what tests and the demo look at dumps with

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -47,19 +48,72 @@ func attemptsOf(tried []guest.Attempt) []attemptInfo {
 }
 
 // printAttempts tells how Windows was looked for.
-func (a *app) printAttempts(list []attemptInfo) error {
+func printAttempts(w io.Writer, list []attemptInfo) error {
 	t := table.Table{Columns: []string{"LOOKED BY", "AT", "RESULT"}}
 	for _, l := range list {
 		t.Add(l.Finder, l.What, printable(l.Result))
 	}
-	fmt.Fprintln(a.stdout, "\nHow Windows was looked for:")
-	return t.Write(a.stdout, "  ")
+	fmt.Fprintln(w, "\nHow Windows was looked for:")
+	return t.Write(w, "  ")
 }
 
-// attemptsIn lists what was tried where err is that no Windows was found.
-func attemptsIn(err error) []attemptInfo {
-	if e, ok := errors.AsType[*guest.NotFoundError](err); ok {
-		return attemptsOf(e.Attempts)
+// withoutWindows says in a few words what a guest is in which no Windows that snap
+// understands was found.
+func withoutWindows(err error) string {
+	if errors.Is(err, guest.ErrFiveLevel) {
+		return "5-level paging"
 	}
-	return nil
+	for _, w := range []struct {
+		reason guest.Reason
+		words  string
+	}{
+		{guest.ReasonFirmware, "in firmware"},
+		{guest.Reason32Bit, "32-bit guest"},
+		{guest.ReasonEncrypted, "encrypted"},
+		{guest.ReasonKernel, "unknown Windows"},
+		{guest.ReasonNoKernel, "unknown Windows"},
+		{guest.ReasonEnded, "? (search ended)"},
+		{guest.ReasonLinux, "looks like Linux"},
+		{guest.ReasonNested, "? (hypervisor inside)"},
+	} {
+		if errors.Is(err, w.reason) {
+			return w.words
+		}
+	}
+	return "not Windows"
+}
+
+// lookedFor is what a search for Windows did that found none, as an error record
+// has it beside the message, which says no more than the likeliest reason.
+type lookedFor struct {
+	Reason     guest.Reason  `json:"reason"`
+	Attempts   []attemptInfo `json:"attempts"`
+	PassedOver []string      `json:"passed_over"`
+	Ended      bool          `json:"search_ended"` // at a limit, before everything was looked at
+}
+
+// lookedForIn returns the search that err is the end of, nil if it is something
+// else.
+func lookedForIn(err error) *lookedFor {
+	e, ok := errors.AsType[*guest.NotFoundError](err)
+	if !ok {
+		return nil
+	}
+	l := &lookedFor{Reason: e.Reason, Attempts: attemptsOf(e.Attempts), PassedOver: []string{}, Ended: e.Ended}
+	for _, p := range e.PassedOver {
+		l.PassedOver = append(l.PassedOver, printable(p.String()))
+	}
+	return l
+}
+
+// print tells a person what was done.
+func (l *lookedFor) print(w io.Writer) {
+	_ = printAttempts(w, l.Attempts)
+	if len(l.PassedOver) > 0 {
+		fmt.Fprintln(w, "\nImages that may be the kernel and were passed over:")
+	}
+	for _, p := range l.PassedOver {
+		fmt.Fprintf(w, "  %s\n", p)
+	}
+	fmt.Fprintln(w)
 }

@@ -41,7 +41,8 @@ type checkResult struct {
 	ExcludedPages uint64               `json:"pages_excluded"`
 	Excluded      []manifest.Exclusion `json:"excluded"`
 	Refused       []manifest.Exclusion `json:"refused_exclusions"`
-	Attempts      []attemptInfo        `json:"attempts"` // to find Windows in the guest's memory
+	Attempts      []attemptInfo        `json:"attempts"`         // to find Windows in the guest's memory
+	Search        *lookedFor           `json:"search,omitempty"` // for Windows, where none was found
 	Warnings      []string             `json:"warnings"`
 	account       *manifest.Manifest   // nil if the guest can't be looked at
 	crFrom        string
@@ -139,7 +140,9 @@ func (a *app) look(ctx context.Context, ref string, f *dumpFlags, o *capture.Opt
 		degraded = c.Degraded
 		r.Warnings = append(r.Warnings, c.Warnings...)
 		if c.Session == nil {
-			r.Attempts = append(r.Attempts, attemptsIn(c.Err())...)
+			if r.Search = lookedForIn(c.Err()); r.Search != nil {
+				r.Attempts = r.Search.Attempts
+			}
 		} else if err := r.addSession(ctx, c.Session); err != nil && len(errs) == 0 {
 			errs = append(errs, err)
 		}
@@ -281,8 +284,8 @@ func (a *app) printCheck(r *checkResult, code int) error {
 			return err
 		}
 	}
-	if a.verbose && len(r.Attempts) > 0 {
-		if err := a.printAttempts(r.Attempts); err != nil {
+	if a.verbose && len(r.Attempts) > 0 && r.Search == nil { // that of an error is told with it
+		if err := printAttempts(a.stdout, r.Attempts); err != nil {
 			return err
 		}
 	}

@@ -87,6 +87,8 @@ func usageError(format string, args ...any) error {
 
 const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
 
+const oddKernel = "snap check -v lists what was tried; virsh dump --memory-only keeps the memory for a later look"
+
 // exitClasses maps causes to codes, the gravest first: the first that an
 // error matches decides.
 var exitClasses = []struct {
@@ -109,6 +111,12 @@ var exitClasses = []struct {
 	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
 	{hv.ErrNoAnswer, exitFailed, "something of libvirt's is stopped or very busy: virsh list --all shows whether it answers at all (if not: systemctl status libvirtd virtqemud; guests run on while it is restarted), virsh domjobinfo DOMAIN whether the domain has a job"},
 	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
+	{guest.ReasonFirmware, exitNotWindows, "wait until Windows has started, then try again"},
+	{guest.ReasonEncrypted, exitConfidential, "take the dump inside the guest: its memory is encrypted for the host"},
+	{guest.ReasonKernel, exitNotWindows, oddKernel},
+	{guest.ReasonNoKernel, exitNotWindows, oddKernel},
+	{guest.ReasonEnded, exitNotWindows, oddKernel},
+	{guest.ReasonNested, exitNotWindows, oddKernel},
 	{guest.ErrNotWindows, exitNotWindows, otherGuests},
 	{file.ErrArch, exitNotWindows, otherGuests},
 	{input.ErrShrunk, exitFailed, "wait until whatever writes the file has ended, then run the same command again"},

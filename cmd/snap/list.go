@@ -15,6 +15,7 @@ import (
 
 	"snap/capture"
 	"snap/cmd/snap/internal/table"
+	"snap/guest"
 	"snap/hv"
 )
 
@@ -36,6 +37,8 @@ type listEntry struct {
 	Source string   `json:"source,omitempty"` // how its memory would be read
 	Modes  []string `json:"modes"`
 	Why    string   `json:"why,omitempty"` // why there is no mode
+
+	Reason guest.Reason `json:"reason,omitempty"` // why there is no Windows
 }
 
 func newListCommand(a *app) *cobra.Command {
@@ -120,6 +123,9 @@ func (a *app) listDomain(ctx context.Context, d hv.DomainInfo) listEntry {
 			err = context.Cause(ctx)
 		}
 		e.Guest, e.Why = unknownGuest(err), err.Error()
+		if none, ok := errors.AsType[*guest.NotFoundError](err); ok {
+			e.Reason = none.Reason
+		}
 	}
 	return e
 }
@@ -129,7 +135,7 @@ func unknownGuest(err error) string {
 	code, _ := classify(err)
 	switch {
 	case code == exitNotWindows:
-		return "not Windows"
+		return withoutWindows(err)
 	case errors.Is(err, hv.ErrNoAnswer):
 		return "? (no answer)"
 	}

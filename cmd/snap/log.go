@@ -49,13 +49,20 @@ func (a *app) setUpLog() error {
 // printError tells the operator what went wrong and, on a line of its own,
 // what to do next.
 func (a *app) printError(err error, advice string, code int) {
+	looked := lookedForIn(err)
 	if a.logFormat == logJSON && a.started {
 		e := a.log.Error().Int("exit_code", code)
+		if looked != nil {
+			e = e.Interface("search", looked)
+		}
 		if advice != "" {
 			e = e.Str("next", advice)
 		}
 		e.Msg(err.Error())
 		return
+	}
+	if looked != nil && a.verbose {
+		looked.print(a.stderr)
 	}
 	fmt.Fprintf(a.stderr, "snap: %v\n", err)
 	if advice != "" {

@@ -7,6 +7,7 @@ import (
 // files are what a domain boots from and writes to, on the host.
 type files struct {
 	kernel, initrd, cmdline string
+	firmware                string // other than the machine's own
 	serial                  string // what comes out of the first serial port
 }
 
@@ -42,6 +43,9 @@ func domainXML(s *Spec, f files) (string, error) {
 			Videos:     []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "none"}}},
 			MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
 		},
+	}
+	if f.firmware != "" {
+		d.OS.Loader = &libvirtxml.DomainLoader{Path: f.firmware, Type: "rom"}
 	}
 	if s.NewerQEMU {
 		d.Devices.Emulator = NewerQEMU

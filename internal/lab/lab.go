@@ -1,5 +1,5 @@
 // Package lab runs guests for tests, scripts and demonstrations: lab images
-// of Windows, a Linux, and domains that are off, under the libvirt and QEMU
+// of Windows, a Linux, guests in firmware, and domains that are off, under the libvirt and QEMU
 // of this machine, with TCG, so that it works where there is no KVM.
 //
 // It needs what scripts/deps.sh installs. Where there is no init system it

@@ -40,6 +40,7 @@ func BuildOther(c Config) (*Image, error) {
 const (
 	linuxText   phys.VirtAddr = 0xFFFFFFFF81000000
 	linuxDirect phys.VirtAddr = 0xFFFF888000000000
+	linuxEntry  phys.VirtAddr = 0xFFFFFE0000000000 // the entry area, with the interrupt table first
 )
 
 func (im *Image) fillOther() error {
@@ -71,6 +72,16 @@ func (im *Image) fillOther() error {
 	for p := range phys.PFN(8) {
 		r.fill(im.mem.page(block + p)[:])
 	}
+	idt, err := im.alloc.page()
+	if err != nil {
+		return err
+	}
+	if err := im.MapPage(dtb, linuxEntry, idt, 1, kernelData); err != nil {
+		return err
+	}
+	for i := range phys.VirtAddr(256) {
+		gate(im.mem.page(idt)[16*i:], linuxText+0x800+16*i, false)
+	}
 	for i := range im.Config.CPUs {
 		g := phys.Registers{CPU: i, CR0: kernelCR0, CR3: uint64(dtb), CR4: 0x7506f0, RFLAGS: 0x246}
 		g.RIP = uint64(linuxText) + r.below(8*phys.PageSize)
@@ -79,6 +90,7 @@ func (im *Image) fillOther() error {
 		g.SS = phys.Segment{Selector: 0x18, Limit: 0xffffffff, Flags: 0xcf9300}
 		g.GS = phys.Segment{Base: uint64(base) + 0x20000*uint64(i+1)}
 		g.HasEFER, g.EFER = true, 0xd01
+		g.IDT = phys.DescriptorTable{Base: uint64(linuxEntry), Limit: 0xfff}
 		im.regs = append(im.regs, g)
 	}
 	return im.Fill(im.Config.Memory/8, Mix{Zero: 1, Text: 2, Structures: 2, Random: 1})
