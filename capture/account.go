@@ -67,6 +67,7 @@ func DescribeGuest(sys *guest.System) manifest.Guest {
 
 // addAccount adds how the guest's memory was acquired, as far as it is known.
 func (o *Options) addAccount(m *manifest.Manifest, a *Account) {
+	m.State = string(a.State)
 	m.Mode, m.Source, m.Spooled = a.Mode, string(a.Mechanism), a.Copied
 	m.SetMoment(cmp.Or(a.Consistency, manifest.NotKnown), a.ConsistencyFrom)
 	m.PauseMS, m.PauseEstimateMS = milliseconds(a.stood()), milliseconds(a.Estimate.Total())

@@ -13,10 +13,12 @@ import (
 
 // imageVM is a lab image as a domain that is running until it is paused.
 type imageVM struct {
-	im     *ntlab.Image
-	paused atomic.Bool
-	holds  int // pauses so far
-	reads  atomic.Int64
+	im      *ntlab.Image
+	paused  atomic.Bool
+	holds   int      // pauses so far
+	state   hv.State // that it is in, empty for running or paused
+	crashes bool     // before it can be paused
+	reads   atomic.Int64
 
 	// What happens to the guest, if not nil.
 	onPause   func()
@@ -46,14 +48,20 @@ func (v *imageVM) OpenMemory(context.Context, hv.Mechanism) (hv.Memory, error) {
 }
 
 func (v *imageVM) State(context.Context) (hv.State, error) {
-	if v.paused.Load() {
+	switch {
+	case v.state != "":
+		return v.state, nil
+	case v.paused.Load():
 		return hv.StatePaused, nil
 	}
 	return hv.StateRunning, nil
 }
 
 func (v *imageVM) Pause(context.Context) (hv.Hold, error) {
-	if v.paused.Load() {
+	if v.crashes {
+		v.state = hv.StateCrashed
+	}
+	if v.paused.Load() || v.state.Still() {
 		return &imageHold{}, nil
 	}
 	v.paused.Store(true)

@@ -23,7 +23,7 @@ type Mode interface {
 	Auto() bool
 
 	// Consistent reports whether all pages are of one point in time. Of a guest
-	// that somebody else has paused, all modes that promise that are the same.
+	// that stands still already, all modes that promise that are the same.
 	Consistent() bool
 
 	// Check fails with hv.ErrUnsupported, and says why, where it can't be taken
@@ -107,7 +107,7 @@ func (s *Session) Acquire(ctx context.Context) (*Moment, error) {
 	case err != nil:
 		return nil, err
 	case others:
-		return acquirePausedByOthers(ctx, s)
+		return acquireStill(ctx, s)
 	}
 	return s.acquireFirst(ctx, modes)
 }
@@ -122,7 +122,7 @@ func (s *Session) MayAcquire(ctx context.Context) error {
 }
 
 // candidates returns the modes that Acquire may choose among, in their order, or
-// that somebody else has paused the guest, and it has only to be kept so.
+// that the guest stands still already, and has only to be left so.
 func (s *Session) candidates(ctx context.Context) (others bool, modes []Mode, err error) {
 	mode := s.Options.Mode
 	if mode != nil && !mode.Consistent() {
@@ -132,7 +132,9 @@ func (s *Session) candidates(ctx context.Context) (others bool, modes []Mode, er
 	switch {
 	case err != nil:
 		return false, nil, err
-	case state == hv.StatePaused:
+	case state.Check(s.VM.Identity(), false) != nil:
+		return false, nil, state.Check(s.VM.Identity(), false)
+	case state.Still():
 		return true, nil, nil
 	case mode != nil:
 		return false, []Mode{mode}, nil
@@ -217,12 +219,16 @@ func (s *Session) Estimates(ctx context.Context) ([]Estimate, error) {
 	if err != nil {
 		return nil, err
 	}
-	if state == hv.StatePaused {
+	if state.Still() {
 		return []Estimate{{Mode: Pause{}.Name(), Takes: sample.Duration, Consistent: true}}, nil
 	}
 	s.Thorough = true
 	var all []Estimate
 	for _, mode := range Modes() {
+		if err := state.Check(s.VM.Identity(), !mode.Consistent()); err != nil {
+			all = append(all, Estimate{Mode: mode.Name(), Why: err, Consistent: mode.Consistent()})
+			continue
+		}
 		e, err := mode.Estimate(ctx, s)
 		if err != nil {
 			return nil, err

@@ -232,15 +232,15 @@ func (n *notedSmear) reread(ctx context.Context, p *dump.Plan, acc *Account) err
 	if !acc.Consistent() {
 		return nil
 	}
-	// What was said of a guest that was paused when the dump began is taken back
-	// if it isn't any more, or was not all the time.
+	// What was said of a guest that stood still when the dump began is taken back
+	// if it doesn't any more, or did not all the time.
 	state, err := s.VM.State(ctx)
 	if err != nil {
 		return err
 	}
-	if state != hv.StatePaused || acc.Smear.Changed > 0 {
+	if !state.Still() || acc.Smear.Changed > 0 {
 		acc.Consistency = manifest.DifferentTimes
-		acc.warn("the guest was paused when the dump began, but was resumed meanwhile: pages are from different times")
+		acc.warn("the guest was %s when the dump began, but was resumed meanwhile: pages are from different times", acc.State)
 	}
 	return nil
 }

@@ -39,6 +39,7 @@ func NewMoment(ctx context.Context, mem hv.Memory, cpus []phys.Registers, acc Ac
 type Account struct {
 	Mode      string // that was taken, never ModeAuto
 	Mechanism hv.Mechanism
+	State     hv.State // of the guest when the dump began
 
 	// Consistency is whether all pages are of one point in time, and ConsistencyFrom
 	// where that is known from, or why it isn't; empty where the mode says it.
@@ -108,6 +109,7 @@ type holding struct {
 	cancel context.CancelFunc
 	limit  time.Duration
 	began  time.Time
+	vm     hv.VM
 	opts   *Options
 	acc    *Account
 
@@ -123,7 +125,7 @@ type purpose int
 const (
 	forCopy    purpose = iota // of its memory: for a moment
 	forWriting                // of the whole dump
-	forOthers                 // somebody else paused it, so that it is no pause of ours
+	forOthers                 // it stands still already, so that it is no pause of ours
 )
 
 // errRanOver is the cause with which the context of a pause ends.
@@ -134,7 +136,7 @@ var errRanOver = errors.New("the time for the pause is up")
 // holding.end. If hold fails, the guest does what it did before, unless
 // errors.Is(err, hv.ErrStillPaused).
 func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding, error) {
-	h := &holding{ctx: ctx, parent: ctx, cancel: func() {}, limit: s.Options.MaxPause, opts: &s.Options, acc: acc}
+	h := &holding{ctx: ctx, parent: ctx, cancel: func() {}, limit: s.Options.MaxPause, vm: s.VM, opts: &s.Options, acc: acc}
 	if why == forOthers {
 		h.limit = 0
 	}
@@ -179,12 +181,29 @@ func (h *holding) end(err error) error {
 	if h.acc.Held {
 		h.acc.Held = false
 		h.opts.tell(Event{Phase: PhaseRunning, Stood: h.stood})
+		if h.stood == 0 && h.released == nil {
+			h.stoodAlready()
+		}
 	}
 	if h.released != nil && !errors.Is(err, hv.ErrStillPaused) {
 		err = errors.Join(err, h.released)
 	}
 	return h.judge(err)
 }
+
+// stoodAlready says so of a guest that stopped by itself, or was paused, after the
+// last look at it: holding it was no pause of ours, and letting it go no resume.
+func (h *holding) stoodAlready() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(h.parent), stateFor)
+	defer cancel()
+	if s, err := h.vm.State(ctx); err == nil {
+		h.acc.State = s
+	}
+	h.acc.warn("the guest stopped before it could be paused: it is %s, was dumped as it stands and is left so", h.acc.State)
+}
+
+// stateFor bounds asking for a guest's state when a dump has ended.
+const stateFor = 5 * time.Second
 
 // judge says so where err is that the time for the pause was up.
 func (h *holding) judge(err error) error {
@@ -203,9 +222,9 @@ func (h *holding) judge(err error) error {
 	return err
 }
 
-// acquirePausedByOthers is the moment of a guest that somebody else paused: there
-// is nothing to make short, and nothing to end.
-func acquirePausedByOthers(ctx context.Context, s *Session) (*Moment, error) {
+// acquireStill is the moment of a guest that stands still already: there is nothing
+// to make short, and nothing to end.
+func acquireStill(ctx context.Context, s *Session) (*Moment, error) {
 	return acquireHeld(ctx, s, forOthers, s.Account(Pause{}))
 }
 

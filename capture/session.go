@@ -39,6 +39,9 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := state.Check(vm.Identity(), true); err != nil {
+		return nil, err
+	}
 	if o.Mechanism == "" {
 		o.Mechanism = hv.MechanismAuto
 	}
@@ -80,13 +83,13 @@ func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 }
 
 // Account begins the account of a moment that mode acquires: of different times,
-// unless the guest is paused or the mode holds it still.
+// unless the guest stands still already or the mode holds it still.
 func (s *Session) Account(mode Mode) Account {
 	a := Account{
-		Mode: mode.Name(), Mechanism: s.Memory.Mechanism(), Consistency: manifest.DifferentTimes,
+		Mode: mode.Name(), Mechanism: s.Memory.Mechanism(), State: s.state, Consistency: manifest.DifferentTimes,
 		Warnings: slices.Clone(s.warnings),
 	}
-	if s.state == hv.StatePaused {
+	if s.state.Still() {
 		a.Consistency = manifest.OnePointInTime
 	}
 	return a

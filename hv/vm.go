@@ -15,10 +15,10 @@ type VM interface {
 	State(ctx context.Context) (State, error)
 
 	// Pause stops the guest's processors and returns what undoes just that.
-	// A guest that is already paused stays so: its Hold does nothing.
-	// When Pause returns an error the guest runs as before, unless
-	// errors.Is(err, ErrStillPaused). It is ErrBusy or ErrNotRunning as CheckJob
-	// has it, and ErrUnsupported of a guest that sleeps (S3): it may wake.
+	// A guest that stands still already (State.Still) stays so, in its very state:
+	// nothing is asked of the hypervisor, and its Hold does nothing. When Pause
+	// returns an error the guest runs as before, unless
+	// errors.Is(err, ErrStillPaused). It is a *StateError where the state forbids it.
 	Pause(ctx context.Context) (Hold, error)
 
 	// RAM asks for the guest's RAM map as it is right now, without opening its
@@ -26,8 +26,9 @@ type VM interface {
 	RAM(ctx context.Context) (phys.Runs, error)
 
 	// CheckJob fails with ErrBusy while something else moves the guest's memory
-	// or will resume it by itself (a migration, a save, a dump), and with
-	// ErrNotRunning if there is no guest any more.
+	// or will resume it by itself (a migration, a save, a dump), and with a
+	// *StateError if the guest's memory can't be read in the state that it is in,
+	// such as ErrNotRunning if there is no guest any more.
 	CheckJob(ctx context.Context) error
 
 	// Warnings returns what in the guest's configuration can make a dump of it
@@ -35,16 +36,3 @@ type VM interface {
 	// nothing.
 	Warnings(ctx context.Context) ([]string, error)
 }
-
-// State is what a domain does right now.
-type State string
-
-// States of a domain.
-const (
-	StateRunning State = "running"
-	StatePaused  State = "paused"
-	StateOff     State = "shut off"
-	StateCrashed State = "crashed"
-	StateAsleep  State = "suspended" // by the guest itself (S3)
-	StateOther   State = "other"
-)

@@ -30,6 +30,9 @@ type Manifest struct {
 	// manifest inside a dump, but this is.
 	LastPage time.Time `json:"last_page,omitzero"`
 
+	// State is what the domain did when the dump began, as snap list has it; empty
+	// of a file that was converted.
+	State  string `json:"state,omitempty"`
 	Mode   string `json:"mode"`
 	Source string `json:"source"`
 	// Consistent: all pages are known to be of one point in time. Consistency tells

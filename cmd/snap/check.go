@@ -44,7 +44,8 @@ type checkResult struct {
 	Attempts      []attemptInfo        `json:"attempts"`         // to find Windows in the guest's memory
 	Search        *lookedFor           `json:"search,omitempty"` // for Windows, where none was found
 	Warnings      []string             `json:"warnings"`
-	account       *manifest.Manifest   // nil if the guest can't be looked at
+	id            hv.Identity
+	account       *manifest.Manifest // nil if the guest can't be looked at
 	crFrom        string
 }
 
@@ -122,7 +123,7 @@ func (a *app) look(ctx context.Context, ref string, f *dumpFlags, o *capture.Opt
 		return err
 	}
 	defer func() { err = p.close(err) }()
-	r.Domain, r.UUID, r.State = p.id.Name, p.id.UUID, p.state
+	r.id, r.Domain, r.UUID, r.State = p.id, p.id.Name, p.id.UUID, p.state
 	errs := p.errs
 	if p.place != nil {
 		r.Output = p.place.Path(p.file)
@@ -258,6 +259,10 @@ func (a *app) printCheck(r *checkResult, code int) error {
 	p := table.NewPairs(a.stdout)
 	if r.State != "" {
 		p.Add("domain", "%s, %s", r.Domain, r.State)
+		if next := stateAdvice(r.State, r.id); next != "" && code == exitOK {
+			p.Add("", "it %s", r.State.Condition().Says)
+			p.Add("next", "%s", next)
+		}
 	}
 	if r.account != nil {
 		p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
@@ -306,8 +311,8 @@ func (a *app) printSession(r *checkResult) error {
 		}
 		pause := "not at all"
 		switch {
-		case r.State == hv.StatePaused:
-			pause = "is paused already"
+		case r.State.Still():
+			pause = "stands still already"
 		case m.PauseMS > 0:
 			pause = "about " + duration(m.PauseMS)
 		}

@@ -144,6 +144,9 @@ func classify(err error) (code int, advice string) {
 			break
 		}
 	}
+	if e, ok := errors.AsType[*hv.StateError](err); ok && code != exitStillPaused {
+		advice = stateAdvice(e.State, e.ID)
+	}
 	var ce *cmdError
 	if errors.As(err, &ce) {
 		if ce.code != 0 && code == exitFailed {

@@ -142,7 +142,7 @@ func (g *heldGuest) untilHeld(t *testing.T, r *running) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if state == hv.StatePaused {
+		if state.Stopped() {
 			return
 		}
 		select {

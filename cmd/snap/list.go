@@ -113,7 +113,10 @@ func (a *app) listDomain(ctx context.Context, d hv.DomainInfo) listEntry {
 		e.Guest, e.Why = unknownGuest(d.Err), d.Err.Error()
 		return e
 	}
-	if d.State != hv.StateRunning && d.State != hv.StatePaused {
+	if err := d.State.Check(hv.Identity{Name: d.Name}, true); err != nil {
+		if !d.State.Off() {
+			e.Guest, e.Why = unknownGuest(err), err.Error()
+		}
 		return e
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("%w within %v", hv.ErrNoAnswer, listTimeout))
@@ -159,7 +162,7 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 	e.Source = string(sess.Memory.Mechanism())
 	e.Guest = sess.Analysis.System.Name()
 	for _, mode := range capture.Modes() {
-		if mode.Check(ctx, vm) == nil {
+		if e.State.Check(vm.Identity(), !mode.Consistent()) == nil && mode.Check(ctx, vm) == nil {
 			e.Modes = append(e.Modes, mode.Name())
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -86,16 +85,15 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
 }
 
-// readable fails unless the domain has memory and nothing else is at work on it.
+// readable fails unless the domain has memory that may be read, in mode live at
+// least, and nothing else is at work on it.
 func readable(ctx context.Context, vm hv.VM) (hv.State, error) {
 	state, err := vm.State(ctx)
 	if err != nil {
-		return "", err
+		return state, err
 	}
-	if state != hv.StateRunning && state != hv.StatePaused {
-		id := vm.Identity()
-		return state, next(fmt.Errorf("domain %s is %s: %w", id.Name, state, hv.ErrNotRunning),
-			"start it first (virsh -c %s start %s): only a running or paused guest has memory", id.URI, id.Name)
+	if err := state.Check(vm.Identity(), true); err != nil {
+		return state, err
 	}
 	return state, vm.CheckJob(ctx)
 }

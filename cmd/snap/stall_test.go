@@ -130,7 +130,7 @@ func stoodStill(t *testing.T, g *heldGuest, s *stalled) {
 	g.untilHeld(t, s.running)
 	s.full(t)
 	s.atTheEnd()
-	if state, err := g.vm.State(t.Context()); state != hv.StatePaused || err != nil {
+	if state, err := g.vm.State(t.Context()); !state.Stopped() || err != nil {
 		t.Errorf("the guest is %s (%v) at the end of the stall; want paused", state, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"snap/capture"
 	"snap/cmd/snap/internal/table"
+	"snap/hv"
 	"snap/manifest"
 )
 
@@ -100,6 +101,8 @@ func moment(sum *manifest.Manifest) string {
 		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s", duration(*sum.DowntimeMS))
 	case sum.PauseMS > 0:
 		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
+	case hv.State(sum.State).Still():
+		return fmt.Sprintf("one point in time; the domain was %s and was left so", sum.State)
 	default:
 		return "one point in time" + sentenceFrom(sum)
 	}

@@ -112,7 +112,7 @@ func (r *Run) unmark(ctx context.Context, vm hv.Guardable) (cleared bool, err er
 		if errors.Is(err, hv.ErrNoDomain) {
 			return false, nil
 		}
-		if s, serr := vm.State(ctx); serr == nil && s == hv.StateOff {
+		if s, serr := vm.State(ctx); serr == nil && s.Off() {
 			return false, nil // metadata of a run that is over
 		}
 		select {

@@ -65,6 +65,16 @@ func wantState(t *testing.T, vm hv.VM, want hv.State, when string) {
 	}
 }
 
+// wantStopped demands that the guest stands still.
+func wantStopped(t *testing.T, vm hv.VM, when string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), prompt)
+	defer cancel()
+	if got, err := vm.State(ctx); err != nil || !got.Stopped() {
+		t.Errorf("%s the guest is %s (%v); want it to stand still", when, got, err)
+	}
+}
+
 // pause holds the guest still, and demands that it stands.
 func pause(t *testing.T, vm hv.VM, how func(context.Context, hv.VM) (hv.Hold, error)) hv.Hold {
 	t.Helper()
@@ -72,7 +82,7 @@ func pause(t *testing.T, vm hv.VM, how func(context.Context, hv.VM) (hv.Hold, er
 	if err != nil {
 		t.Fatalf("pause failed: %v", err)
 	}
-	wantState(t, vm, hv.StatePaused, "during the pause")
+	wantStopped(t, vm, "during the pause")
 	return h
 }
 
@@ -113,7 +123,7 @@ func testReleasedTwice(t *testing.T, vm hv.VM, o PauseOptions) {
 	if again, err := first.Release(); again != stood || err != nil {
 		t.Errorf("second Release() = %v, %v; want the first one's %v", again, err, stood)
 	}
-	wantState(t, vm, hv.StatePaused, "after a late Release of another Hold")
+	wantStopped(t, vm, "after a late Release of another Hold")
 	released(t, second)
 }
 
@@ -125,7 +135,7 @@ func testPausedAlready(t *testing.T, vm hv.VM, o PauseOptions) {
 		if stood, err := inner.Release(); stood != 0 || err != nil {
 			t.Errorf("Release() of a guest that was paused already = %v, %v; want 0", stood, err)
 		}
-		wantState(t, vm, hv.StatePaused, "after the inner Release")
+		wantStopped(t, vm, "after the inner Release")
 	}
 	released(t, outer)
 }
@@ -135,7 +145,7 @@ func testReleaseAfterContext(t *testing.T, vm hv.VM, o PauseOptions) {
 	ctx, cancel := context.WithCancel(t.Context())
 	h := pause(t, vm, func(_ context.Context, vm hv.VM) (hv.Hold, error) { return o.Pause(ctx, vm) })
 	cancel()
-	wantState(t, vm, hv.StatePaused, "after the context's end")
+	wantStopped(t, vm, "after the context's end")
 	released(t, h)
 }
 

@@ -75,10 +75,15 @@ func (c *Conn) info(ctx context.Context, dom rpc.Domain) (hv.DomainInfo, error) 
 	ctx, cancel := bounded.Within(ctx, min(infoTimeout, c.timeout))
 	defer cancel()
 	return query(ctx, c, fmt.Sprintf("ask for domain %q", dom.Name), func(l *rpc.Libvirt) (hv.DomainInfo, error) {
-		state, maxMem, _, cpus, _, err := l.DomainGetInfo(dom)
+		_, maxMem, _, cpus, _, err := l.DomainGetInfo(dom)
+		if err != nil {
+			return hv.DomainInfo{}, err
+		}
+		var s status
+		s.state, s.reason, err = l.DomainGetState(dom, 0)
 		return hv.DomainInfo{
 			Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)),
-			State: stateOf(int32(state)), Memory: maxMem << 10, CPUs: int(cpus),
+			State: s.hv(), Memory: maxMem << 10, CPUs: int(cpus),
 		}, err
 	})
 }
@@ -163,57 +168,14 @@ func (d *Domain) Identity() hv.Identity {
 // Close implements hv.Source. The connection stays open: it is its opener's.
 func (d *Domain) Close() error { return nil }
 
-// State implements hv.VM. A domain that was started anew since Lookup is off.
-func (d *Domain) State(ctx context.Context) (hv.State, error) {
-	s, err := d.status(ctx)
-	return stateOf(s.state), err
-}
-
-// status is a domain's state as libvirt has it, with the reason for it.
-type status struct{ state, reason int32 }
-
-func (d *Domain) status(ctx context.Context) (status, error) {
-	return query(ctx, d.conn, fmt.Sprintf("ask for the state of domain %q", d.dom.Name), d.readStatus)
-}
-
-func (d *Domain) readStatus(l *rpc.Libvirt) (status, error) {
-	now, err := l.DomainLookupByUUID(d.dom.UUID)
-	if err != nil {
-		return status{}, err
-	}
-	if now.ID != d.dom.ID {
-		return status{state: int32(rpc.DomainShutoff)}, nil // another run
-	}
-	var s status
-	s.state, s.reason, err = l.DomainGetState(d.dom, 0)
-	return s, err
-}
-
-// stateOf translates virDomainState (include/libvirt/libvirt-domain.h).
-func stateOf(s int32) hv.State {
-	switch rpc.DomainState(s) {
-	case rpc.DomainRunning, rpc.DomainBlocked:
-		return hv.StateRunning
-	case rpc.DomainPaused:
-		return hv.StatePaused
-	case rpc.DomainShutoff:
-		return hv.StateOff
-	case rpc.DomainCrashed:
-		return hv.StateCrashed
-	case rpc.DomainPmsuspended:
-		return hv.StateAsleep
-	}
-	return hv.StateOther
-}
-
 // active fails with hv.ErrNotRunning unless this run of the domain has memory.
 func (d *Domain) active(ctx context.Context) error {
-	s, err := d.status(ctx)
+	s, err := d.State(ctx)
 	if err != nil {
 		return err
 	}
-	if st := stateOf(s.state); d.dom.ID <= 0 || st == hv.StateOff {
-		return fmt.Errorf("domain %q is off: %w", d.dom.Name, hv.ErrNotRunning)
+	if s.Off() {
+		return &hv.StateError{ID: d.Identity(), State: s}
 	}
 	return nil
 }
@@ -238,9 +200,7 @@ func (d *Domain) Warnings(ctx context.Context) ([]string, error) {
 	return c.Warnings, err
 }
 
-// CheckJob fails with hv.ErrBusy while the domain is being migrated, saved or
-// dumped: its memory is then moving, or somebody else will resume it. It fails
-// with hv.ErrNotRunning if the domain is off.
+// CheckJob implements hv.VM.
 func (d *Domain) CheckJob(ctx context.Context) error {
 	if err := d.active(ctx); err != nil {
 		return err
@@ -254,14 +214,11 @@ func (d *Domain) CheckJob(ctx context.Context) error {
 		return d.busy("a migration, save or dump of it goes on")
 	}
 	// Only now: a job that began meanwhile shows here.
-	s, err := d.status(ctx)
+	s, err := d.State(ctx)
 	if err != nil {
 		return err
 	}
-	if why := transient(s); why != "" {
-		return d.busy(why)
-	}
-	return nil
+	return s.Check(d.Identity(), true)
 }
 
 func (d *Domain) jobType(ctx context.Context) (rpc.DomainJobType, error) {
@@ -281,30 +238,12 @@ func (d *Domain) howToSeeJob() string {
 	return fmt.Sprintf("`virsh -c %s domjobinfo %s` shows it", d.conn.URI(), d.dom.Name)
 }
 
-// transient returns why a state is one that the daemon is about to change by
-// itself, empty if it isn't.
-func transient(s status) string {
-	switch rpc.DomainState(s.state) {
-	case rpc.DomainRunning:
-		switch rpc.DomainRunningReason(s.reason) {
-		case rpc.DomainRunningPostcopy, rpc.DomainRunningPostcopyFailed:
-			return "its memory is still arriving (post-copy migration)"
-		}
-	case rpc.DomainPaused:
-		switch rpc.DomainPausedReason(s.reason) {
-		case rpc.DomainPausedMigration, rpc.DomainPausedPostcopy, rpc.DomainPausedPostcopyFailed:
-			return "it is paused by a migration"
-		case rpc.DomainPausedSave, rpc.DomainPausedDump, rpc.DomainPausedSnapshot:
-			return "it is paused by a save, dump or snapshot"
-		case rpc.DomainPausedStartingUp, rpc.DomainPausedShuttingDown:
-			return "it is starting up or shutting down"
-		}
-	}
-	return ""
-}
-
-// resume has libvirt resume the guest, whoever paused it.
+// resume has libvirt resume the guest, whoever paused it, unless it stopped by
+// itself: then it fails with hv.ErrDisturbed.
 func (d *Domain) resume(ctx context.Context) error {
+	if err := d.stopped(ctx); err != nil {
+		return err
+	}
 	_, err := query(ctx, d.conn, fmt.Sprintf("resume domain %q", d.dom.Name), func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.DomainResume(d.dom)
 	})

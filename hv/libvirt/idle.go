@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,11 +11,20 @@ import (
 	"snap/hv/internal/bounded"
 )
 
-// idleHold is the Hold of a guest that somebody else paused: it leaves it so,
-// and notices if that somebody resumes it meanwhile.
+// asItStands returns the Hold of a guest that stands still already.
+func (d *Domain) asItStands(ctx context.Context, was status, w hv.Watch) (hv.Hold, error) {
+	if err := d.stands(ctx); err != nil {
+		return nil, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
+	}
+	return &idleHold{d: d, was: was, watch: w}, nil
+}
+
+// idleHold is the Hold of a guest that stood still already: somebody else paused
+// it, or it stopped by itself. It leaves it so, and notices if somebody resumes it
+// meanwhile.
 type idleHold struct {
 	d     *Domain
-	was   hv.State
+	was   status
 	watch hv.Watch // nil if nobody looks: then only the end counts
 
 	once sync.Once
@@ -43,15 +53,36 @@ func (h *idleHold) check() error {
 		}
 		s, err = h.d.status(ctx)
 	}
-	switch now := stateOf(s.state); {
+	switch now := s.hv(); {
 	case err != nil:
 		return fmt.Errorf("ask whether somebody resumed domain %q: %w", h.d.dom.Name, err)
-	case now == hv.StateOff:
+	case now.Off():
 		return fmt.Errorf("domain %q went off while it was paused: %w", h.d.dom.Name, hv.ErrNotRunning)
-	case now != h.was, h.watch != nil && h.watch.Resumed():
+	case h.watch != nil && h.watch.Resumed(), h.moved(s), errors.Is(h.d.stands(ctx), hv.ErrBusy):
 		return fmt.Errorf("domain %q: somebody resumed it: %w", h.d.dom.Name, hv.ErrDisturbed)
 	}
 	return nil
+}
+
+// moved reports whether the guest must have run between h's state and now. One that
+// had just crashed was only paused until libvirt knew.
+func (h *idleHold) moved(now status) bool {
+	if h.was.crashing() && now.hv().Still() {
+		return false
+	}
+	return now.hv() != h.was.hv()
+}
+
+// tooLate reports whether the guest had stopped by itself when it was suspended,
+// which then changed nothing, or nothing but libvirt's word for it: it isn't h's to
+// resume.
+func (h *hold) tooLate(ctx context.Context) (bool, error) {
+	s, err := h.status(ctx)
+	if err != nil {
+		return false, err
+	}
+	st := s.hv()
+	return st.Still() && st != hv.StatePaused || errors.Is(h.d.stopped(ctx), hv.ErrDisturbed), nil
 }
 
 // standsStill reports whether the guest doesn't run any more.
@@ -59,5 +90,5 @@ func (h *hold) standsStill(ctx context.Context) (bool, error) {
 	ctx, cancel := bounded.Within(ctx, h.d.conn.timeout)
 	defer cancel()
 	s, err := h.status(ctx)
-	return stateOf(s.state) != hv.StateRunning, err
+	return s.hv() != hv.StateRunning, err
 }

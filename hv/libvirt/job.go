@@ -34,8 +34,8 @@ func (d *Domain) PauseByJob(ctx context.Context) (hv.Hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now != hv.StateRunning {
-		return &idleHold{d: d, was: now, watch: d.kept.Watch}, nil
+	if now.hv().Still() {
+		return d.asItStands(ctx, now, d.kept.Watch)
 	}
 	if err := d.kept.hold(ctx, d, hv.ForJob); err != nil {
 		return nil, fail(err)
@@ -106,7 +106,7 @@ func (h *jobHold) await(ctx context.Context) error {
 			return nil
 		}
 		if dumped {
-			return fmt.Errorf("%w: libvirt dumps it, but its state is %s", hv.ErrUnsupported, stateOf(s.state))
+			return fmt.Errorf("%w: libvirt dumps it, but its state is %s", hv.ErrUnsupported, s.hv())
 		}
 		select {
 		case a := <-h.call:
@@ -158,7 +158,7 @@ func (h *jobHold) disturbed(ctx context.Context) error {
 	defer cancel()
 	s, err := run(ctx, h.session, h.d.readStatus)
 	switch {
-	case err == nil && stateOf(s.state) == hv.StateOff:
+	case err == nil && s.hv().Off():
 		return nil // which abandonJob finds as well
 	case err != nil:
 		return fmt.Errorf("domain %q: whether it stood still all the time can't be told, as libvirt held it: %w", h.d.dom.Name, err)
@@ -263,14 +263,11 @@ func (d *Domain) lookAfterJob(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	switch stateOf(s.state) {
-	case hv.StateRunning:
-		return true, nil
-	case hv.StateOff:
+	switch st := s.hv(); {
+	case st.Off():
 		return false, fmt.Errorf("domain %q went off while it was paused: %w", d.dom.Name, hv.ErrNotRunning)
-	case hv.StatePaused:
-	default:
-		return true, nil // it crashed, or sleeps: not by a pause
+	case rpc.DomainState(s.state) != rpc.DomainPaused:
+		return true, nil // it runs, or it crashed or sleeps: not by a pause
 	}
 	reason := rpc.DomainPausedReason(s.reason)
 	if reason != rpc.DomainPausedDump && reason != rpc.DomainPausedUnknown {

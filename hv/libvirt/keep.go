@@ -50,7 +50,7 @@ func (k *keeping) free(d *Domain) {
 // gone reports whether this run of the domain is known to be over.
 func (d *Domain) gone(ctx context.Context) bool {
 	s, err := d.status(ctx)
-	return errors.Is(err, hv.ErrNoDomain) || err == nil && stateOf(s.state) == hv.StateOff
+	return errors.Is(err, hv.ErrNoDomain) || err == nil && s.hv().Off()
 }
 
 // adopt returns the Hold of a pause that another process made, or was about to
@@ -72,6 +72,9 @@ func (h *hold) ours(ctx context.Context, now hv.State) error {
 	}
 	if h.watch != nil && (h.watch.Resumed() || now == hv.StateRunning) {
 		return fmt.Errorf("domain %q: somebody resumed it: %w", h.d.dom.Name, hv.ErrDisturbed)
+	}
+	if now.Still() && now != hv.StatePaused {
+		return fmt.Errorf("domain %q is %s, which is none of our doing, and is left so: %w", h.d.dom.Name, now, hv.ErrDisturbed)
 	}
 	if h.run == "" {
 		return nil

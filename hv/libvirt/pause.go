@@ -57,8 +57,8 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now != hv.StateRunning {
-		return &idleHold{d: d, was: now, watch: w}, nil
+	if now.hv().Still() {
+		return d.asItStands(ctx, now, w)
 	}
 	s, err := d.conn.target.open(ctx)
 	if err != nil {
@@ -85,7 +85,14 @@ func (d *Domain) Pause(ctx context.Context) (hv.Hold, error) {
 	h.began = time.Now()
 	err = h.suspend(ctx)
 	if err == nil && ctx.Err() == nil {
-		return h, nil
+		var stopped bool
+		if stopped, err = h.tooLate(ctx); stopped {
+			h.drop()
+			return d.Pause(ctx)
+		}
+		if err == nil {
+			return h, nil
+		}
 	}
 	if err == nil {
 		err = bounded.Ended(ctx)
@@ -104,24 +111,20 @@ func (d *Domain) limits() limits {
 	return defaultLimits
 }
 
-// mayPause returns whether the guest runs or stands still already, and fails if
-// it must not be paused.
-func (d *Domain) mayPause(ctx context.Context) (hv.State, error) {
+// mayPause returns the state of a guest that runs or stands still already, and fails
+// if it must not be paused.
+func (d *Domain) mayPause(ctx context.Context) (status, error) {
 	if err := d.CheckJob(ctx); err != nil {
-		return "", err
+		return status{}, err
 	}
 	s, err := d.status(ctx)
+	if err == nil {
+		err = s.hv().Check(d.Identity(), false)
+	}
 	if err != nil {
-		return "", err
+		return status{}, fmt.Errorf("pause domain %q: %w", d.dom.Name, err)
 	}
-	switch now := stateOf(s.state); now {
-	case hv.StateRunning, hv.StatePaused, hv.StateCrashed:
-		return now, nil
-	case hv.StateAsleep:
-		return "", fmt.Errorf("pause domain %q: it sleeps (S3) and may wake at any time: %w; wake it with `virsh -c %s dompmwakeup %s`",
-			d.dom.Name, hv.ErrUnsupported, d.conn.URI(), d.dom.Name)
-	}
-	return "", fmt.Errorf("pause domain %q: %w", d.dom.Name, hv.ErrNotRunning)
+	return s, nil
 }
 
 // hold is a pause that we made, or may have made.
@@ -248,14 +251,17 @@ func (h *hold) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if st := stateOf(s.state); st == hv.StatePaused || st == hv.StateRunning {
+	if st := s.hv(); !st.Off() {
 		if err := h.ours(ctx, st); err != nil {
 			return err
 		}
 	}
-	if stateOf(s.state) == hv.StatePaused {
+	if rpc.DomainState(s.state) == rpc.DomainPaused {
 		if r := rpc.DomainPausedReason(s.reason); r != rpc.DomainPausedUser && r != rpc.DomainPausedUnknown {
 			return fmt.Errorf("%w (libvirt's reason %d)", errTakenOver, r)
+		}
+		if err := h.d.stopped(ctx); err != nil {
+			return err
 		}
 		h.asked = true
 		_, err = run(ctx, h.session, func(l *rpc.Libvirt) (struct{}, error) {
@@ -270,10 +276,10 @@ func (h *hold) start(ctx context.Context) error {
 			return err
 		}
 	}
-	switch stateOf(s.state) {
-	case hv.StatePaused:
+	switch st := s.hv(); {
+	case st == hv.StatePaused:
 		return fmt.Errorf("it is paused again (libvirt's reason %d)", s.reason)
-	case hv.StateOff:
+	case st.Off():
 		return fmt.Errorf("domain %q went off while it was paused: %w", h.d.dom.Name, hv.ErrNotRunning)
 	}
 	return nil
@@ -288,8 +294,7 @@ func (h *hold) resolve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch stateOf(s.state) {
-		case hv.StatePaused, hv.StateOff:
+		if rpc.DomainState(s.state) == rpc.DomainPaused || s.hv().Off() {
 			h.unsure = false
 			return h.start(ctx)
 		}

@@ -309,6 +309,8 @@ func (p *peer) usual(proc uint32, args []byte) *answer {
 		return good(peerDomain)
 	case procGetState:
 		return good(p.state, p.reason)
+	case procGetInfo:
+		return good(p.state, uint64(2<<20), uint64(2<<20), uint32(2), uint64(0))
 	case procGetXML:
 		return good(p.xml)
 	case procJobInfo:
@@ -316,7 +318,7 @@ func (p *peer) usual(proc uint32, args []byte) *answer {
 	case procControlInfo:
 		return good(p.control, uint32(0), uint64(0))
 	case procSuspend:
-		if p.state == stateRunning {
+		if p.state == stateRunning || p.state == uint32(rpc.DomainBlocked) {
 			p.state, p.reason = statePaused, pausedByUser
 		}
 		return good()
@@ -362,10 +364,24 @@ func (p *peer) usualMonitor(args []byte) *answer {
 	_, rest := xdrString(args)
 	cmd, _ := xdrString(rest[16+4:])
 	reply, ok := p.monitor[cmd]
+	if !ok && cmd == queryStatus {
+		reply, ok = p.usualStatus(), true
+	}
 	if !ok {
 		reply = `{"error":{"class":"CommandNotFound","desc":"The command has not been found"}}`
 	}
 	return &answer{body: xdrAppend(nil, reply)}
+}
+
+// queryStatus is how QEMU is asked what the guest does.
+const queryStatus = `{"execute":"query-status"}`
+
+// usualStatus is what a QEMU says whose guest does what libvirt believes.
+func (p *peer) usualStatus() string {
+	if p.state == stateRunning {
+		return `{"return":{"running":true,"status":"running"}}`
+	}
+	return `{"return":{"running":false,"status":"paused"}}`
 }
 
 // peekArgs returns offset and size of a peek.

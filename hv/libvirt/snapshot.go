@@ -3,8 +3,6 @@ package libvirt
 import (
 	"context"
 
-	rpc "github.com/digitalocean/go-libvirt"
-
 	"snap/hv"
 	"snap/hv/qemu"
 )
@@ -52,10 +50,14 @@ var _ qemu.Manager = manager{}
 func (m manager) CheckJob(ctx context.Context) error { return m.d.CheckJob(ctx) }
 
 // StoppedByQEMU implements qemu.Manager. libvirt has no reason for such a stop; it
-// has one for that of an operator.
+// has one for that of an operator, and for that of a guest that crashed if not at
+// once.
 func (m manager) StoppedByQEMU(ctx context.Context) (bool, error) {
 	s, err := m.d.status(ctx)
-	return rpc.DomainState(s.state) == rpc.DomainPaused && rpc.DomainPausedReason(s.reason) == rpc.DomainPausedUnknown, err
+	if err != nil || !s.crashing() {
+		return false, err
+	}
+	return m.d.stopped(ctx) == nil, nil
 }
 
 // Resume implements qemu.Manager.
