@@ -16,6 +16,7 @@ func exclusionTable(sum *manifest.Manifest) *table.Table {
 	t := &table.Table{
 		Columns: []string{"VERDICT", "ASKED BY", "RANGE", "PAGES", "WHY"},
 		Right:   map[string]bool{"PAGES": true},
+		Most:    map[string]int{"ASKED BY": 16, "RANGE": 26, "PAGES": 8},
 	}
 	add := func(verdict string, lines []manifest.Exclusion, more int) {
 		for i, l := range lines {
@@ -30,7 +31,7 @@ func exclusionTable(sum *manifest.Manifest) *table.Table {
 			if l.Status != "" {
 				why += " (" + l.Status + ")"
 			}
-			t.Add(verdict, printable(l.By), l.Kind+" "+l.Address.String(), strconv.FormatUint(l.Pages, 10), why)
+			t.Add(verdict, printable(brief(l.By)), printable(brief(l.Kind))+" "+l.Address.String(), strconv.FormatUint(l.Pages, 10), printable(brief(why)))
 		}
 		if more > 0 {
 			t.Add(verdict, fmt.Sprintf("… %d more", more))

@@ -26,7 +26,11 @@ func newInfoCommand(a *app) *cobra.Command {
 		Use:   "info [flags] FILE",
 		Short: "Say what is in a dump: header, runs, processors, modules, processes",
 		Long: `Say what is in a dump, plain or compressed, without expanding it: its header,
-its ranges of memory, and the Windows in it.
+its ranges of memory, and the Windows in it, whether that shows its blue screen, and
+what snap wrote of the dump when it took it: by which mode, on which host, of which
+moment, when by the host's clock, and which pages stay out. That account is inside
+the dump, or beside it (FILE.json) if its SHA-256 is the file's; it is the file's
+word. A dump without one is of a moment that is not known.
 
 With --manifest, print the manifest inside a dump instead: the account that snap
 wrote when it took the dump. The file beside the dump (FILE.json) says more: when it
@@ -54,11 +58,23 @@ was finished, its hash and whether it was verified.`,
 
 // dumpInfo is what is in a dump.
 type dumpInfo struct {
-	File       string          `json:"file"`
-	Container  string          `json:"container"`
-	FileSize   uint64          `json:"file_size"`
-	Size       uint64          `json:"size"` // expanded
-	Frames     int             `json:"frames,omitempty"`
+	File      string `json:"file"`
+	Container string `json:"container"`
+	FileSize  uint64 `json:"file_size"`
+	Size      uint64 `json:"size"` // expanded
+	Frames    int    `json:"frames,omitempty"`
+
+	// Consistent: all pages are known to be of one point in time, by the account.
+	Consistent  bool                 `json:"consistent"`
+	Consistency manifest.Consistency `json:"consistency"`
+	BugCheck    *crashInfo           `json:"bug_check"`
+	Account     *accountInfo         `json:"account"`
+
+	// GuestClock is what the guest took the time for, and GuestUptime for how long it
+	// had been up, in seconds; missing where the header doesn't say.
+	GuestClock  time.Time `json:"guest_clock,omitzero"`
+	GuestUptime float64   `json:"guest_uptime_s,omitempty"`
+
 	Header     []fieldInfo     `json:"header"`
 	Runs       []runInfo       `json:"runs"`
 	Guest      *manifest.Guest `json:"guest,omitempty"`
@@ -73,6 +89,8 @@ type fieldInfo struct {
 	Offset int    `json:"offset"`
 	Value  string `json:"value"`
 	Set    bool   `json:"set"`
+
+	kind header.Kind
 }
 
 type runInfo struct {
@@ -112,7 +130,14 @@ func (a *app) info(ctx context.Context, path string, all bool) error {
 	if err != nil {
 		return err
 	}
+	account, err := a.readAccount(ctx, f, path)
+	if err != nil {
+		return err
+	}
 	d := gatherInfo(ctx, path, f, h)
+	d.Account = accountOf(account)
+	d.Consistency = d.Account.moment()
+	d.Consistent = d.Consistency == manifest.OnePointInTime
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -129,17 +154,27 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 		File: path, Container: string(c.Compression), FileSize: uint64(c.FileSize), Size: uint64(f.Size()), Frames: c.Frames,
 	}
 	for _, v := range h.Fields() {
-		d.Header = append(d.Header, fieldInfo{v.Name, v.Offset, v.Value, v.Set})
+		d.Header = append(d.Header, fieldInfo{v.Name, v.Offset, v.Value, v.Set, v.Kind})
 	}
 	if b := f.Bitmap(); b != nil {
 		for _, v := range b.Fields() {
-			d.Header = append(d.Header, fieldInfo{v.Name, h.Width.Size() + v.Offset, v.Value, v.Set})
+			d.Header = append(d.Header, fieldInfo{v.Name, h.Width.Size() + v.Offset, v.Value, v.Set, v.Kind})
 		}
 	}
 	for _, r := range f.RAM() {
 		d.Runs = append(d.Runs, runInfo{manifest.Hex(r.Base), r.Pages})
 	}
+	if h.IsSet("SystemTime") && h.SystemTime != 0 {
+		d.GuestClock = header.FileTime(h.SystemTime)
+	}
+	if h.IsSet("SystemUpTime") {
+		d.GuestUptime = float64(h.SystemUpTime) / uptimeSecond
+	}
 	sys, err := capture.OpenDump(ctx, f)
+	var note string
+	if d.BugCheck, note = crashOf(h, sys); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
 	if err != nil {
 		d.Notes = append(d.Notes, fmt.Sprintf("the guest in it can't be read: %v", err))
 		return d
@@ -181,17 +216,26 @@ func processorOf(ctx context.Context, sys *guest.System, p guest.Processor) proc
 
 func (a *app) printInfo(d *dumpInfo, h *header.Header, all bool) error {
 	p := table.NewPairs(a.stdout)
+	p.Width = terminalWidth
 	fmt.Fprintln(a.stdout, "Dump")
 	p.Add("file", "%s", d.File)
 	p.Add("container", "%s, %s; %s when expanded", d.Container, humanize.IBytes(d.FileSize), humanize.IBytes(d.Size))
 	p.Add("type", "%v", h.DumpType)
-	if h.SystemTime != 0 && h.IsSet("SystemTime") {
-		p.Add("taken", "%s", header.FileTime(h.SystemTime).Format(time.RFC3339))
-	}
 	if d.Guest != nil {
-		p.Add("guest", "%s, %s", d.Guest.Windows, plural(d.Guest.CPUs, "processor"))
+		p.Add("guest", "%s, %s", printable(d.Guest.Windows), plural(d.Guest.CPUs, "processor"))
 	}
+	if !d.GuestClock.IsZero() {
+		p.Add("guest's clock", "%s", clock(d.GuestClock))
+	}
+	if h.IsSet("SystemUpTime") {
+		p.Add("guest was up", "%s", longTime(h.SystemUpTime/uptimeSecond))
+	}
+	d.BugCheck.addTo(p)
+	d.Account.addTo(p)
 	if err := p.Flush(); err != nil {
+		return err
+	}
+	if err := d.Account.write(a.stdout); err != nil {
 		return err
 	}
 	return a.printSections(d, all)
@@ -201,7 +245,7 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 	fields := table.Table{Columns: []string{"OFFSET", "FIELD", "VALUE"}}
 	for _, f := range d.Header {
 		if f.Set || all {
-			fields.Add(fmt.Sprintf("%04x", f.Offset), f.Name, f.Value)
+			fields.Add(fmt.Sprintf("%04x", f.Offset), f.Name, f.shown())
 		}
 	}
 	runs := table.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
@@ -216,9 +260,9 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 	for _, c := range d.Processors {
 		cpus.Add(strconv.Itoa(c.Number), c.KPRCB.String(), c.RIP.String(), c.RSP.String(), fmt.Sprintf("%#x", c.CS))
 	}
-	mods := table.Table{Columns: []string{"BASE", "SIZE", "MODULE", "PATH"}, Right: map[string]bool{"SIZE": true}}
+	mods := table.Table{Columns: []string{"BASE", "SIZE", "MODULE", "FOLDER"}, Right: map[string]bool{"SIZE": true}}
 	for _, m := range d.Modules {
-		mods.Add(m.Base.String(), humanize.IBytes(uint64(m.Size)), printable(m.Name), printable(m.Path))
+		mods.Add(m.Base.String(), humanize.IBytes(uint64(m.Size)), printable(m.Name), printable(m.folder()))
 	}
 	procs := table.Table{Columns: []string{"PID", "PROCESS", "CR3", "EPROCESS"}, Right: map[string]bool{"PID": true}}
 	for _, p := range d.Processes {
@@ -234,14 +278,39 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 			continue
 		}
 		fmt.Fprintf(a.stdout, "\n%s\n", s.title)
+		s.table.Width = terminalWidth
 		if err := s.table.Write(a.stdout, "  "); err != nil {
 			return err
 		}
 	}
 	for _, n := range d.Notes {
-		a.log.Warn().Msg(n)
+		a.log.Warn().Msg(printable(n))
 	}
 	return nil
+}
+
+// folder is the module's path without its name, where it ends in that.
+func (m moduleInfo) folder() string {
+	if n := len(m.Path) - len(m.Name); n > 0 && strings.EqualFold(m.Path[n:], m.Name) && m.Path[n-1] == '\\' {
+		return m.Path[:n]
+	}
+	return m.Path
+}
+
+// terminalWidth is how many cells a line of what people read may take.
+const terminalWidth = 80
+
+// uptimeSecond is a second in the units of SystemUpTime, of 100 ns.
+const uptimeSecond = 10_000_000
+
+// shown is the field's value for a person. Text in it is the file's.
+func (f fieldInfo) shown() string {
+	if f.kind == header.KindUpTime && f.Set {
+		if d, err := time.ParseDuration(f.Value); err == nil && d >= time.Second {
+			return longTime(uint64(d/time.Second)) + " (" + f.Value + ")"
+		}
+	}
+	return printable(f.Value)
 }
 
 // printable makes text from a guest safe for a terminal: a name may hold

@@ -140,13 +140,14 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // duration prints milliseconds as a person says them.
 func duration(ms float64) string {
-	d := time.Duration(ms * float64(time.Millisecond))
+	const most = 1e12 // 31 years: a manifest that is read may say anything
+	d := time.Duration(min(max(ms, 0), most) * float64(time.Millisecond))
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	default:
-		return d.Round(time.Second).String()
+		return longTime(uint64(d.Round(time.Second) / time.Second))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 )
@@ -18,7 +19,14 @@ const gap = "  " // between columns
 type Table struct {
 	Columns []string
 	Right   map[string]bool // columns whose cells are numbers, aligned to the right
-	rows    [][]string
+
+	// Width is how many cells of a terminal a line may take: for that, what stands
+	// in the last column goes on in the lines below. 0 is any number. Most is what a
+	// column before it may take, by its name, and counts if there is a Width.
+	Width int
+	Most  map[string]int
+
+	rows [][]string
 }
 
 // Add appends a row; a missing cell is empty.
@@ -35,7 +43,7 @@ func (t *Table) Write(w io.Writer, indent string) error {
 		lines = append([][]string{t.Columns}, lines...)
 	}
 	width := widths(lines)
-	for _, line := range lines {
+	for _, line := range t.broken(lines, width, t.Width-cells(indent)) {
 		var out strings.Builder
 		for i, cell := range line {
 			pad := strings.Repeat(" ", width[i]-cells(cell))
@@ -50,6 +58,84 @@ func (t *Table) Write(w io.Writer, indent string) error {
 		}
 	}
 	return nil
+}
+
+// leastLast is what the last column keeps of a line at least.
+const leastLast = 12
+
+// broken returns the lines with cells broken over several of them so that none takes
+// more than its column's share of room, and sets the columns' widths to what they
+// then are.
+func (t *Table) broken(lines [][]string, width []int, room int) [][]string {
+	if len(width) == 0 || room <= 0 {
+		return lines
+	}
+	wide := false
+	for i, w := range width {
+		most := w
+		switch {
+		case i == len(width)-1:
+			most = max(room, leastLast)
+		case i < len(t.Columns) && t.Most[t.Columns[i]] > 0:
+			most = t.Most[t.Columns[i]]
+		}
+		wide = wide || w > most
+		width[i] = min(w, most)
+		room -= width[i] + len(gap)
+	}
+	if !wide {
+		return lines
+	}
+	var out [][]string
+	for _, line := range lines {
+		out = append(out, brokenLine(line, width)...)
+	}
+	return out
+}
+
+// brokenLine is a line with its cells broken to the widths of their columns.
+func brokenLine(line []string, width []int) [][]string {
+	var rows [][]string
+	for i, cell := range line {
+		for n, part := range wrap(cell, width[i]) {
+			if n == len(rows) {
+				rows = append(rows, make([]string, len(line)))
+			}
+			rows[n][i] = part
+		}
+	}
+	if rows == nil {
+		rows = [][]string{line}
+	}
+	return rows
+}
+
+// wrap breaks s into parts of at most room cells: behind a space or what divides a
+// path where there is one, else anywhere.
+func wrap(s string, room int) []string {
+	var parts []string
+	for cells(s) > room {
+		end, at := 0, 0 // of what fits, and of that, behind the last place to break
+		for end < len(s) {
+			r, n := utf8.DecodeRuneInString(s[end:])
+			if end > 0 && cells(s[:end+n]) > room {
+				break
+			}
+			end += n
+			if strings.ContainsRune(` \/`, r) {
+				at = end
+			}
+		}
+		if at == 0 || end < len(s) && s[end] == ' ' {
+			at = end
+		}
+		parts = append(parts, strings.TrimRight(s[:at], " "))
+		s = strings.TrimLeft(s[at:], " ")
+	}
+	if s != "" || len(parts) == 0 {
+		parts = append(parts, s)
+	}
+	return parts
 }
 
 // widths returns the width of each column.
@@ -76,6 +162,8 @@ func cells(s string) int {
 // Pairs is a table of names and values without heads, two columns that are printed
 // with an indent of two.
 type Pairs struct {
+	Width int // as that of a Table
+
 	w io.Writer
 	t Table
 }
@@ -92,5 +180,6 @@ func (p *Pairs) Add(name, format string, args ...any) {
 func (p *Pairs) Flush() error {
 	t := p.t
 	p.t = Table{}
+	t.Width = p.Width
 	return t.Write(p.w, gap)
 }

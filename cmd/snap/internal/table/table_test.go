@@ -155,3 +155,86 @@ func TestWriteFails(t *testing.T) {
 		t.Errorf("Flush = %v; want %v", err, want)
 	}
 }
+
+// TestWidth: no line is wider than it may be, nothing is lost, and what fits is as it
+// was.
+func TestWidth(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		rows [][]string
+		want []string
+	}{
+		{"fits", [][]string{{"pages", "130,718 of them"}}, []string{"> pages  130,718 of them"}},
+		{
+			"words",
+			[][]string{{"moment", "one point in time; the guest stood still"}, {"time", "1 s"}},
+			[]string{"> moment  one point in time; the", ">         guest stood still", "> time    1 s"},
+		},
+		{
+			"a path",
+			[][]string{{"ntfs.sys", `\SystemRoot\System32\drivers\ntfs.sys`}},
+			[]string{`> ntfs.sys  \SystemRoot\`, `>           System32\drivers\`, `>           ntfs.sys`},
+		},
+		{
+			"a long word",
+			[][]string{{"a", strings.Repeat("x", 60)}},
+			[]string{"> a  " + strings.Repeat("x", 27), ">    " + strings.Repeat("x", 27), ">    " + strings.Repeat("x", 6)},
+		},
+		{
+			"wide characters",
+			[][]string{{"a", strings.Repeat("日", 20)}},
+			[]string{"> a  " + strings.Repeat("日", 13), ">    " + strings.Repeat("日", 7)},
+		},
+		{
+			"no room left",
+			[][]string{{strings.Repeat("n", 30), "0123456789abcdefghij"}},
+			[]string{"> " + strings.Repeat("n", 30) + "  0123456789ab", ">                                 cdefghij"},
+		},
+		{"the last cell is missing", [][]string{{"a"}, {"b", strings.Repeat("y", 28)}}, []string{"> a", "> b  " + strings.Repeat("y", 27), ">    y"}},
+		{"broken UTF-8", [][]string{{"a", strings.Repeat("\xff", 28)}}, []string{"> a  " + strings.Repeat("\xff", 27), ">    \xff"}},
+	} {
+		tab := &Table{Width: 32}
+		for _, r := range tt.rows {
+			tab.Add(r...)
+		}
+		if diff := cmp.Diff(tt.want, printed(t, tab, "> ")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
+// TestMost: a column before the last one may take no more than it is allowed.
+func TestMost(t *testing.T) {
+	tab := &Table{Columns: []string{"BY", "PAGES", "WHY"}, Right: map[string]bool{"PAGES": true}, Width: 32, Most: map[string]int{"BY": 8}}
+	tab.Add("secrets.sys", "6", "advertised by a driver")
+	tab.Add("a.sys", "1,000", "operator")
+	want := []string{
+		"> BY        PAGES  WHY",
+		"> secrets.      6  advertised by",
+		"> sys              a driver",
+		"> a.sys     1,000  operator",
+	}
+	if diff := cmp.Diff(want, printed(t, tab, "> ")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func FuzzWrap(f *testing.F) {
+	f.Add("one point in time; the guest stood still", 16)
+	f.Add("\xff\u0301\u200d日本 \\\\ x", 17)
+	f.Fuzz(func(t *testing.T, s string, room int) {
+		if room < leastLast || room > 200 || len(s) > 2000 {
+			return
+		}
+		squeezed := func(s string) string { return strings.ReplaceAll(s, " ", "") }
+		parts := wrap(s, room)
+		if squeezed(strings.Join(parts, "")) != squeezed(s) {
+			t.Errorf("wrap(%q, %d) = %q; want all of it", s, room, parts)
+		}
+		for _, p := range parts {
+			if cells(p) > room {
+				t.Errorf("wrap(%q, %d) has %q, of %d cells", s, room, p, cells(p))
+			}
+		}
+	})
+}
