@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"snap/dump"
 	"snap/manifest"
 	"snap/phys"
@@ -73,12 +75,9 @@ func ReadAccount(ctx context.Context, f *dump.File, path string, progress *dump.
 	if a.Unfit != nil {
 		return a, nil
 	}
-	sum := ""
-	// Of a file of another length, nothing needs to be read.
-	if a.Manifest.Bytes.Written == uint64(f.Container().FileSize) {
-		if sum, err = hashFile(ctx, path, progress); err != nil {
-			return nil, err
-		}
+	sum, err := hashFile(ctx, path, a.Manifest.Bytes.Written, progress)
+	if err != nil {
+		return nil, err
 	}
 	if sum == "" || a.Manifest.SHA256 != sum {
 		a.Manifest, a.Document, a.Unfit = nil, nil, errors.New("it is of another file: its length or SHA-256 differs")
@@ -136,14 +135,7 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 
 // readSmall reads a file that holds a manifest.
 func readSmall(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	f, err := os.Open(path)
+	f, _, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -151,16 +143,32 @@ func readSmall(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, manifest.MaxSize+1)) // one more than Decode takes
 }
 
-// hashFile returns the SHA-256 of a file, as sha256sum prints it.
-func hashFile(ctx context.Context, path string, progress *dump.Progress) (string, error) {
-	f, err := os.Open(path)
+// openRegular opens a file, without waiting for anything that isn't one.
+func openRegular(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
+// hashFile returns the SHA-256 of a regular file of that size, as sha256sum prints
+// it; "" of any other, which need not be read for that.
+func hashFile(ctx context.Context, path string, size uint64, progress *dump.Progress) (string, error) {
+	f, info, err := openRegular(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
+	if uint64(info.Size()) != size {
+		return "", nil
 	}
 	if progress == nil {
 		progress = new(dump.Progress)

@@ -14,6 +14,7 @@ import (
 	"snap/dump"
 	"snap/hv"
 	"snap/hv/file"
+	"snap/input"
 	"snap/phys"
 	"snap/store"
 )
@@ -128,7 +129,7 @@ func (a *app) repack(ctx context.Context, old *dump.File, path string, id hv.Ide
 // readAccount returns what a dump says of itself. It shows how far it is where all
 // of the file must be read for that.
 func (a *app) readAccount(ctx context.Context, f *dump.File, path string) (*capture.SourceAccount, error) {
-	if account := capture.Inside(f); account.Where != "" {
+	if account := capture.Inside(f); account.Where != "" || path == input.Stdin {
 		return account, nil
 	}
 	if _, err := os.Stat(capture.ManifestOf(path)); err != nil {

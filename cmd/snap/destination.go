@@ -60,11 +60,8 @@ func inputName(path string) string {
 	if path == input.Stdin {
 		return "stdin"
 	}
-	base := filepath.Base(path)
-	if name := withoutEnding(base); name != base {
-		return name
-	}
-	return strings.TrimSuffix(base, filepath.Ext(base))
+	base := withoutSuffix(filepath.Base(path))
+	return strings.TrimSuffix(base, extension(base))
 }
 
 // target is where a command's file goes: -o as it was understood, before anything

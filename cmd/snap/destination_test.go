@@ -419,6 +419,17 @@ func TestNamesOfOtherKinds(t *testing.T) {
 	}
 }
 
+func TestInputName(t *testing.T) {
+	for path, want := range map[string]string{
+		"web01.dmp": "web01", "/a/WEB01.DMP.ZST": "WEB01", "web01.dmp.gz": "web01", "web01.elf": "web01", "web01.elf.gz": "web01",
+		"web01-20261122T010000Z.dmp.zst": "web01-20261122T010000Z", "2026.11.22": "2026.11.22", "web01": "web01", "-": "stdin",
+	} {
+		if got := inputName(path); got != want {
+			t.Errorf("inputName(%q) = %q; want %q", path, got, want)
+		}
+	}
+}
+
 // TestFileName: whatever a domain is called, its name is one part of a path, and
 // no destination of another kind.
 func TestFileName(t *testing.T) {

@@ -96,12 +96,3 @@ func withoutSuffix(path string) string {
 	}
 	return path
 }
-
-// withoutEnding is a dump's file name without what tells that it is one.
-func withoutEnding(name string) string {
-	name = withoutSuffix(name)
-	if ext := filepath.Ext(name); strings.EqualFold(ext, dumpEnding) {
-		name = strings.TrimSuffix(name, ext)
-	}
-	return name
-}
