@@ -8,6 +8,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"snap/phys"
 )
 
 // FlagName is who asks for a range that was written on the command line.
@@ -56,7 +58,7 @@ func (e *RangeError) Is(target error) bool { return target == ErrRange }
 //	@FILE                ranges from a file, one on each line
 //
 // ADDRESS and PAGES are decimal, or hexadecimal after 0x; without PAGES it is
-// one page. An address inside a page stands for that page. In a file, blank
+// one page. ADDRESS is that of a page. In a file, blank
 // lines and what follows a # are skipped. A file can't name files, and the name
 // of a file can't have a comma.
 //
@@ -162,6 +164,9 @@ func parseRange(text string) (Request, string) {
 	}
 	if r.Pages == 0 {
 		return Request{}, "asks for no pages"
+	}
+	if off := r.Address % phys.PageSize; off != 0 {
+		return Request{}, fmt.Sprintf("begins inside a page: write %s:%#x for that page", prefix, r.Address-off)
 	}
 	if _, ok := r.physicalRun(); r.Kind() == Physical && !ok {
 		return Request{}, "leaves the 52-bit guest-physical address space"

@@ -29,7 +29,7 @@ func TestParseRanges(t *testing.T) {
 		return Request{By: by, Reason: Operator, Flags: 1, Address: address, Pages: pages}
 	}
 	files := map[string]string{
-		"keys.txt":  "# where the keys are\n\n  pa:0x1000+16 # sixteen pages\r\nva:0xfffff80000001000\n#pa:1+1\npa:4096+0x2",
+		"keys.txt":  "# where the keys are\n\n  pa:0x1000+16 # sixteen pages\r\nva:0xfffff80000001000\n#pa:4096+1\npa:4096+0x2",
 		"empty.txt": "",
 		"more.txt":  "pa:0x9000\n",
 	}
@@ -39,17 +39,17 @@ func TestParseRanges(t *testing.T) {
 	}{
 		{nil, nil},
 		{[]string{"pa:0x1000+16"}, []Request{pa("--exclude", 0x1000, 16)}},
-		{[]string{"pa:0x1fff"}, []Request{pa("--exclude", 0x1fff, 1)}},
+		{[]string{"pa:0x1000"}, []Request{pa("--exclude", 0x1000, 1)}},
 		{[]string{"pa:0"}, []Request{pa("--exclude", 0, 1)}},
-		{[]string{"pa:010+010"}, []Request{pa("--exclude", 10, 10)}},
+		{[]string{"pa:04096+010"}, []Request{pa("--exclude", 4096, 10)}},
 		{[]string{"va:0XFFFFF80012345000+4"}, []Request{va("--exclude", 0xfffff80012345000, 4)}},
 		{[]string{"va:0x7ffe0000"}, []Request{va("--exclude", 0x7ffe0000, 1)}},
 		{[]string{"va:0xffff800000000000+0x800000000"}, []Request{va("--exclude", 0xffff800000000000, 1<<35)}},
 		{[]string{"pa:0xfffffffff0000+16"}, []Request{pa("--exclude", 0xfffffffff0000, 16)}},
 		{
-			[]string{"pa:1, va:2+3", "@keys.txt,@empty.txt", "@more.txt"},
+			[]string{"pa:4096, va:8192+3", "@keys.txt,@empty.txt", "@more.txt"},
 			[]Request{
-				pa("--exclude", 1, 1), va("--exclude", 2, 3),
+				pa("--exclude", 4096, 1), va("--exclude", 8192, 3),
 				pa("keys.txt", 0x1000, 16), va("keys.txt", 0xfffff80000001000, 1), pa("keys.txt", 4096, 2),
 				pa("more.txt", 0x9000, 1),
 			},
@@ -67,20 +67,22 @@ func TestParseRangesRefuses(t *testing.T) {
 	const prefix = "must begin with pa: (physical), va: (virtual) or @ (a file)"
 	tests := []struct{ arg, want string }{
 		{"", `--exclude: "": ` + prefix},
-		{"pa:1,", `--exclude: "": ` + prefix},
+		{"pa:4096,", `--exclude: "": ` + prefix},
 		{"0x1000+16", `--exclude: "0x1000+16": ` + prefix},
 		{"PA:1", `--exclude: "PA:1": ` + prefix},
 		{"va", `--exclude: "va": ` + prefix},
 		{"pa:", `--exclude: "pa:": the address is missing`},
 		{"pa:+1", `--exclude: "pa:+1": the address is missing`},
-		{"pa:1+", `--exclude: "pa:1+": the number of pages is missing`},
-		{"pa:1+0", `--exclude: "pa:1+0": asks for no pages`},
+		{"pa:4096+", `--exclude: "pa:4096+": the number of pages is missing`},
+		{"pa:0x1fff+1", `--exclude: "pa:0x1fff+1": begins inside a page: write pa:0x1000 for that page`},
+		{"va:0xfffff80012340001", `--exclude: "va:0xfffff80012340001": begins inside a page: write va:0xfffff80012340000 for that page`},
+		{"pa:4096+0", `--exclude: "pa:4096+0": asks for no pages`},
 		{"pa:fffff800", `--exclude: "pa:fffff800": the address "fffff800" is no number: write digits, or 0x and hexadecimal digits`},
 		{"pa:0x", `--exclude: "pa:0x": the address "0x" is no number: write digits, or 0x and hexadecimal digits`},
 		{"pa:-1", `--exclude: "pa:-1": the address "-1" is no number: write digits, or 0x and hexadecimal digits`},
 		{"pa:0x-1", `--exclude: "pa:0x-1": the address "0x-1" is no number: write digits, or 0x and hexadecimal digits`},
 		{"pa:0x1_000", `--exclude: "pa:0x1_000": the address "0x1_000" is no number: write digits, or 0x and hexadecimal digits`},
-		{"pa:1+2+3", `--exclude: "pa:1+2+3": the number of pages "2+3" is no number: write digits, or 0x and hexadecimal digits`},
+		{"pa:4096+2+3", `--exclude: "pa:4096+2+3": the number of pages "2+3" is no number: write digits, or 0x and hexadecimal digits`},
 		{"pa:0x10000000000000000", `--exclude: "pa:0x10000000000000000": the address is larger than 0xffffffffffffffff`},
 		{"pa:0x10000000000000", `--exclude: "pa:0x10000000000000": leaves the 52-bit guest-physical address space`},
 		{"pa:0xfffffffff0000+17", `--exclude: "pa:0xfffffffff0000+17": leaves the 52-bit guest-physical address space`},
@@ -88,13 +90,13 @@ func TestParseRangesRefuses(t *testing.T) {
 		{"va:0xfffffffffffff000+2", `--exclude: "va:0xfffffffffffff000+2": is not a canonical virtual range`},
 		{"@", `--exclude: "@": a file's name must follow the @`},
 		{"@bad.txt", `bad.txt:3: "pa:x": the address "x" is no number: write digits, or 0x and hexadecimal digits`},
-		{"@list.txt", `list.txt:1: "pa:1,pa:2": the address "1,pa:2" is no number: write digits, or 0x and hexadecimal digits`},
+		{"@list.txt", `list.txt:1: "pa:4096,pa:2": the address "4096,pa:2" is no number: write digits, or 0x and hexadecimal digits`},
 		{"@nested.txt", `nested.txt:2: "@bad.txt": a file can't name another file`},
 	}
 	files := map[string]string{
-		"bad.txt":    "pa:1\n\npa:x # no\n",
-		"list.txt":   "pa:1,pa:2",
-		"nested.txt": "pa:1\n@bad.txt",
+		"bad.txt":    "pa:4096\n\npa:x # no\n",
+		"list.txt":   "pa:4096,pa:2",
+		"nested.txt": "pa:4096\n@bad.txt",
 	}
 	for _, tt := range tests {
 		got, err := ParseRanges([]string{tt.arg}, opener(files))
@@ -105,16 +107,16 @@ func TestParseRangesRefuses(t *testing.T) {
 }
 
 func TestParseRangesFiles(t *testing.T) {
-	many := strings.Repeat("pa:1\n", 65536)
+	many := strings.Repeat("pa:4096\n", 65536)
 	files := map[string]string{
 		"many.txt": many,
-		"over.txt": many + "pa:1\n",
-		"long.txt": "pa:1\n#" + strings.Repeat("x", 1<<20),
+		"over.txt": many + "pa:4096\n",
+		"long.txt": "pa:4096\n#" + strings.Repeat("x", 1<<20),
 	}
 	if got, err := ParseRanges([]string{"@many.txt"}, opener(files)); err != nil || len(got) != 65536 {
 		t.Errorf("ParseRanges of 65536 lines = %d requests, %v", len(got), err)
 	}
-	for _, args := range [][]string{{"@over.txt"}, {"@many.txt", "pa:1"}, {"@many.txt,@many.txt"}, {"@long.txt"}} {
+	for _, args := range [][]string{{"@over.txt"}, {"@many.txt", "pa:4096"}, {"@many.txt,@many.txt"}, {"@long.txt"}} {
 		if got, err := ParseRanges(args, opener(files)); err == nil {
 			t.Errorf("ParseRanges(%q) = %d requests; want an error", args, len(got))
 		}
@@ -156,7 +158,7 @@ func TestRequestString(t *testing.T) {
 // prints as a text that means the same, and can be planned with.
 func FuzzRanges(f *testing.F) {
 	f.Add("pa:0x1000+16")
-	f.Add("va:0xfffff80012345000+4,pa:1")
+	f.Add("va:0xfffff80012345000+4,pa:4096")
 	f.Add("# keys\npa:4096+2\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		open := func(string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }

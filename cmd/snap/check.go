@@ -94,7 +94,7 @@ func (a *app) check(ctx context.Context, ref string, f *dumpFlags) error {
 	err = f.explain(ctx, a.look(ctx, ref, f, o, r))
 	var told error
 	if a.json {
-		r.conclude(err)
+		r.conclude(a.call, err)
 		told = a.printJSON(r)
 	} else {
 		code, _ := classify(err)
@@ -107,8 +107,8 @@ func (a *app) check(ctx context.Context, ref string, f *dumpFlags) error {
 }
 
 // conclude adds the verdict: err is what snap dump would end with.
-func (r *checkResult) conclude(err error) {
-	r.ExitCode, r.Next = classify(err)
+func (r *checkResult) conclude(c call, err error) {
+	r.ExitCode, r.Next = c.classify(err)
 	r.Would = r.ExitCode == exitOK || r.ExitCode == exitDegraded
 	if err != nil {
 		r.Why = err.Error()

@@ -25,7 +25,11 @@ func addChoice[T ~string](cmd *cobra.Command, c *choice[T], name string, of []T,
 // Set implements pflag.Value.
 func (c *choice[T]) Set(s string) error {
 	if !slices.Contains(c.of, T(s)) {
-		return fmt.Errorf("it can be %s", alternatives(c.words()))
+		err := fmt.Errorf("it can be %s", alternatives(c.words()))
+		if meant := didYouMean(s, c.words()); meant != "" {
+			err = fmt.Errorf("%w: %s", err, meant)
+		}
+		return err
 	}
 	c.value = T(s)
 	return nil

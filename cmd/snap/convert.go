@@ -151,7 +151,7 @@ func (in *inputFlags) segments() ([]file.Segment, error) {
 	for _, spec := range in.ram {
 		s, ok := parseSegment(spec, offset)
 		if !ok {
-			return nil, usageError("--ram is %q; it takes GPA+SIZE[@FILEOFFSET] in whole pages of 4 KiB, such as 4GiB+2GiB@0x80000000", spec)
+			return nil, wrongValue("ram", spec, "GPA+SIZE[@FILEOFFSET] in whole pages of 4 KiB, such as 4GiB+2GiB@0x80000000")
 		}
 		offset = uint64(s.FileOffset) + s.Size
 		out = append(out, s)

@@ -185,10 +185,10 @@ func (f *dumpFlags) options(a *app) (*capture.Options, error) {
 	}
 	o.Mechanism = f.source.value
 	if f.timeout < 0 {
-		return nil, usageError("--timeout is %v; it takes a time like 10m, 0 for none", f.timeout)
+		return nil, wrongValue("timeout", f.timeout, "a time like 10m, 0 for none")
 	}
 	if f.nice < 0 || f.nice > 19 {
-		return nil, usageError("--nice is %d; it can be 0 to 19", f.nice)
+		return nil, wrongValue("nice", f.nice, "a number from 0 to 19, such as 10")
 	}
 	if o.Look, err = f.look.options(); err != nil {
 		return nil, err

@@ -1,20 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
-	"syscall"
 
-	"snap/capture"
-	"snap/dump"
-	"snap/exclude"
-	"snap/guest"
 	"snap/hv"
-	"snap/hv/file"
-	"snap/hv/guardian"
 	"snap/input"
 )
 
@@ -85,62 +76,44 @@ func usageError(format string, args ...any) error {
 	return &cmdError{err: fmt.Errorf(format, args...), code: exitUsage}
 }
 
-const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
-
-const oddKernel = "snap check -v lists what was tried; virsh dump --memory-only keeps the memory for a later look"
-
-// exitClasses maps causes to codes, the gravest first: the first that an
-// error matches decides.
-var exitClasses = []struct {
-	cause error
-	code  int
-	next  string
-}{
-	{hv.ErrStillPaused, exitStillPaused, "resume the guest: snap recover DOMAIN, or virsh resume DOMAIN"},
-	{capture.ErrPauseTooLong, exitTooLong, "allow a longer one with --max-pause; snap check DOMAIN says what each way would take"},
-	{guardian.ErrLocked, exitLocked, "wait for it to end: the error names its process"},
-	{hv.ErrDisturbed, exitFailed, "take the dump again: somebody else resumed the guest during this one"},
-	{context.Canceled, exitInterrupted, ""},
-	{context.DeadlineExceeded, exitFailed, "allow more time with --timeout"},
-	{hv.ErrNoDomain, exitNoDomain, "snap list shows the domains of a connection; -c chooses another one"},
-	{hv.ErrNotRunning, exitNoDomain, "start the domain: only a running or paused guest has memory to dump"},
-	{hv.ErrConfidential, exitConfidential, "take the dump inside the guest: its memory is encrypted for the host"},
-	{hv.ErrBusy, exitBusy, "wait for the other job to end (virsh domjobinfo DOMAIN), then try again"},
-	{hv.ErrUnsupported, exitUnsupported, "snap check DOMAIN lists what works; --mode auto and --source auto let snap choose"},
-	{hv.ErrDenied, exitDenied, "run as root, or as the user that QEMU runs as with access to libvirt"},
-	{fs.ErrPermission, exitDenied, "choose a place where you may write, or run as a user who may"},
-	{hv.ErrNoAnswer, exitFailed, "something of libvirt's is stopped or very busy: virsh list --all shows whether it answers at all (if not: systemctl status libvirtd virtqemud; guests run on while it is restarted), virsh domjobinfo DOMAIN whether the domain has a job"},
-	{hv.ErrUnreachable, exitFailed, "make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it"},
-	{guest.ReasonFirmware, exitNotWindows, "wait until Windows has started, then try again"},
-	{guest.ReasonEncrypted, exitConfidential, "take the dump inside the guest: its memory is encrypted for the host"},
-	{guest.ReasonKernel, exitNotWindows, oddKernel},
-	{guest.ReasonNoKernel, exitNotWindows, oddKernel},
-	{guest.ReasonEnded, exitNotWindows, oddKernel},
-	{guest.ReasonNested, exitNotWindows, oddKernel},
-	{guest.ErrNotWindows, exitNotWindows, otherGuests},
-	{file.ErrArch, exitNotWindows, otherGuests},
-	{input.ErrShrunk, exitFailed, "wait until whatever writes the file has ended, then run the same command again"},
-	{input.ErrCompression, exitFailed, "copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t and xz -t test one)"},
-	{exclude.ErrTooMany, exitFailed, "snap check --no-advertised lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"},
-	{capture.ErrNotExcluded, exitFailed, "correct --exclude: pa: ranges must be the guest's memory, and va: ranges mapped for the System process; snap check --exclude RANGES lists what each would leave out"},
-	{capture.ErrTooManyRuns, exitFailed, "--format bitmap has room for any number of holes"},
-	{guest.ErrFiveLevel, exitNotWindows, otherGuests},
-	{syscall.ENOSPC, exitNoSpace, "free some space, or choose another destination with -o"},
-	{syscall.EDQUOT, exitNoSpace, "free some of your quota, or choose another destination with -o"},
-	{dump.ErrFormat, exitFailed, "what is damaged can't be mended: copy the file again, or take the dump again"},
-	{hv.ErrFormat, exitFailed, "check that the file is whole, and what it is: file FILE"},
-	{fs.ErrExist, exitFailed, "choose another name, or replace the file with --force"},
+// valueError is a value that a flag can't have.
+type valueError struct {
+	flag  string // its long name
+	value string
+	takes string // what it takes instead, with an example
+	err   error  // what says so in words of its own, or nil
 }
 
-// classify returns err's exit code and what to do next.
-func classify(err error) (code int, advice string) {
+// Unwrap returns what was found wrong.
+func (e *valueError) Unwrap() error { return e.err }
+
+func (e *valueError) Error() string {
+	if e.err != nil {
+		return e.err.Error()
+	}
+	return fmt.Sprintf("--%s is %q; it takes %s", e.flag, e.value, e.takes)
+}
+
+// wrongValue marks a value that a flag can't have as wrong usage. takes says what
+// it takes instead, with an example.
+func wrongValue(flag string, value any, takes string) error {
+	return &cmdError{err: &valueError{flag: flag, value: fmt.Sprint(value), takes: takes}, code: exitUsage}
+}
+
+// classify returns err's exit code and what to do next, whatever the command.
+func classify(err error) (code int, advice string) { return call{}.classify(err) }
+
+// classify returns err's exit code and what to do next, in words that fit the
+// command.
+func (c call) classify(err error) (code int, advice string) {
 	if err == nil {
 		return exitOK, ""
 	}
 	code = exitFailed
-	for _, c := range exitClasses {
-		if errors.Is(err, c.cause) {
-			code, advice = c.code, c.next
+	known := false
+	for _, row := range causes() {
+		if row.is(err) {
+			code, advice, known = row.code, row.next(c, err), true
 			break
 		}
 	}
@@ -162,8 +135,20 @@ func classify(err error) (code int, advice string) {
 	if r, ok := errors.AsType[*input.NoRoomError](err); ok {
 		advice = strings.ReplaceAll("expand it where there is room and give the result: "+r.Command, "FILE", shellPath(r.Path))
 	}
-	if code == exitUsage && advice == "" {
-		advice = "snap --help, and snap COMMAND --help, list commands and flags"
+	switch {
+	case advice != "":
+	case code == exitUsage:
+		advice = c.help()
+	case !known:
+		advice = "try again with -v, which says more; if that explains nothing, report it with what -v says"
 	}
 	return code, advice
+}
+
+// help is where the flags are explained.
+func (c call) help() string {
+	if c.cmd == nil || !c.cmd.HasParent() {
+		return "snap --help lists the commands, and snap COMMAND --help their flags"
+	}
+	return c.cmd.CommandPath() + " --help lists its flags, with an example"
 }

@@ -12,6 +12,10 @@ import (
 	"snap/dump"
 )
 
+// minMemory is what the buffers of a dump need: two frames and what they are
+// compressed to, and something to work with.
+const minMemory = 16 << 20
+
 // fileFlags are the flags of every command that writes a dump.
 type fileFlags struct {
 	outputFlags
@@ -39,15 +43,18 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 
 // options checks the flags and applies the limits on snap itself.
 func (f *fileFlags) options(a *app) (*capture.Options, error) {
-	memory, err := parseMemory(f.memory)
+	memory, err := parseSize(f.memory)
+	if err == nil && memory < minMemory {
+		err = errSize
+	}
 	if err != nil {
-		return nil, usageError("--memory is %q; %w", f.memory, err)
+		return nil, wrongValue("memory", f.memory, "16M or more: "+err.Error())
 	}
 	if err := f.check(a, f.kinds()); err != nil {
 		return nil, err
 	}
 	if f.cpus < 0 {
-		return nil, usageError("--cpus is %d; it takes a number from 1, or 0 for all", f.cpus)
+		return nil, wrongValue("cpus", f.cpus, "a number of processors like 2, 0 for all")
 	}
 	limits.Memory(memory)
 	return &capture.Options{

@@ -23,7 +23,7 @@ func (f *liveFlags) addTo(cmd *cobra.Command) {
 
 // parse reads 1%, 0.5% or 2000.
 func (f *liveFlags) parse() (*capture.ChangeLimit, error) {
-	wrong := usageError("--max-changed is %q; it takes a share of the dump's pages like 1%% or 0.5%%, or a number of pages", f.maxChanged)
+	wrong := wrongValue("max-changed", f.maxChanged, "a share of the dump's pages like 1% or 0.5%, or a number of pages like 2000")
 	if text, ok := strings.CutSuffix(f.maxChanged, "%"); ok {
 		percent, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsNaN(percent) || percent < 0 || percent > 100 {

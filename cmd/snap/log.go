@@ -28,7 +28,7 @@ func (a *app) setUpLog() error {
 	case a.logFormat == "":
 		a.logFormat = logJSON
 	case a.logFormat != logConsole && a.logFormat != logJSON:
-		return usageError("--log-format is %q; it can be console or json", a.logFormat)
+		return wrongValue("log-format", a.logFormat, "console or json")
 	}
 	level := zerolog.InfoLevel
 	if a.verbose {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -35,6 +36,9 @@ func (f *lookFlags) addTo(cmd *cobra.Command) {
 	fl.StringVar(&f.maxExcluded, "max-excluded", "50%", "fail if more than this would be left out: a size or a share of the guest's memory")
 }
 
+// rangesAdvice says how ranges to leave out are written.
+const rangesAdvice = "write ranges like pa:0x1000+16 (guest-physical) or va:0xfffff80012340000+4 (virtual), counted in 4 KiB pages; @FILE reads a file of them"
+
 // options checks the flags. Files of ranges are read until the command's context ends.
 func (f *lookFlags) options() (capture.LookOptions, error) {
 	limit, err := parseLimit(f.maxExcluded)
@@ -42,11 +46,12 @@ func (f *lookFlags) options() (capture.LookOptions, error) {
 		return capture.LookOptions{}, err
 	}
 	requests, err := exclude.ParseRanges(f.exclude, func(name string) (io.ReadCloser, error) { return input.OpenText(f.ctx(), name) })
-	if err != nil && !errors.Is(err, exclude.ErrRange) {
-		return capture.LookOptions{}, &cmdError{err: err, code: exitUsage, next: "give --exclude a file with a range on each line"}
-	}
 	if err != nil {
-		return capture.LookOptions{}, &cmdError{err: err, code: exitUsage, next: "write ranges like pa:0x1000+16 (guest-physical) or va:0xfffff80012340000+4 (virtual), counted in 4 KiB pages"}
+		advice := rangesAdvice
+		if !errors.Is(err, exclude.ErrRange) {
+			err, advice = fmt.Errorf("--exclude: %w", err), "give --exclude a file with a range like pa:0x1000+16 on each line"
+		}
+		return capture.LookOptions{}, &cmdError{err: &valueError{flag: "exclude", err: err}, code: exitUsage, next: advice}
 	}
 	return capture.LookOptions{
 		Comment: comment(), Format: f.format.value,
@@ -56,7 +61,7 @@ func (f *lookFlags) options() (capture.LookOptions, error) {
 
 // parseLimit reads 50% or 4GiB.
 func parseLimit(s string) (capture.Limit, error) {
-	wrong := usageError("--max-excluded is %q; it takes a size like 4GiB, or a share like 50%%", s)
+	wrong := wrongValue("max-excluded", s, "a size like 4GiB, or a share of the guest's memory like 50%")
 	if share, ok := strings.CutSuffix(s, "%"); ok {
 		n, err := strconv.ParseUint(share, 10, 8)
 		if err != nil || n == 0 || n > 100 {

@@ -41,7 +41,7 @@ func (f *pauseFlags) addTo(cmd *cobra.Command) {
 // apply checks the flags and gives them to the capture.
 func (f *pauseFlags) apply(o *capture.Options) error {
 	if f.maxPause <= 0 {
-		return usageError("--max-pause is %v; it takes a time like 500ms or 5s", f.maxPause)
+		return wrongValue("max-pause", f.maxPause, "a time above 0, like 500ms or 5s; a guest that must not stand still is dumped with --mode snapshot or live")
 	}
 	o.MaxPause = f.maxPause
 	switch f.spool {
@@ -55,7 +55,7 @@ func (f *pauseFlags) apply(o *capture.Options) error {
 	default:
 		size, err := parseMemory(f.spool)
 		if err != nil {
-			return usageError("--spool is %q; it takes auto, off or a size; %w", f.spool, err)
+			return wrongValue("spool", f.spool, "auto, off or a size from 1M: "+err.Error())
 		}
 		o.MemoryCopy = size
 	}

@@ -27,6 +27,9 @@ type app struct {
 	json      bool
 
 	started bool // the command line was understood and a subcommand runs
+	call    call // which one
+
+	fromEnv map[string]string // variables that flags were set by
 }
 
 // run is the whole program but for the process: it returns the exit code.
@@ -41,11 +44,17 @@ func runWith(ctx context.Context, commands []func(*app) *cobra.Command, args []s
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
-		err = &cmdError{err: err, code: exitUsage}
+		a.call = call{cmd: cmd}
+		if _, known := errors.AsType[*cmdError](err); !known {
+			err = &cmdError{err: err, code: exitUsage}
+		}
 	}
-	code, advice := classify(err)
+	if e, ok := errors.AsType[*valueError](err); ok && a.fromEnv[e.flag] != "" {
+		err = fmt.Errorf("environment variable %s: %w", a.fromEnv[e.flag], err)
+	}
+	code, advice := a.call.classify(err)
 	if err != nil {
 		a.printError(err, advice, code)
 	}
@@ -64,18 +73,20 @@ in the guest, and nothing is downloaded.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := flagsFromEnv(cmd); err != nil {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.flagsFromEnv(cmd); err != nil {
 				return err
 			}
+			a.call = a.callOf(cmd, args)
 			if err := a.setUpLog(); err != nil {
 				return err
 			}
 			a.started = true
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Args: cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    noSuchCommand,
+		Version: versionText(),
 	}
 	pf := root.PersistentFlags()
 	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
@@ -83,6 +94,7 @@ in the guest, and nothing is downloaded.`,
 	pf.StringVar(&a.logFormat, "log-format", "", "console or json (default console on a terminal, else json)")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate("snap {{.Version}}\n")
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
 	for _, newCommand := range commands {
@@ -108,12 +120,59 @@ func commands() []func(*app) *cobra.Command {
 	}
 }
 
-// flagError says of a flag's value what the program says of it elsewhere.
-func flagError(_ *cobra.Command, err error) error {
-	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return fmt.Errorf("--%s is %q; %w", e.GetFlag().Name, e.GetValue(), e.Unwrap())
+// noSuchCommand is for words that no command has.
+func noSuchCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := usageError("there is no command %q", args[0])
+	var names []string
+	for _, c := range root.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	if meant := didYouMean(args[0], names); meant != "" {
+		err = next(err, "%s snap --help lists the commands", meant)
 	}
 	return err
+}
+
+// flagError says of a flag's value what the program says of it elsewhere, and of a
+// flag that there is not which one was perhaps meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return badValue("--"+e.GetFlag().Name, e.GetFlag(), e.GetValue(), e.Unwrap())
+	}
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		var meant []string
+		for _, n := range nearest(e.GetSpecifiedName(), names) {
+			meant = append(meant, "--"+n)
+		}
+		if len(meant) > 0 {
+			return next(usageError("%w", err), "did you mean %s? %s", alternatives(meant), call{cmd: cmd}.help())
+		}
+	}
+	return err
+}
+
+// badValue is an error of a value that a flag can't take, by whatever name it was
+// given: it says which values it takes.
+func badValue(name string, f *pflag.Flag, value string, why error) error {
+	if example, ok := flagExamples[f.Value.Type()]; ok {
+		return usageError("%s is %q; it takes %s", name, value, example)
+	}
+	return usageError("%s is %q; %w", name, value, why)
+}
+
+// flagExamples say what flags of a type take, where the parser only says that it
+// was wrong.
+var flagExamples = map[string]string{
+	"bool":     "true or false, such as =false",
+	"int":      "a whole number, such as 4",
+	"duration": "a time, such as 500ms, 10s or 5m",
 }
 
 // helpTemplate ends every help text with the exit codes and an example.
@@ -166,8 +225,9 @@ func oneArg(name string) cobra.PositionalArgs {
 }
 
 // flagsFromEnv fills flags that were not given from SNAP_* variables.
-func flagsFromEnv(cmd *cobra.Command) error {
+func (a *app) flagsFromEnv(cmd *cobra.Command) error {
 	var err error
+	a.fromEnv = map[string]string{}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed || f.Name == "help" || err != nil {
 			return
@@ -175,11 +235,20 @@ func flagsFromEnv(cmd *cobra.Command) error {
 		name := "SNAP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if v := os.Getenv(name); v != "" {
 			if e := cmd.Flags().Set(f.Name, v); e != nil {
-				err = fmt.Errorf("environment variable %s=%q: %w", name, v, e)
+				err = envError(name, f, v, e)
 			}
+			a.fromEnv[f.Name] = name
 		}
 	})
 	return err
+}
+
+// envError is the error of a flag's value that came by an environment variable.
+func envError(name string, f *pflag.Flag, value string, err error) error {
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		err = e.Unwrap()
+	}
+	return badValue("environment variable "+name, f, value, err)
 }
 
 // isTerminal reports whether w is a terminal.

@@ -50,6 +50,9 @@ func addConnectFlag(cmd *cobra.Command, a *app) {
 
 // openConnection opens the connection that -c names.
 func (a *app) openConnection(ctx context.Context) (hv.Connection, error) {
+	if a.connect == "" {
+		return nil, wrongValue("connect", "", "a URI like "+alternatives(uriForms()))
+	}
 	conn, err := connect.Open(ctx, a.connect)
 	if errors.Is(err, hv.ErrUnsupported) {
 		err = next(err, "give -c a URI like %s", alternatives(uriForms()))
@@ -76,10 +79,10 @@ func (a *app) openDomain(ctx context.Context, ref string) (hv.VM, func(), error)
 	}
 	vm, err := conn.Lookup(ctx, ref)
 	if err != nil {
-		_ = conn.Close()
 		if errors.Is(err, hv.ErrNoDomain) {
-			err = next(err, "snap list -c %s shows the domains of this connection", a.connect)
+			err = a.suggestDomain(ctx, conn, ref, err)
 		}
+		_ = conn.Close()
 		return nil, nil, err
 	}
 	return vm, func() { _ = vm.Close(); _ = conn.Close() }, nil
@@ -105,4 +108,27 @@ func uriForms() []string {
 		out = append(out, d.Examples...)
 	}
 	return out
+}
+
+// suggestIn bounds how long a connection is asked for what was perhaps meant.
+const suggestIn = 5 * time.Second
+
+// suggestDomain adds to err, that there is no domain ref, which one was perhaps
+// meant.
+func (a *app) suggestDomain(ctx context.Context, conn hv.Connection, ref string, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, suggestIn)
+	defer cancel()
+	domains, lerr := conn.Domains(ctx)
+	if lerr != nil {
+		return err
+	}
+	var names []string
+	for _, d := range domains {
+		names = append(names, d.Name)
+	}
+	list := a.call.snap("list") + " shows the domains of this connection"
+	if meant := didYouMean(ref, names); meant != "" {
+		return next(err, "%s %s", meant, list)
+	}
+	return next(err, "%s", list)
 }

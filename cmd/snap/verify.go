@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -19,30 +20,55 @@ var errVerdict = errors.New("the dump failed verification")
 
 func newVerifyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "verify FILE",
-		Short: "Check a dump against everything that readers demand",
+		Use:   "verify FILE...",
+		Short: "Check dumps against everything that readers demand",
 		Long: `Check a dump against everything that WinDbg and other readers demand: the
 header, the runs against the file's size, the page tables, the KDBG at its
 address, the module and process lists, each processor's context, and the
-checksums of the container. The exit code is the verdict.`,
-		Args:        oneArg("FILE"),
-		Annotations: exitCodes(exitDenied),
-		Example:     "  snap verify web01-20261122T010000Z.dmp.zst && echo good",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.verifyFile(cmd.Context(), args[0]); err != nil {
-				return fmt.Errorf("verify %s: %w", args[0], err)
+checksums of the container. The exit code is the verdict.
+
+Of many files there is a line for each, and the checks that failed; one that can't
+be opened doesn't keep the others from being checked, and the exit code is the
+worst one. With --json there is then an object on a line of its own for each file.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError("%s takes one FILE or more", cmd.CommandPath())
 			}
 			return nil
 		},
+		Annotations: exitCodes(exitDenied),
+		Example:     "  snap verify web01-20261122T010000Z.dmp.zst && echo good\n  snap verify /backup/*.dmp.zst",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return a.verifyFiles(cmd.Context(), args)
+			}
+			v, err := a.verdictOf(cmd.Context(), args[0])
+			if err == nil {
+				err = a.printVerdict(v)
+			}
+			return failedVerdict(args[0], v, err)
+		},
 	}
-	cmd.Flags().BoolVar(&a.json, "json", false, "print the verdict as JSON")
+	cmd.Flags().BoolVar(&a.json, "json", false, "print the verdict as JSON; of many files one object on each line")
 	return cmd
 }
 
-func (a *app) verifyFile(ctx context.Context, path string) error {
+// failedVerdict is the error of a file that failed, or couldn't be checked.
+func failedVerdict(path string, v *manifest.Verify, err error) error {
+	if err == nil && !v.OK {
+		err = &cmdError{err: errVerdict, next: "the checks marked FAIL say on what; take the dump again if you can"}
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", path, err)
+	}
+	return nil
+}
+
+// verdictOf verifies a file.
+func (a *app) verdictOf(ctx context.Context, path string) (*manifest.Verify, error) {
 	f, err := a.openDump(ctx, path, "", true)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	var p dump.Progress
@@ -50,14 +76,78 @@ func (a *app) verifyFile(ctx context.Context, path string) error {
 	rep, err := verify.Verify(ctx, f, verify.Options{Progress: &p})
 	stop()
 	if err != nil {
+		return nil, err
+	}
+	return capture.Verdict(rep), nil
+}
+
+// fileVerdict is what is said of one of many files.
+type fileVerdict struct {
+	File     string `json:"file"`
+	ExitCode int    `json:"exit_code"`
+	OK       bool   `json:"ok"`
+	Why      string `json:"why,omitempty"` // it could not be checked
+	Next     string `json:"next,omitempty"`
+	*manifest.Verify
+}
+
+// verifyFiles verifies many files, and says of each as soon as it is known.
+func (a *app) verifyFiles(ctx context.Context, paths []string) error {
+	var worst error
+	code, bad := exitOK, 0
+	for _, path := range paths {
+		v, err := a.verdictOf(ctx, path)
+		if ctx.Err() != nil {
+			return fmt.Errorf("verify %s: %w", path, context.Cause(ctx))
+		}
+		failed := failedVerdict(path, v, err)
+		about := a.call
+		about.operand = path
+		f := fileVerdict{File: path, OK: failed == nil, Verify: v}
+		if f.ExitCode, f.Next = about.classify(failed); err != nil {
+			f.Why = err.Error()
+		}
+		if err := a.printFileVerdict(&f); err != nil {
+			return err
+		}
+		if f.ExitCode != exitOK {
+			bad++
+		}
+		if f.ExitCode > code {
+			code, worst = f.ExitCode, next(failed, "%s", f.Next)
+		}
+	}
+	if worst == nil {
+		return nil
+	}
+	return fmt.Errorf("%d of %s not good, the worst: %w", bad, plural(len(paths), "file"), worst)
+}
+
+// printFileVerdict prints a line on a file, and one for each check that failed.
+func (a *app) printFileVerdict(f *fileVerdict) error {
+	if a.json {
+		return a.printJSONLine(f)
+	}
+	switch {
+	case f.Why != "":
+		_, err := fmt.Fprintf(a.stdout, "FAIL  %s: %s\n", printable(f.File), printable(f.Why))
+		return err
+	case f.OK && a.quiet:
+		return nil
+	case f.OK:
+		_, err := fmt.Fprintf(a.stdout, "ok    %s: %s\n", printable(f.File), plural(len(f.Checks), "check"))
 		return err
 	}
-	v := capture.Verdict(rep)
-	if err := a.printVerdict(v); err != nil {
+	if _, err := fmt.Fprintf(a.stdout, "FAIL  %s: %s\n", printable(f.File), verdictLine(f.Verify)); err != nil {
 		return err
 	}
-	if !v.OK {
-		return &cmdError{err: errVerdict, next: "the checks marked FAIL say on what; take the dump again if you can"}
+	for _, c := range f.Checks {
+		if c.OK {
+			continue
+		}
+		if _, err := fmt.Fprintf(a.stdout, "      %s: %s\n", c.Name, printable(c.Detail)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -82,3 +172,6 @@ func (a *app) printVerdict(v *manifest.Verify) error {
 	}
 	return t.Write(a.stdout, "")
 }
+
+// printJSONLine prints v on a line of its own.
+func (a *app) printJSONLine(v any) error { return json.NewEncoder(a.stdout).Encode(v) }

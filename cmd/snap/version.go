@@ -18,8 +18,13 @@ func newVersionCommand(a *app) *cobra.Command {
 		Annotations: exitCodes(),
 		Example:     "  snap version",
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "snap %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(a.stdout, "snap %s\n", versionText())
 			return err
 		},
 	}
+}
+
+// versionText is what the program says of its version.
+func versionText() string {
+	return fmt.Sprintf("%s (%s, %s/%s)", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

@@ -72,15 +72,15 @@ func Dir() (string, error) {
 		}
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("make the folder for locks: %w", err)
+		return "", &FolderError{"make the folder for locks", dir, err}
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return "", err
+		return "", &FolderError{"look for locks", dir, err}
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return "", fmt.Errorf("folder %s for locks: %w: others may write to it", dir, fs.ErrPermission)
+		return "", &FolderError{"keep locks", dir, fmt.Errorf("%w: it isn't a folder that only this user may write to", fs.ErrPermission)}
 	}
 	return dir, nil
 }
@@ -109,7 +109,7 @@ func (r *Run) lock(dir string) (*os.File, error) {
 	var err error
 	for range lockTries {
 		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
-			return nil, fmt.Errorf("lock domain %q: %w", r.Name, err)
+			return nil, &FolderError{fmt.Sprintf("lock domain %q", r.Name), dir, err}
 		}
 		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			break
@@ -149,14 +149,14 @@ func (r *Run) save(dir string) error {
 	}
 	f, err := os.CreateTemp(dir, ".state-")
 	if err != nil {
-		return fmt.Errorf("write the state of the dump: %w", err)
+		return &FolderError{"write the state of the dump", dir, err}
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), r.path(dir))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write the state of the dump: %w", err), os.Remove(f.Name()))
+		return errors.Join(&FolderError{"write the state of the dump", dir, err}, os.Remove(f.Name()))
 	}
 	return nil
 }

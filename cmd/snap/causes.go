@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+
+	"snap/capture"
+	"snap/dump"
+	"snap/exclude"
+	"snap/guest"
+	"snap/hv"
+	"snap/hv/file"
+	"snap/hv/guardian"
+	"snap/input"
+	"snap/manifest"
+	"snap/store"
+)
+
+// cause is a reason for a failure: the exit code that it ends with, and what the
+// operator does next. Each reason that calls for something else to do is a row of
+// its own.
+type cause struct {
+	is   func(error) bool
+	code int
+	next func(call, error) string
+}
+
+// because is a row for errors of a class.
+func because(class error, code int, next func(call, error) string) cause {
+	return cause{func(err error) bool { return errors.Is(err, class) }, code, next}
+}
+
+// atPlace is a row for what fails at the place for files for that reason: the same
+// reason elsewhere is another row.
+func atPlace(class error, code int, next func(call, error) string) cause {
+	return cause{func(err error) bool {
+		_, ok := errors.AsType[*store.Error](err)
+		return ok && errors.Is(err, class)
+	}, code, next}
+}
+
+// inFolder is a row for what fails in the folder of locks and state files.
+func inFolder(class error, code int, next func(call, error) string) cause {
+	return cause{func(err error) bool {
+		_, ok := errors.AsType[*guardian.FolderError](err)
+		return ok && errors.Is(err, class)
+	}, code, next}
+}
+
+// folderOf is the folder of a *guardian.FolderError, for a command.
+func folderOf(err error) string {
+	e, _ := errors.AsType[*guardian.FolderError](err)
+	return shellPath(e.Dir)
+}
+
+// ofType is a row for errors of a type.
+func ofType[T error](code int, next func(call, error) string) cause {
+	return cause{func(err error) bool { _, ok := errors.AsType[T](err); return ok }, code, next}
+}
+
+// say is advice that is the same whatever the command.
+func say(text string) func(call, error) string {
+	return func(call, error) string { return text }
+}
+
+const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
+
+// causes are all of them, the gravest first, then the narrower before the wider: the
+// first that an error has decides.
+func causes() []cause {
+	return []cause{
+		because(hv.ErrStillPaused, exitStillPaused, func(c call, _ error) string {
+			return fmt.Sprintf("resume the guest now: %s; or %s", c.snap("recover", c.domain()), c.virsh("resume"))
+		}),
+		because(capture.ErrPauseTooLong, exitTooLong, func(c call, _ error) string {
+			return "allow a longer pause; " + c.snap("check", c.domain()) + " says what each mode would take"
+		}),
+		because(guardian.ErrLocked, exitLocked, say("wait for it to end: the error names its process")),
+		because(hv.ErrDisturbed, exitFailed, say("take the dump again: somebody else resumed the guest during this one")),
+		because(context.Canceled, exitInterrupted, say("")),
+		because(errOverdue, exitFailed, func(c call, _ error) string {
+			return fmt.Sprintf("allow more than %s with --timeout, or leave it out", c.value("timeout"))
+		}),
+		because(context.DeadlineExceeded, exitFailed, func(c call, _ error) string {
+			return "somebody didn't answer in time: see whether libvirt does with " + c.snap("list") + ", and whether the host is overloaded"
+		}),
+		because(hv.ErrNoDomain, exitNoDomain, func(c call, _ error) string {
+			return c.snap("list") + " shows the domains of this connection; -c URI chooses another connection"
+		}),
+		because(hv.ErrNotRunning, exitNoDomain, func(c call, _ error) string {
+			return c.snap("list") + " shows what the domain does; there is nothing to dump before it runs again"
+		}),
+		because(hv.ErrConfidential, exitConfidential, say("take the dump inside the guest: its memory is encrypted for the host")),
+		because(hv.ErrBusy, exitBusy, func(c call, _ error) string {
+			return fmt.Sprintf("wait for the other job to end (%s), then try again", c.virsh("domjobinfo"))
+		}),
+		because(hv.ErrUnsupported, exitUnsupported, unsupportedAdvice),
+		because(hv.ErrDenied, exitDenied, deniedAdvice),
+		because(hv.ErrUnreachable, exitFailed, say("make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it")),
+
+		inFolder(fs.ErrPermission, exitDenied, func(_ call, err error) string {
+			return "make it a folder of your own that nobody else may write to, or remove it if no dump is running: ls -ld " + folderOf(err)
+		}),
+		inFolder(syscall.ENOSPC, exitFailed, func(_ call, err error) string { return "free some space there: df " + folderOf(err) }),
+		inFolder(syscall.EROFS, exitDenied, func(_ call, err error) string { return "make it writable: findmnt -T " + folderOf(err) }),
+		because(guest.ErrFiveLevel, exitNotWindows, say("there is no way around it yet: virsh dump --memory-only keeps the guest's memory for other tools")),
+		because(guest.ErrNotWindows, exitNotWindows, func(c call, _ error) string {
+			if c.has("connect") {
+				return otherGuests
+			}
+			return "snap understands memory of 64-bit Windows; if it is that, see whether the file is whole and where its memory lies"
+		}),
+		because(file.ErrArch, exitNotWindows, say(otherGuests)),
+		because(input.ErrShrunk, exitFailed, say("wait until whatever writes the file has ended, then run the same command again")),
+		because(input.ErrCompression, exitFailed, say("copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t and xz -t test one)")),
+		because(exclude.ErrTooMany, exitFailed, func(c call, _ error) string {
+			return c.snap("check --no-advertised", c.domain()) + " lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"
+		}),
+		because(exclude.ErrRange, exitUsage, say(rangesAdvice)),
+		because(capture.ErrNotExcluded, exitFailed, func(c call, _ error) string {
+			return "correct --exclude: pa: ranges must be the guest's memory, and va: ranges mapped for the System process"
+		}),
+		because(capture.ErrTooManyRuns, exitFailed, say("--format bitmap has room for any number of holes")),
+
+		ofType[*store.SpaceError](exitNoSpace, func(_ call, err error) string {
+			e, _ := errors.AsType[*store.SpaceError](err)
+			return fmt.Sprintf("make room for at least another %s there, or choose another destination with -o", bytesMissing(e))
+		}),
+		atPlace(syscall.ENOSPC, exitNoSpace, say("free some space, or choose another destination with -o")),
+		atPlace(syscall.EDQUOT, exitNoSpace, say("free some of your quota, or choose another destination with -o")),
+		atPlace(syscall.EFBIG, exitNoSpace, say("allow larger files (ulimit -f), or choose with -o a file system that can have them")),
+		atPlace(store.ErrNotRegular, exitFailed, say("choose another name with -o: only a regular file can be replaced")),
+		atPlace(store.ErrNotFolder, exitFailed, say("name a file in a folder with -o")),
+		atPlace(store.ErrName, exitFailed, say("give -o the name of a file, or a folder and /")),
+		atPlace(store.ErrOneFile, exitFailed, say("name a file with -o: standard output takes one file only")),
+		atPlace(fs.ErrExist, exitFailed, existsAdvice),
+		atPlace(syscall.ENAMETOOLONG, exitFailed, say("choose a shorter name with -o")),
+		atPlace(fs.ErrNotExist, exitFailed, func(_ call, err error) string {
+			e, _ := errors.AsType[*store.Error](err)
+			return "make the folder first: mkdir -p " + shellPath(e.Path)
+		}),
+		atPlace(syscall.EROFS, exitDenied, say("that file system is mounted read-only: choose another destination with -o")),
+		atPlace(fs.ErrPermission, exitDenied, say("choose with -o a place where you may write, or run as a user who may")),
+		atPlace(syscall.EIO, exitFailed, say("the destination fails (dmesg tells of its device): choose another one with -o")),
+
+		because(dump.ErrSource, exitFailed, func(c call, _ error) string {
+			s := "see what becomes of the guest: " + c.virsh("domstate")
+			if c.has("source") && c.value("source") != string(hv.MechanismPeek) {
+				s += "; --source peek reads it another way"
+			}
+			return s
+		}),
+		because(syscall.EPIPE, exitFailed, say("whatever reads standard output ended before the dump did: see what became of it")),
+		because(syscall.ENOMEM, exitFailed, memoryAdvice),
+		because(syscall.ENOSPC, exitFailed, say("free space outside of the destination: the error says where (/run, or memory of the host)")),
+		because(fs.ErrPermission, exitDenied, func(c call, _ error) string {
+			return "run as a user who may read that (ls -l " + shellPath(c.file()) + ")"
+		}),
+		because(manifest.ErrFormat, exitFailed, func(c call, _ error) string {
+			return c.snap("verify", c.file()) + " tells whether the dump itself is whole"
+		}),
+		because(dump.ErrSequential, exitFailed, func(c call, _ error) string {
+			return "expand it first: " + c.snap("expand", c.file()) + " -o OUT.dmp"
+		}),
+		because(dump.ErrFormat, exitFailed, damagedAdvice),
+		because(hv.ErrFormat, exitFailed, func(c call, _ error) string {
+			return "see what it is (file " + shellPath(c.file()) + ") and whether it was copied whole"
+		}),
+		because(fs.ErrNotExist, exitFailed, func(c call, _ error) string {
+			return "see whether the name is right: ls -l " + shellPath(c.file())
+		}),
+		because(fs.ErrExist, exitFailed, existsAdvice),
+	}
+}
+
+// unsupportedAdvice names only what was asked for and can be left to snap.
+func unsupportedAdvice(c call, _ error) string {
+	var free []string
+	for _, flag := range []string{"mode", "source"} {
+		if v := c.value(flag); v != "" && v != capture.ModeAuto {
+			free = append(free, "--"+flag+" auto")
+		}
+	}
+	switch {
+	case len(free) > 0:
+		return fmt.Sprintf("let snap choose: %s; %s says what works", strings.Join(free, " "), c.snap("check", c.domain()))
+	case c.has("mode"):
+		return c.snap("check -v", c.domain()) + " says what is in the way; " + c.virsh("dump --memory-only") + " FILE takes the memory without snap"
+	}
+	return "the error says what is in the way; " + c.snap("list") + " shows which domains can be dumped"
+}
+
+// deniedAdvice tells the daemon's refusal from the kernel's.
+func deniedAdvice(c call, err error) string {
+	var p *fs.PathError
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return "join the group that owns libvirt's socket (libvirt on most systems), or run as root; qemu:///session has your own domains"
+	}
+	if errors.As(err, &p) && strings.HasPrefix(p.Path, "/proc/") || errors.Is(err, syscall.EPERM) {
+		s := "run as root, or as the user that QEMU runs as"
+		if c.has("source") {
+			s += "; --source peek needs no right on QEMU's process"
+		}
+		return s
+	}
+	return "libvirt allows it to others: run as root, or be given access (man polkit; the connection must not be read-only)"
+}
+
+// existsAdvice says how to replace a file, where that can be.
+func existsAdvice(c call, err error) string {
+	if _, ok := errors.AsType[*capture.ManifestError](err); ok {
+		return "move the old manifest away, replace both with --force, or do without: --manifest=false"
+	}
+	if c.has("force") && c.value("force") != "true" {
+		return "choose another name with -o, or replace the file with --force"
+	}
+	return "choose another name with -o"
+}
+
+func memoryAdvice(c call, _ error) string {
+	if c.has("spool") {
+		return "free memory of the host, or use less of it: --spool off, --memory 64MiB"
+	}
+	return "free memory of the host, then try again"
+}
+
+// damagedAdvice is about what is no whole dump.
+func damagedAdvice(c call, _ error) string {
+	file := shellPath(c.file())
+	return fmt.Sprintf("see what it is: file %s; another tool's file is made a dump by snap convert %s -o OUT.dmp.zst; a damaged dump can't be mended: copy it again, or take it again", file, file)
+}
+
+// bytesMissing is by how much a file doesn't fit.
+func bytesMissing(e *store.SpaceError) string {
+	return fmt.Sprintf("%d MiB", (e.Size.Most-min(e.Size.Most, e.Space.Most))>>20+1)
+}

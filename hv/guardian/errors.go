@@ -1,0 +1,16 @@
+package guardian
+
+import "fmt"
+
+// FolderError says that the folder of locks and state files can't be used: without
+// them nobody could undo a dump whose snap is killed, and so none begins.
+type FolderError struct {
+	Doing string // a verb and what it is done to
+	Dir   string
+	Err   error // why
+}
+
+func (e *FolderError) Error() string { return fmt.Sprintf("%s in %s: %v", e.Doing, e.Dir, e.Err) }
+
+// Unwrap returns why.
+func (e *FolderError) Unwrap() error { return e.Err }
