@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 )
 
@@ -60,7 +62,8 @@ func (c call) snap(command string, operands ...string) string {
 	return shellCommand("snap "+command, c.on(), operands...)
 }
 
-// virsh is a command of virsh's about the same domain, on the same connection.
+// virsh is a command of virsh's, with its flags, about the same domain, on the same
+// connection.
 func (c call) virsh(command string) string {
 	uri := c.connect
 	if uri == "" {
@@ -70,7 +73,7 @@ func (c call) virsh(command string) string {
 	if uri != "" {
 		flags = append(flags, "-c", uri)
 	}
-	return shellCommand("virsh", append(flags, command), c.domain())
+	return shellCommand("virsh", append(flags, strings.Fields(command)...), c.domain())
 }
 
 // on is the flag for the connection, where one was given.

@@ -101,6 +101,13 @@ func causes() []cause {
 		}),
 		because(hv.ErrUnsupported, exitUnsupported, unsupportedAdvice),
 		because(hv.ErrDenied, exitDenied, deniedAdvice),
+		because(hv.ErrNoAnswer, exitFailed, func(c call, _ error) string {
+			s := "something of libvirt's is stopped or very busy: see whether virsh list --all answers (if not: systemctl status libvirtd virtqemud; guests run on while it is restarted)"
+			if c.domain() != "DOMAIN" {
+				s += ", and whether the domain has a job: " + c.virsh("domjobinfo")
+			}
+			return s
+		}),
 		because(hv.ErrUnreachable, exitFailed, say("make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it")),
 
 		inFolder(fs.ErrPermission, exitDenied, func(_ call, err error) string {

@@ -1,0 +1,435 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"snap/capture"
+	"snap/dump"
+	"snap/exclude"
+	"snap/guest"
+	"snap/hv"
+	"snap/hv/guardian"
+	"snap/manifest"
+	"snap/phys"
+	"snap/store"
+)
+
+// situation is a reason for a failure as it reaches an operator: by which command,
+// with which exit code, and what the next step must and must not say.
+type situation struct {
+	err     error
+	command string
+	code    int
+	next    string // words that it must have, separated by " | "
+	never   string // words that would be wrong, separated likewise
+}
+
+// inSituations are reasons with what an operator should do, by the name of the
+// sentinel or the type of the error that they are made of, or of the system's. One
+// name may have many: what to do depends on where it happened.
+func inSituations() map[string][]situation {
+	place := func(err error) error { return &store.Error{Doing: "create", Path: "/backup/a b.dmp.zst", Err: err} }
+	folder := func(err error) error { return &guardian.FolderError{Doing: "lock", Dir: "/run/snap", Err: err} }
+	path := func(path string, err error) error { return &fs.PathError{Op: "open", Path: path, Err: err} }
+	const d = "dump -c lab:/// web01"
+	return map[string][]situation{
+		"hv.ErrStillPaused": {
+			{hv.ErrStillPaused, "dump 'my guest'", exitStillPaused, "snap recover 'my guest' | virsh -c qemu:///system resume 'my guest'", ""},
+			{fmt.Errorf("%w: %w", hv.ErrStillPaused, hv.ErrUnreachable), d, exitStillPaused, "snap recover -c lab:/// web01", "systemctl"},
+		},
+		"capture.ErrPauseTooLong":  {{capture.ErrPauseTooLong, d, exitTooLong, "snap check -c lab:/// web01", ""}},
+		"capture.PauseError":       {{pauseAdvice(&capture.PauseError{Limit: time.Second, Estimate: capture.PauseEstimate{Pages: 1 << 18}}), d, exitTooLong, "--max-pause | --spool", ""}},
+		"guardian.ErrLocked":       {{guardian.ErrLocked, d, exitLocked, "wait", "--force"}},
+		"hv.ErrDisturbed":          {{hv.ErrDisturbed, d, exitFailed, "take the dump again", ""}},
+		"context.Canceled":         {{context.Canceled, d, exitInterrupted, "", ""}},
+		"snap.errOverdue":          {{fmt.Errorf("%w: %w", errOverdue, context.DeadlineExceeded), "dump --timeout 10m web01", exitFailed, "more than 10m0s with --timeout", "systemctl"}},
+		"context.DeadlineExceeded": {{context.DeadlineExceeded, "list", exitFailed, "answer", "--timeout"}, {context.DeadlineExceeded, d, exitFailed, "answer", "--timeout"}},
+		"hv.ErrNoDomain":           {{hv.ErrNoDomain, d, exitNoDomain, "snap list -c lab:///", ""}},
+		"hv.ErrNotRunning":         {{hv.ErrNotRunning, d, exitNoDomain, "snap list", "start it | virsh start"}},
+		"hv.ErrConfidential":       {{hv.ErrConfidential, d, exitConfidential, "inside the guest", ""}},
+		"hv.ErrBusy":               {{hv.ErrBusy, d, exitBusy, "virsh -c lab:/// domjobinfo web01", ""}},
+		"hv.ErrNoAnswer":           {{hv.ErrNoAnswer, "list", exitFailed, "virsh list --all | systemctl status", "--timeout"}, {hv.ErrNoAnswer, d, exitFailed, "virsh -c lab:/// domjobinfo web01", "--timeout"}},
+		"hv.ErrUnreachable":        {{hv.ErrUnreachable, "list", exitFailed, "systemctl status", ""}},
+		"hv.ErrFormat":             {{hv.ErrFormat, "convert 'a b.elf'", exitFailed, "file 'a b.elf'", "--force"}},
+		"guest.ErrFiveLevel":       {{guest.ErrFiveLevel, d, exitNotWindows, "virsh dump --memory-only", ""}},
+		"exclude.ErrTooMany":       {{exclude.ErrTooMany, d, exitFailed, "snap check --no-advertised -c lab:/// web01 | --max-excluded", ""}},
+		"exclude.ErrRange":         {{exclude.ErrRange, d, exitUsage, "pa:0x1000+16", ""}},
+		"capture.ErrNotExcluded":   {{capture.ErrNotExcluded, d, exitFailed, "correct --exclude", ""}},
+		"capture.ErrTooManyRuns":   {{capture.ErrTooManyRuns, d, exitFailed, "--format bitmap", ""}},
+		"dump.ErrSource":           {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}},
+		"dump.ErrSequential":       {{dump.ErrSequential, "info x.gz", exitFailed, "snap expand x.gz -o", ""}},
+		"manifest.ErrFormat":       {{manifest.ErrFormat, "info --manifest -- -x", exitFailed, "snap verify -- -x", ""}},
+		"store.ErrNotRegular":      {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},
+		"store.ErrNotFolder":       {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},
+		"store.ErrName":            {{place(store.ErrName), d, exitFailed, "-o", ""}},
+		"store.ErrOneFile":         {{place(store.ErrOneFile), d, exitFailed, "-o", ""}},
+		"store.SpaceError":         {{&store.SpaceError{Size: store.Size{Most: 5 << 20}, Space: store.Space{Most: 1 << 20}}, d, exitNoSpace, "5 MiB | -o", ""}},
+		"snap.valueError":          {{wrongValue("nice", 20, "0 to 19"), d, exitUsage, "snap dump --help", ""}},
+		"snap.cmdError":            {{usageError("wrong"), "list", exitUsage, "snap list --help", ""}, {next(errDegraded, "read"), d, exitFailed, "read", ""}},
+		"snap.errDegraded":         {{&cmdError{err: errDegraded, code: exitDegraded, next: "read"}, d, exitDegraded, "read", ""}},
+		"snap.errWouldDegrade":     {{&cmdError{err: errWouldDegrade, code: exitDegraded, next: "take"}, "check web01", exitDegraded, "take", ""}},
+		"snap.errVerdict":          {{failedVerdict("x", &manifest.Verify{}, nil), "verify x", exitFailed, "FAIL", ""}},
+		"guest.ErrNotWindows":      {{guest.ErrNotWindows, d, exitNotWindows, "64-bit Windows | virsh dump", ""}, {guest.ErrNotWindows, "convert x", exitNotWindows, "64-bit Windows", "virsh"}},
+		"dump.ErrFormat":           {{dump.ErrFormat, "verify x.elf", exitFailed, "file x.elf | snap convert x.elf -o", "--force"}, {dump.ErrFormat, "expand '$x' -o y.dmp", exitFailed, "snap convert '$x'", ""}},
+		"hv.ErrUnsupported": {
+			{hv.ErrUnsupported, "dump --mode snapshot web01", exitUnsupported, "--mode auto", "--source auto"},
+			{hv.ErrUnsupported, "dump --source direct web01", exitUnsupported, "--source auto", "--mode auto"},
+			{hv.ErrUnsupported, "dump --source direct --mode live web01", exitUnsupported, "--source auto | --mode auto", ""},
+			{hv.ErrUnsupported, "dump web01", exitUnsupported, "virsh -c qemu:///system dump --memory-only web01", "--mode auto | --source auto"},
+			{hv.ErrUnsupported, "header web01", exitUnsupported, "snap list", "--mode | --source"},
+		},
+		"hv.ErrDenied": {
+			{fmt.Errorf("%w: %w", hv.ErrDenied, &net.OpError{Op: "dial", Net: "unix", Err: syscall.EACCES}), "list", exitDenied, "group that owns libvirt's socket", "QEMU's process"},
+			{fmt.Errorf("%w: %w", hv.ErrDenied, path("/proc/12/mem", syscall.EACCES)), d, exitDenied, "as the user that QEMU runs as | --source peek", "libvirt on most"},
+			{fmt.Errorf("%w: %w", hv.ErrDenied, path("/proc/12/mem", syscall.EACCES)), "list", exitDenied, "as the user that QEMU runs as", "--source"},
+			{hv.ErrDenied, d, exitDenied, "polkit", "ptrace"},
+		},
+		"guardian.FolderError": {
+			{folder(fs.ErrPermission), d, exitDenied, "/run/snap", "-o"},
+			{folder(syscall.ENOSPC), d, exitFailed, "df /run/snap", "-o"},
+			{folder(syscall.EROFS), d, exitDenied, "findmnt", "-o"},
+		},
+		"store.Error": {
+			{place(syscall.ENOSPC), d, exitNoSpace, "free some space | -o", ""},
+			{place(syscall.EDQUOT), d, exitNoSpace, "quota", ""},
+			{place(syscall.EFBIG), d, exitNoSpace, "ulimit -f", ""},
+			{place(syscall.EROFS), d, exitDenied, "read-only", ""},
+			{place(fs.ErrPermission), d, exitDenied, "-o a place where you may write", "ptrace"},
+			{place(syscall.ENAMETOOLONG), d, exitFailed, "shorter", ""},
+			{place(fs.ErrNotExist), d, exitFailed, "mkdir -p '/backup/a b.dmp.zst'", ""},
+			{place(fs.ErrExist), d, exitFailed, "--force", ""},
+			{place(fs.ErrExist), "dump --force web01", exitFailed, "another name", "--force"},
+			{place(syscall.EIO), d, exitFailed, "dmesg", ""},
+		},
+		"capture.ManifestError": {{&capture.ManifestError{Err: place(fs.ErrExist)}, d, exitFailed, "--manifest=false | --force", ""}},
+		"fs": {
+			{path("x.dmp", fs.ErrNotExist), "verify 'x y.dmp'", exitFailed, "ls -l 'x y.dmp'", "mkdir | --force"},
+			{path("x.dmp", fs.ErrPermission), "verify x.dmp", exitDenied, "ls -l x.dmp", "-o"},
+			{fs.ErrExist, "recover", exitFailed, "another name", "--force"},
+			{syscall.ENOSPC, d, exitFailed, "outside of the destination", ""},
+			{syscall.EPIPE, "dump -o - web01", exitFailed, "standard output", ""},
+			{syscall.ENOMEM, d, exitFailed, "--spool off", ""},
+			{syscall.ENOMEM, "verify x", exitFailed, "memory", "--spool"},
+			{errors.New("something else"), d, exitFailed, "-v", ""},
+		},
+	}
+}
+
+// neverAlone are the sentinels and types that reach an operator only as a part of
+// another reason, or not at all: why.
+var neverAlone = map[string]string{
+	"phys.ErrNotRAM":          "a gap in the dump, or a reason within guest.ErrNotWindows",
+	"phys.AccessError":        "as phys.ErrNotRAM",
+	"guest.ErrNotPresent":     "a reason within guest.ErrNotWindows",
+	"guest.ErrNotCanonical":   "a reason within guest.ErrNotWindows",
+	"guest.ErrNotFound":       "a reason within guest.ErrNotWindows",
+	"guest.ErrNoKDBG":         "a reason within guest.ErrNotWindows",
+	"guest.ErrMalformed":      "a warning, or a reason within guest.ErrNotWindows",
+	"guest.errModules":        "ends a list that is long enough",
+	"guest.errBudget":         "a reason within guest.ErrNotWindows",
+	"guest.budgetError":       "guest.errBudget",
+	"guest.errForwarded":      "an export that is passed over",
+	"guest.errNoKernel":       "a reason within guest.ErrNotWindows",
+	"guest.FormatError":       "guest.ErrMalformed",
+	"guest.NotFoundError":     "guest.ErrNotWindows",
+	"guest.TranslateError":    "guest.ErrNotPresent or guest.ErrNotCanonical",
+	"header.errTooWide":       "within header.FormatError",
+	"header.errText":          "within header.FormatError",
+	"header.errLength":        "within header.FormatError",
+	"header.FormatError":      "within dump.ErrFormat",
+	"header.StatusError":      "of a function for drivers' authors that snap doesn't call",
+	"header.FactError":        "a fault of snap's own: -v",
+	"exclude.RangeError":      "exclude.ErrRange",
+	"exclude.TooManyError":    "exclude.ErrTooMany",
+	"dump.ErrPlan":            "a fault of snap's own: -v",
+	"dump.FormatError":        "dump.ErrFormat",
+	"store.ErrWriteOnly":      "a warning: the dump isn't verified",
+	"capture.errNoCopy":       "a warning: pages are compressed while the guest stands still",
+	"capture.errCopyFull":     "as capture.errNoCopy",
+	"capture.errOverlayPlace": "a fault of snap's own: -v",
+	"capture.errRanOver":      "within capture.PauseError",
+	"qemu.errNoFlatView":      "another map is asked for",
+	"qemu.RefusedError":       "given its class where it is asked",
+	"vmstate.ErrTruncated":    "vmstate.ErrFormat",
+	"vmstate.ErrLimit":        "vmstate.ErrFormat",
+	"file.ErrUnknown":         "hv.ErrFormat, with its advice where it is found",
+	"vmstate.ErrFormat":       "a snapshot that can't be read: -v",
+	"libvirt.errClosed":       "a connection that this process closed",
+	"libvirt.errTakenOver":    "hv.ErrDisturbed",
+	"libvirt.lostError":       "hv.ErrUnreachable",
+	"libvirt.flatError":       "hv.ErrUnreachable or hv.ErrDenied",
+	"bounded.TimeoutError":    "a reason within those of who waited",
+	"bounded.endedError":      "the context's error",
+	"snap.errSize":            "within snap.valueError",
+	"snap.errNoManifest":      "has its advice where it is made",
+}
+
+// TestEveryCauseHasAdvice finds every sentinel and every error type in the source,
+// and demands to know what an operator does about it.
+func TestEveryCauseHasAdvice(t *testing.T) {
+	known := inSituations()
+	found := causesInSource(t)
+	if len(found) < 50 {
+		t.Fatalf("%d causes were found in the source: %q; want all of them", len(found), found)
+	}
+	for _, name := range found {
+		_, told := known[name]
+		_, never := neverAlone[name]
+		switch {
+		case !told && !never:
+			t.Errorf("%s can fail a command; what does an operator do about it? A row in causes, and in inSituations here", name)
+		case told && never:
+			t.Errorf("%s is in both tables", name)
+		}
+	}
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(known)), slices.Collect(maps.Keys(neverAlone))) {
+		if !slices.Contains(found, name) && name != "fs" && !strings.HasPrefix(name, "context.") {
+			t.Errorf("%s is in a table here, and not in the source", name)
+		}
+	}
+}
+
+// causesInSource returns the package-level errors and the types of errors of all
+// packages that the program is made of, as package.Name.
+func causesInSource(t *testing.T) []string {
+	t.Helper()
+	var found []string
+	root := "../.."
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		switch {
+		case d.IsDir() && (path == filepath.Join(root, "internal") || name == "testdata" || name == "bin" || path != root && strings.HasPrefix(name, ".") || strings.HasSuffix(name, "test")):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		pkg := f.Name.Name
+		if pkg == "main" {
+			pkg = filepath.Base(filepath.Dir(path))
+			if pkg != "snap" {
+				return nil
+			}
+		}
+		for _, decl := range f.Decls {
+			for _, name := range causesIn(decl) {
+				found = append(found, pkg+"."+name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// causesIn returns the errors that a declaration makes: variables that hold one,
+// and receivers of Error() string.
+func causesIn(decl ast.Decl) (names []string) {
+	switch d := decl.(type) {
+	case *ast.FuncDecl:
+		if d.Name.Name == "Error" && d.Recv != nil && d.Type.Params.NumFields() == 0 {
+			recv := d.Recv.List[0].Type
+			if star, ok := recv.(*ast.StarExpr); ok {
+				recv = star.X
+			}
+			if id, ok := recv.(*ast.Ident); ok {
+				names = append(names, id.Name)
+			}
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			v, ok := spec.(*ast.ValueSpec)
+			if !ok {
+				continue
+			}
+			for i, value := range v.Values {
+				if makesError(value) && i < len(v.Names) {
+					names = append(names, v.Names[i].Name)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// makesError reports whether an expression calls errors.New or fmt.Errorf.
+func makesError(e ast.Expr) bool {
+	c, ok := e.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	s, ok := c.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	pkg, _ := s.X.(*ast.Ident)
+	return pkg != nil && (pkg.Name == "errors" && s.Sel.Name == "New" || pkg.Name == "fmt" && s.Sel.Name == "Errorf")
+}
+
+// TestAdvice holds what snap says of each reason against what an operator should do.
+func TestAdvice(t *testing.T) {
+	for name, all := range inSituations() {
+		for _, s := range all {
+			code, advice := callFor(t, s.command).classify(fmt.Errorf("do something: %w", s.err))
+			if code != s.code {
+				t.Errorf("%s by snap %s ends with %d; want %d", name, s.command, code, s.code)
+			}
+			if advice == "" && !errors.Is(s.err, context.Canceled) {
+				t.Errorf("%s by snap %s has no next step", name, s.command)
+			}
+			for _, word := range listOf(s.next) {
+				if !strings.Contains(advice, word) {
+					t.Errorf("%s by snap %s: next: %s; want %q in it", name, s.command, advice, word)
+				}
+			}
+			for _, word := range listOf(s.never) {
+				if strings.Contains(advice, word) {
+					t.Errorf("%s by snap %s: next: %s; %q is wrong", name, s.command, advice, word)
+				}
+			}
+		}
+	}
+}
+
+func listOf(words string) []string {
+	if words == "" {
+		return nil
+	}
+	return strings.Split(words, " | ")
+}
+
+// callFor is the call of a command line as a shell would split it.
+func callFor(t *testing.T, line string) call {
+	t.Helper()
+	words := strings.Split(strings.TrimSuffix(throughShell(t, "/bin/sh", line), ">"), ">")
+	for i, w := range words {
+		words[i] = strings.TrimPrefix(w, "<")
+	}
+	a := new(app)
+	cmd, args, err := newRoot(a, commands()).Find(words)
+	if err != nil {
+		t.Fatalf("snap %s: %v", line, err)
+	}
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatalf("snap %s: %v", line, err)
+	}
+	return a.callOf(cmd, cmd.Flags().Args())
+}
+
+// flagWord is a flag in advice, snapWord a command of snap's in it, and foreignWord
+// one of another program's.
+var (
+	flagWord    = regexp.MustCompile(`(^|[\s(])--([a-z][a-z-]*)`)
+	snapWord    = regexp.MustCompile(`snap ([a-z]+)`)
+	foreignWord = regexp.MustCompile(`(virsh|findmnt|systemctl|journalctl) `)
+)
+
+// TestAdviceNamesFlagsThatThereAre: no advice of any command for any reason names a
+// flag that the command, or the command that it says to use, doesn't have.
+func TestAdviceNamesFlagsThatThereAre(t *testing.T) {
+	commandsByName := map[string]call{}
+	var lines []string
+	for _, cmd := range newRoot(new(app), commands()).Commands() {
+		if cmd.Hidden {
+			continue
+		}
+		line := cmd.Name()
+		if !slices.Contains([]string{"list", "version", "recover"}, line) {
+			line += " operand"
+		}
+		lines = append(lines, line)
+		commandsByName[cmd.Name()] = callFor(t, line)
+	}
+	lines = append(lines, "dump --mode live web01", "check --source peek web01", "dump --force web01", "dump -c qemu:///session 'my guest'")
+	checked := 0
+	for _, line := range lines {
+		c := callFor(t, line)
+		for name, all := range inSituations() {
+			for _, s := range all {
+				if aboutFlags(s.err) && !c.has("max-pause") {
+					continue // of flags that the command doesn't have
+				}
+				_, advice := c.classify(s.err)
+				for _, part := range regexp.MustCompile(`[;,:] `).Split(advice, -1) {
+					where := c
+					if m := snapWord.FindStringSubmatch(part); m != nil {
+						other, ok := commandsByName[m[1]]
+						if !ok && m[1] != "understands" && m[1] != "choose" {
+							t.Errorf("%s by snap %s: next: %s; there is no snap %s", name, line, advice, m[1])
+						}
+						if ok {
+							where = other
+						}
+					}
+					if foreignWord.MatchString(part) {
+						continue
+					}
+					for _, f := range flagWord.FindAllStringSubmatch(part, -1) {
+						checked++
+						if !where.has(f[2]) && f[2] != "help" {
+							t.Errorf("%s by snap %s: next: %s; there is no --%s", name, line, advice, f[2])
+						}
+					}
+				}
+			}
+		}
+	}
+	if checked < 50 {
+		t.Errorf("%d flags were looked at; want the advice to have some", checked)
+	}
+}
+
+// aboutFlags reports whether an error is only made by commands with the flags of
+// what a dump is to hold.
+func aboutFlags(err error) bool {
+	var p *capture.PauseError
+	for _, of := range []error{exclude.ErrTooMany, exclude.ErrRange, capture.ErrNotExcluded, capture.ErrTooManyRuns, capture.ErrPauseTooLong, phys.ErrNotRAM, errOverdue} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	_, manifest := errors.AsType[*capture.ManifestError](err)
+	return manifest || errors.As(err, &p)
+}
+
+// TestAdviceIsOneLine: what is to be copied is on one line, whatever the names.
+func TestAdviceIsOneLine(t *testing.T) {
+	c := callFor(t, "dump web01")
+	c.operand, c.connect = "two\nlines\x1b[31m", "qemu:///system?x='; rm -rf /"
+	for name, all := range inSituations() {
+		for _, s := range all {
+			_, advice := c.classify(s.err)
+			if strings.ContainsAny(advice, "\n\x1b") {
+				t.Errorf("%s: next: %q; want nothing that a terminal acts upon", name, advice)
+			}
+		}
+	}
+	words := throughShell(t, "/bin/sh", strings.TrimPrefix(c.snap("check", c.domain()), "snap"))
+	if want := "<check><-c><" + c.connect + "><" + c.operand + ">"; words != want {
+		t.Errorf("a shell makes %q of the command; want %q", words, want)
+	}
+}
