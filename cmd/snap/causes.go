@@ -44,6 +44,17 @@ func atPlace(class error, code int, next func(call, error) string) cause {
 	}, code, next}
 }
 
+// inState is a row for what can't be done with a domain in the state that it is in.
+func inState(class error, code int) cause {
+	return cause{func(err error) bool {
+		_, ok := errors.AsType[*hv.StateError](err)
+		return ok && errors.Is(err, class)
+	}, code, func(_ call, err error) string {
+		e, _ := errors.AsType[*hv.StateError](err)
+		return stateAdvice(e.State, e.ID)
+	}}
+}
+
 // inFolder is a row for what fails in the folder of locks and state files.
 func inFolder(class error, code int, next func(call, error) string) cause {
 	return cause{func(err error) bool {
@@ -70,6 +81,14 @@ func say(text string) func(call, error) string {
 
 const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
 
+// oddKernel is for a Windows that isn't understood.
+func oddKernel(c call, _ error) string {
+	if !c.has("connect") {
+		return "report it, with what snap convert -v says of the file"
+	}
+	return c.snap("check -v", c.domain()) + " lists what was tried; " + c.virsh("dump --memory-only") + " FILE keeps the memory for a later look"
+}
+
 // causes are all of them, the gravest first, then the narrower before the wider: the
 // first that an error has decides.
 func causes() []cause {
@@ -89,6 +108,9 @@ func causes() []cause {
 		because(context.DeadlineExceeded, exitFailed, func(c call, _ error) string {
 			return "somebody didn't answer in time: see whether libvirt does with " + c.snap("list") + ", and whether the host is overloaded"
 		}),
+		inState(hv.ErrNotRunning, exitNoDomain),
+		inState(hv.ErrBusy, exitBusy),
+		inState(hv.ErrUnsupported, exitUnsupported),
 		because(hv.ErrNoDomain, exitNoDomain, func(c call, _ error) string {
 			return c.snap("list") + " shows the domains of this connection; -c URI chooses another connection"
 		}),
@@ -116,11 +138,25 @@ func causes() []cause {
 		inFolder(syscall.ENOSPC, exitFailed, func(_ call, err error) string { return "free some space there: df " + folderOf(err) }),
 		inFolder(syscall.EROFS, exitDenied, func(_ call, err error) string { return "make it writable: findmnt -T " + folderOf(err) }),
 		because(guest.ErrFiveLevel, exitNotWindows, say("there is no way around it yet: virsh dump --memory-only keeps the guest's memory for other tools")),
+		because(guest.ReasonFirmware, exitNotWindows, say("wait until Windows has started, then try again")),
+		because(guest.ReasonEncrypted, exitConfidential, say("take the dump inside the guest: its memory is encrypted for the host")),
+		because(guest.ReasonKernel, exitNotWindows, oddKernel),
+		because(guest.ReasonNoKernel, exitNotWindows, oddKernel),
+		because(guest.ReasonEnded, exitNotWindows, oddKernel),
+		because(guest.ReasonNested, exitNotWindows, oddKernel),
 		because(guest.ErrNotWindows, exitNotWindows, func(c call, _ error) string {
 			if c.has("connect") {
 				return otherGuests
 			}
 			return "snap understands memory of 64-bit Windows; if it is that, see whether the file is whole and where its memory lies"
+		}),
+		ofType[*input.Refusal](exitFailed, func(_ call, err error) string {
+			r, _ := errors.AsType[*input.Refusal](err)
+			return refusalAdvice(r)
+		}),
+		ofType[*input.NoRoomError](exitNoSpace, func(_ call, err error) string {
+			r, _ := errors.AsType[*input.NoRoomError](err)
+			return strings.ReplaceAll("expand it where there is room and give the result: "+r.Command, "FILE", shellPath(r.Path))
 		}),
 		because(file.ErrArch, exitNotWindows, say(otherGuests)),
 		because(input.ErrShrunk, exitFailed, say("wait until whatever writes the file has ended, then run the same command again")),

@@ -23,7 +23,9 @@ import (
 	"snap/exclude"
 	"snap/guest"
 	"snap/hv"
+	"snap/hv/file"
 	"snap/hv/guardian"
+	"snap/input"
 	"snap/manifest"
 	"snap/phys"
 	"snap/store"
@@ -63,6 +65,11 @@ func inSituations() map[string][]situation {
 		"hv.ErrNotRunning":         {{hv.ErrNotRunning, d, exitNoDomain, "snap list", "start it | virsh start"}},
 		"hv.ErrConfidential":       {{hv.ErrConfidential, d, exitConfidential, "inside the guest", ""}},
 		"hv.ErrBusy":               {{hv.ErrBusy, d, exitBusy, "virsh -c lab:/// domjobinfo web01", ""}},
+		"file.ErrArch":             {{file.ErrArch, "convert x.elf", exitNotWindows, "virsh dump --memory-only", ""}},
+		"input.ErrShrunk":          {{input.ErrShrunk, "convert x.elf", exitFailed, "wait until whatever writes", ""}},
+		"input.ErrCompression":     {{input.ErrCompression, "convert x.gz", exitFailed, "copy the file again", ""}},
+		"input.Refusal":            {{&input.Refusal{Path: "x", What: "a disk", Next: "read FILE"}, "convert x", exitFailed, "read FILE", ""}},
+		"input.NoRoomError":        {{&input.NoRoomError{Path: "a b.gz", Command: "gunzip FILE"}, "convert 'a b.gz'", exitNoSpace, "gunzip 'a b.gz'", ""}},
 		"hv.ErrNoAnswer":           {{hv.ErrNoAnswer, "list", exitFailed, "virsh list --all | systemctl status", "--timeout"}, {hv.ErrNoAnswer, d, exitFailed, "virsh -c lab:/// domjobinfo web01", "--timeout"}},
 		"hv.ErrUnreachable":        {{hv.ErrUnreachable, "list", exitFailed, "systemctl status", ""}},
 		"hv.ErrFormat":             {{hv.ErrFormat, "convert 'a b.elf'", exitFailed, "file 'a b.elf'", "--force"}},
@@ -168,6 +175,7 @@ var neverAlone = map[string]string{
 	"vmstate.ErrTruncated":    "vmstate.ErrFormat",
 	"vmstate.ErrLimit":        "vmstate.ErrFormat",
 	"file.ErrUnknown":         "hv.ErrFormat, with its advice where it is found",
+	"input.errXz":             "input.ErrCompression",
 	"vmstate.ErrFormat":       "a snapshot that can't be read: -v",
 	"libvirt.errClosed":       "a connection that this process closed",
 	"libvirt.errTakenOver":    "hv.ErrDisturbed",

@@ -3,10 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
-
-	"snap/hv"
-	"snap/input"
 )
 
 // Exit codes, as every subcommand's help lists them. Scripts depend on them.
@@ -117,9 +113,6 @@ func (c call) classify(err error) (code int, advice string) {
 			break
 		}
 	}
-	if e, ok := errors.AsType[*hv.StateError](err); ok && code != exitStillPaused {
-		advice = stateAdvice(e.State, e.ID)
-	}
 	var ce *cmdError
 	if errors.As(err, &ce) {
 		if ce.code != 0 && code == exitFailed {
@@ -128,12 +121,6 @@ func (c call) classify(err error) (code int, advice string) {
 		if ce.next != "" {
 			advice = ce.next
 		}
-	}
-	if r, ok := errors.AsType[*input.Refusal](err); ok {
-		advice = refusalAdvice(r)
-	}
-	if r, ok := errors.AsType[*input.NoRoomError](err); ok {
-		advice = strings.ReplaceAll("expand it where there is room and give the result: "+r.Command, "FILE", shellPath(r.Path))
 	}
 	switch {
 	case advice != "":
