@@ -87,7 +87,7 @@ func States() []Condition {
 		},
 		{
 			StateAsleep, UseLive, "sleeps (S3) and may wake at any time",
-			"dump it as it sleeps with --mode live, or wake it first: {virsh} dompmwakeup {domain}", ErrUnsupported,
+			"take it as it sleeps (snap dump --mode live {domain}), or wake it first: {virsh} dompmwakeup {domain}", ErrUnsupported,
 		},
 		{
 			StateStarting, UseNothing, "is starting: its memory is not the guest's yet",
