@@ -12,7 +12,7 @@ type files struct {
 }
 
 // domainXML describes a domain of the lab: no disk, network, display or
-// balloon, and gone when it powers off, reboots or crashes.
+// balloon, and gone when it powers off, reboots or crashes, unless s wants it.
 func domainXML(s *Spec, f files) (string, error) {
 	machine := map[string]string{"q35": "q35", "i440fx": "pc"}[s.Machine]
 	port := uint(0)
@@ -50,6 +50,7 @@ func domainXML(s *Spec, f files) (string, error) {
 	if s.NewerQEMU {
 		d.Devices.Emulator = NewerQEMU
 	}
+	addStops(&d, s)
 	switch s.Backing {
 	case Anonymous:
 	case Memfd:
@@ -63,4 +64,23 @@ func domainXML(s *Spec, f files) (string, error) {
 		}
 	}
 	return d.Marshal()
+}
+
+// addStops adds the devices by which a guest can stop itself.
+func addStops(d *libvirtxml.Domain, s *Spec) {
+	if s.Preserve {
+		d.OnCrash = "preserve"
+		d.Devices.Panics = []libvirtxml.DomainPanic{{Model: "isa"}}
+	}
+	if s.Watchdog {
+		d.Devices.Watchdogs = []libvirtxml.DomainWatchdog{{Model: "ib700", Action: "pause"}}
+	}
+	if s.Disk != "" {
+		d.Devices.Disks = []libvirtxml.DomainDisk{{
+			Device: "disk",
+			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Cache: "none", ErrorPolicy: "stop"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Disk}},
+			Target: &libvirtxml.DomainDiskTarget{Dev: "hda", Bus: "ide"},
+		}}
+	}
 }

@@ -63,7 +63,10 @@ type Spec struct {
 	Mode      boot.Mode // what the processors do [boot.Paced]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
 	Mix       boot.Mix
-	Advert    int // entries, an even number, of a table of pages to leave out that a driver keeps changing [0: no such driver]
+	Preserve  bool   // a guest that panics is preserved as it is, for which it has an ISA pvpanic device
+	Watchdog  bool   // there is an ib700 watchdog, which pauses the guest
+	Disk      string // path of a raw file that is the first ATA disk, of a machine i440fx; an error of it pauses the guest
+	Advert    int    // entries, an even number, of a table of pages to leave out that a driver keeps changing [0: no such driver]
 }
 
 var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)
@@ -95,6 +98,8 @@ func (s *Spec) complete() error {
 		return fmt.Errorf("machine %q is neither q35 nor i440fx", s.Machine)
 	case s.Backing != Anonymous && s.Backing != Memfd && s.Backing != HugeTLB:
 		return fmt.Errorf("backing %q is none of anon, memfd and hugetlb", s.Backing)
+	case s.Disk != "" && s.Machine != "i440fx":
+		return fmt.Errorf("a disk needs machine i440fx, not %s", s.Machine)
 	case s.MemoryMiB < 64 || s.MemoryMiB > 1<<20:
 		return fmt.Errorf("memory of %d MiB is not between 64 MiB and 1 TiB", s.MemoryMiB)
 	}

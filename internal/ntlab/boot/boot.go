@@ -14,7 +14,8 @@
 // the pages of its chain, in the chain's order, so that memory of one moment
 // has numbers along each chain that go down by one at most once; CheckChains
 // measures that. One of them can also keep changing a table of pages to leave
-// out of dumps (Advert).
+// out of dumps (Advert). A guest can be told, from outside, to stop by itself: to
+// crash, for one (Order).
 package boot
 
 import (
@@ -69,6 +70,11 @@ type Options struct {
 	// System process's. 0 takes the CR3 of vCPU 0.
 	DirectoryTableBase phys.Addr
 
+	// BugCheckData is the address of KiBugCheckData, and BugCheck what OrderPanic
+	// leaves there: the code and four parameters. 0 for a guest that can't panic.
+	BugCheckData phys.VirtAddr
+	BugCheck     [5]uint64
+
 	// Advert, if any, is a table of pages to leave out of dumps that one of
 	// the processors keeps changing, if it does anything.
 	Advert *Advert
@@ -85,6 +91,8 @@ type Options struct {
 // from outside.
 type Info struct {
 	Ready  phys.Addr // of a qword that turns 1 when all processors run
+	Order  phys.Addr // of a qword that takes an Order
+	WentOn phys.Addr // of a qword that counts for as long as the guest runs after OrderPanic
 	VCPUs  []VCPU    // by vCPU index
 	Chains []Chain   // of the processors in kernel mode
 	Fills  []Fill    // by address

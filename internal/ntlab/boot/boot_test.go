@@ -18,7 +18,7 @@ import (
 
 // TestAssembled holds the embedded code against its source.
 func TestAssembled(t *testing.T) {
-	for name, want := range map[string][]byte{"stub": stubCode, "run": runCode, "user": userCode} {
+	for name, want := range map[string][]byte{"stub": stubCode, "run": runCode, "user": userCode, "order": orderCode} {
 		out := filepath.Join(t.TempDir(), name)
 		if b, err := exec.Command("nasm", "-f", "bin", "-o", out, name+".asm").CombinedOutput(); err != nil {
 			t.Fatalf("nasm: %v: %s (scripts/deps.sh installs nasm)", err, b)

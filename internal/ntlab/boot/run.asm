@@ -34,6 +34,8 @@
 %define C_STARTED       8
 %define C_CPUS          16
 %define C_READY         24
+%define C_ORDER         32              ; what to do instead, 0: nothing
+%define C_ORDERS        40              ; virtual address of order.asm
 
 ; The table of guest/driver/README.md, and KBUGCHECK_REMOVE_PAGES (WDK wdm.h).
 %define A_SEQUENCE      0x10
@@ -79,6 +81,9 @@ begin:  mov     cr3, rax
 started:
         mov     r12, [rdi + B_MODE]
 round:  inc     qword [rdi + B_HEARTBEAT]
+        mov     rbx, [rdi + B_CONTROL]
+        cmp     qword [rbx + C_ORDER], 0
+        jne     ordered
         cmp     r12, MODE_IDLE
         je      idle
 
@@ -169,6 +174,14 @@ pace:   cmp     r12, MODE_BUSY
 
 idle:   hlt
         jmp     idle
+
+ordered:
+        cmp     qword [rdi + B_CPU], 0
+        jne     .frozen
+        jmp     [rbx + C_ORDERS]
+.frozen:
+        pause
+        jmp     .frozen
 
 message:
         db      "SNAP-LAB READY", 10

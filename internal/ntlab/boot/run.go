@@ -110,9 +110,16 @@ func (in *installer) installControl() error {
 		}
 	}
 	le.PutUint64(c[controlCPUs:], kernel)
-	in.control = control
-	if in.info.Ready, _, err = in.translate(control + controlReady); err != nil {
+	if err := in.installOrders(c[:]); err != nil {
 		return err
+	}
+	in.control = control
+	for at, offset := range map[*phys.Addr]phys.VirtAddr{
+		&in.info.Ready: controlReady, &in.info.Order: controlOrder, &in.info.WentOn: controlWentOn,
+	} {
+		if *at, _, err = in.translate(control + offset); err != nil {
+			return err
+		}
 	}
 	return in.write(c[:], control)
 }
