@@ -70,7 +70,12 @@ func (o *Options) addAccount(m *manifest.Manifest, a *Account) {
 	m.State = string(a.State)
 	m.Mode, m.Source, m.Spooled = a.Mode, string(a.Mechanism), a.Copied
 	m.SetMoment(cmp.Or(a.Consistency, manifest.NotKnown), a.ConsistencyFrom)
-	m.PauseMS, m.PauseEstimateMS = milliseconds(a.stood()), milliseconds(a.Estimate.Total())
+	m.PauseMS = milliseconds(a.stood())
+	if a.Estimate != (PauseEstimate{}) {
+		total := a.Estimate.Total()
+		m.PauseEstimateMS, m.PauseEstimateMaxMS = milliseconds(total.Likely), milliseconds(total.Most)
+		m.PauseEstimateConfidence = string(a.Estimate.Confidence())
+	}
 	if a.Mode == (Snapshot{}).Name() {
 		down := milliseconds(a.Downtime)
 		m.DowntimeMS = &down

@@ -67,7 +67,7 @@ func ExampleSession() {
 		log.Fatal(err)
 	}
 	defer vm.Close()
-	s, err := capture.Open(ctx, vm, capture.Options{MaxPause: time.Minute, MemoryCopy: 1 << 30})
+	s, err := capture.Open(ctx, vm, capture.Options{MaxPause: time.Hour, MemoryCopy: 1 << 30})
 	if err != nil {
 		log.Fatal(err)
 	}

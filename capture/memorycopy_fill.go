@@ -30,6 +30,7 @@ type copier struct {
 	chunks []chunk
 	next   atomic.Int64
 	dead   phys.DeadStretch
+	done   *atomic.Uint64 // pages that were tried
 
 	mu   sync.Mutex
 	lost []copyGap
@@ -44,7 +45,12 @@ type chunk struct {
 // fill copies all pages of s from mem with so many workers. What can't be read
 // becomes a gap; an error is the end of ctx, with its cause, or of the source.
 func (s *memoryCopy) fill(ctx context.Context, mem phys.Reader, workers int) error {
-	c := &copier{memoryCopy: s, mem: mem, dead: phys.DeadStretch{Limit: maxDeadChunks}}
+	return s.fillCounted(ctx, mem, workers, new(atomic.Uint64))
+}
+
+// fillCounted is fill; done counts the pages that are behind it.
+func (s *memoryCopy) fillCounted(ctx context.Context, mem phys.Reader, workers int, done *atomic.Uint64) error {
+	c := &copier{memoryCopy: s, mem: mem, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
 	for _, r := range chunksOf(s.index.Set()) {
 		c.chunks = append(c.chunks, chunk{r, s.place(r)})
 	}
@@ -74,6 +80,7 @@ func (c *copier) work(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.done.Add(k.run.Pages)
 		if len(gaps) > 0 {
 			c.mu.Lock()
 			c.lost = append(c.lost, gaps...)

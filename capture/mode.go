@@ -75,7 +75,7 @@ type Estimate struct {
 	Why    error // that it can't be taken, an hv.ErrUnsupported; nil if it can
 	Copied bool  // pages are copied first: the guest stands still, if at all, for that only
 
-	StandsStill time.Duration // the guest, as long as this process holds it; 0 if not at all
+	StandsStill Span          // the guest, as long as this process holds it; 0 if not at all
 	Takes       time.Duration // in all, as far as it is known: see Session.Thorough
 	Consistent  bool          // all pages are of one point in time
 
@@ -86,17 +86,17 @@ type Estimate struct {
 }
 
 // Reject returns why the dump must not be begun if the guest may stand still for
-// limit at most, 0 for no limit: nil if it may.
+// limit at most, 0 for no limit: nil if it may. The pessimistic end has to fit.
 func (e *Estimate) Reject(limit time.Duration) error {
 	switch {
 	case e.Why != nil:
 		return e.Why
-	case limit <= 0 || e.StandsStill <= limit:
+	case limit <= 0 || e.StandsStill.Most <= limit:
 		return nil
 	case e.Pause != nil:
 		return &PauseError{Estimate: *e.Pause, Limit: limit}
 	}
-	return fmt.Errorf("no %s: %w: about %s, and %s are allowed", e.Mode, ErrPauseTooLong, rounded(e.StandsStill), limit)
+	return fmt.Errorf("no %s: %w: about %s, and %s are allowed", e.Mode, ErrPauseTooLong, e.StandsStill, limit)
 }
 
 // Acquire gets the guest's memory and processors by the mode that was asked for.

@@ -82,7 +82,7 @@ func (Live) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 			return nil, err
 		}
 		e.Copied = true
-		e.Takes += 2 * p.Reading
+		e.Takes += 2 * p.Reading.Likely
 	case s.Memory.Mechanism() != hv.MechanismDirect:
 		e.Takes *= 2
 	}
@@ -159,7 +159,7 @@ func (s *Session) copyRunning(ctx context.Context, acc *Account, mem hv.Memory) 
 	if err == nil {
 		s.Options.tell(Event{Phase: PhaseCopy})
 		var c *memoryCopy
-		if c, err = s.copyNow(ctx, mem, memory); err == nil {
+		if c, err = s.copyNow(ctx, mem, memory, new(copyWork)); err == nil {
 			return c, nil
 		}
 		err = errors.Join(err, memory.free())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,16 +44,23 @@ type PauseError struct {
 	Estimate PauseEstimate
 	Limit    time.Duration
 	Stood    time.Duration // 0 if the pause was not begun
+	Ends     time.Duration // how long it would have become, of one that was ended before its limit; 0 if that can't be told
 	Err      error         // what was cut short, nil if the pause was not begun
 }
 
 func (e *PauseError) Error() string {
 	if e.Stood == 0 {
-		return fmt.Sprintf("not paused: the guest would stand still for about %s (%s), longer than the %s allowed",
-			rounded(e.Estimate.Total()), e.Estimate, e.Limit)
+		return fmt.Sprintf("not paused: the guest would stand still for %s (%s), which can be longer than the %s allowed",
+			e.Estimate.Total(), e.Estimate, e.Limit)
 	}
-	return fmt.Sprintf("the guest stood still for %s, longer than the %s allowed: the dump is abandoned and the guest runs (the estimate was %s: %s): %v",
-		rounded(e.Stood), e.Limit, rounded(e.Estimate.Total()), e.Estimate, e.Err)
+	what := fmt.Sprintf("the guest stood still for %s, longer than the %s allowed", rounded(e.Stood), e.Limit)
+	if e.Stood <= e.Limit {
+		what = fmt.Sprintf("the guest stood still for %s and would have for longer than the %s allowed", rounded(e.Stood), e.Limit)
+		if e.Ends > 0 {
+			what = fmt.Sprintf("the guest stood still for %s and would have for about %s, longer than the %s allowed", rounded(e.Stood), rounded(e.Ends), e.Limit)
+		}
+	}
+	return fmt.Sprintf("%s: the dump is abandoned and the guest runs (the estimate was %s: %s): %v", what, e.Estimate.Total(), e.Estimate, e.Err)
 }
 
 // Is reports whether target is ErrPauseTooLong.
@@ -89,7 +97,7 @@ func (Pause) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 // pages.
 func (s *Session) pauseEstimate(p *PauseEstimate, populated uint64) Estimate {
 	e := Estimate{
-		Mode: Pause{}.Name(), Copied: p.Copied, StandsStill: p.Total(), Takes: p.Total(), Consistent: true,
+		Mode: Pause{}.Name(), Copied: p.Copied, StandsStill: p.Total(), Takes: p.Total().Likely, Consistent: true,
 		Pause: p, populated: populated,
 	}
 	if p.Copied && s.sample != nil {
@@ -193,7 +201,10 @@ func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemor
 	if err != nil {
 		return nil, nil, err
 	}
-	c, cpus, err := s.copyHeld(h.ctx, acc, memory)
+	var work copyWork
+	stop := h.watch(work.progress, acc.Estimate.Reading.Likely, likelySure)
+	c, cpus, err := s.copyHeld(h.ctx, acc, memory, &work)
+	stop()
 	if errors.Is(err, errCopyFull) {
 		full := fmt.Errorf("%w: %w", errNoCopy, err)
 		if err := h.end(nil); err != nil {
@@ -205,7 +216,7 @@ func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemor
 }
 
 // copyHeld is copyPaused of a guest that stands still.
-func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory) (c *memoryCopy, cpus []phys.Registers, err error) {
+func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory, work *copyWork) (c *memoryCopy, cpus []phys.Registers, err error) {
 	// The hypervisor takes a while to answer, and nothing changes meanwhile.
 	var mem hv.Memory
 	var closeMem func()
@@ -217,13 +228,13 @@ func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory)
 		mem, closeMem, err = s.sameRAM(ctx, acc)
 		return err
 	})
-	c, err = s.copyNow(ctx, s.Memory, memory)
+	c, err = s.copyNow(ctx, s.Memory, memory, work)
 	if asked := asked.Wait(); asked != nil {
 		return nil, nil, asked
 	}
 	defer closeMem()
 	if !slices.Equal(mem.RAM(), s.Memory.RAM()) {
-		c, err = s.copyNow(ctx, mem, memory)
+		c, err = s.copyNow(ctx, mem, memory, work)
 	}
 	return c, cpus, err
 }
@@ -231,7 +242,7 @@ func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory)
 // copyNow copies what is populated now to memory. That is all such pages of RAM
 // and not only what Windows says is memory: which pages those are is only known
 // when the copy is analyzed.
-func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory) (*memoryCopy, error) {
+func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory, work *copyWork) (*memoryCopy, error) {
 	set, known, err := mem.Populated(ctx)
 	if err != nil {
 		return nil, err
@@ -240,5 +251,12 @@ func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s of the guest's memory are populated by now", err, size(set.Pages()<<phys.PageShift))
 	}
-	return c, c.fill(ctx, mem, s.Options.workers())
+	work.done.Store(0)
+	work.total.Store(set.Pages())
+	return c, c.fillCounted(ctx, mem, s.Options.workers(), &work.done)
 }
+
+// copyWork is how much of a copy is done, in pages. total is 0 until it is known.
+type copyWork struct{ done, total atomic.Uint64 }
+
+func (w *copyWork) progress() (done, total uint64) { return w.done.Load(), w.total.Load() }

@@ -40,6 +40,8 @@ const (
 	// protectGiB is how long QEMU takes to write-protect a GiB of memory that the
 	// host maps in small pages, while the guest stands still.
 	protectGiB = 25 * time.Millisecond
+	// snapshotMost is how many times longer than likely that may be.
+	snapshotMost = 2
 )
 
 // Check implements Mode.
@@ -72,7 +74,8 @@ func (Snapshot) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 	if s.sample != nil {
 		e.Takes += s.sample.Duration
 	}
-	e.StandsStill = stopAndStart + time.Duration(float64(pages<<phys.PageShift)/(1<<30)*float64(protectGiB))
+	down := stopAndStart + time.Duration(float64(pages<<phys.PageShift)/(1<<30)*float64(protectGiB))
+	e.StandsStill = Span{down, down * snapshotMost}
 	bytes, err := s.VM.(hv.Snapshotter).SnapshotSize(ctx, e.populated)
 	if err != nil {
 		return nil, err

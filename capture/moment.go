@@ -25,6 +25,7 @@ type Moment struct {
 	// nothing.
 	early *Analysis
 	ctx   context.Context
+	held  *holding          // the pause that lasts until the moment is released, nil if none does
 	smear smear             // nil where all pages are of one point in time
 	end   func(error) error // nil where there is nothing to let go
 }
@@ -108,10 +109,14 @@ type holding struct {
 	parent context.Context
 	cancel context.CancelFunc
 	limit  time.Duration
-	began  time.Time
-	vm     hv.VM
-	opts   *Options
-	acc    *Account
+	letGo  time.Duration // of limit, what it takes to have the guest run again
+
+	begins  func()                  // told when the work begins that leave waits for, nil for nobody
+	abandon context.CancelCauseFunc // ends ctx before its time; nil where the pause isn't ours
+	began   time.Time
+	vm      hv.VM
+	opts    *Options
+	acc     *Account
 
 	release  func()
 	stop     func() bool // the release at the end of ctx; false if it came to that
@@ -141,7 +146,9 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 		h.limit = 0
 	}
 	if h.limit > 0 {
-		h.ctx, h.cancel = context.WithTimeoutCause(ctx, h.limit, errRanOver)
+		h.letGo = min(stopAndStart/2, h.limit/10)
+		h.ctx, h.abandon = context.WithCancelCause(ctx)
+		h.ctx, h.cancel = context.WithTimeoutCause(h.ctx, h.limit-h.letGo, errRanOver)
 	}
 	h.began = time.Now()
 	hold, err := s.pause(h.ctx, why)
@@ -208,6 +215,9 @@ const stateFor = 5 * time.Second
 // judge says so where err is that the time for the pause was up.
 func (h *holding) judge(err error) error {
 	defer h.cancel()
+	if h.abandon != nil {
+		defer h.abandon(nil)
+	}
 	h.acc.Pause += h.stood
 	over := h.parent.Err() == nil && errors.Is(context.Cause(h.ctx), errRanOver)
 	switch {
@@ -215,7 +225,11 @@ func (h *holding) judge(err error) error {
 		if h.stood == 0 {
 			h.stood = time.Since(h.began)
 		}
-		return &PauseError{Estimate: h.acc.Estimate, Limit: h.limit, Stood: h.stood, Err: err}
+		e := &PauseError{Estimate: h.acc.Estimate, Limit: h.limit, Stood: h.stood, Err: err}
+		if o, ok := errors.AsType[*overrunError](context.Cause(h.ctx)); ok {
+			e.Ends = o.ends
+		}
+		return e
 	case err == nil && h.limit > 0 && h.stood > h.limit:
 		h.acc.warn("the guest stood still for %s, longer than the %s allowed: it took that long to resume it", rounded(h.stood), h.limit)
 	}
@@ -235,7 +249,8 @@ func acquireHeld(ctx context.Context, s *Session, why purpose, acc Account) (*Mo
 	if err != nil {
 		return nil, err
 	}
-	m.ctx, m.end = h.ctx, h.end
+	m.ctx, m.end, m.held = h.ctx, h.end, h
+	h.leave(acc.Estimate.Reading.Likely)
 	if m.CPUs, err = s.VM.Registers(h.ctx); err != nil {
 		return nil, m.Release(err)
 	}

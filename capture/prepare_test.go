@@ -214,7 +214,7 @@ func allocated(t *testing.T, path string) uint64 {
 
 // strip cuts off what is measured, and differs from time to time.
 func strip(err error) string {
-	text, _, _ := strings.Cut(err.Error(), "about ")
+	text, _, _ := strings.Cut(err.Error(), "stand still for ")
 	return text
 }
 

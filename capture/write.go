@@ -92,7 +92,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	}
 	wo.Progress = new(dump.Progress)
 	o.tell(Event{Phase: PhaseWrite, Held: m.Account.Held, Progress: wo.Progress})
+	stop := m.watch(a.Plan, wo.Progress)
 	st, err := dump.Write(ctx, w, m.Memory, a.Plan, wo)
+	stop()
 	if err != nil {
 		return nil, err
 	}

@@ -42,8 +42,12 @@ type Manifest struct {
 	ConsistencyFrom string      `json:"consistency_from,omitempty"`
 
 	PauseMS         float64 `json:"pause_ms"`
-	PauseEstimateMS float64 `json:"pause_estimate_ms"`
-	Spooled         bool    `json:"spooled"` // pages were copied first: the guest stood still, if at all, for that only
+	PauseEstimateMS float64 `json:"pause_estimate_ms"` // what was likely
+	// Of a pause of snap's only: the pessimistic end of its estimate, and how far that
+	// could be trusted: high, fair or low.
+	PauseEstimateMaxMS      float64 `json:"pause_estimate_max_ms,omitempty"`
+	PauseEstimateConfidence string  `json:"pause_estimate_confidence,omitempty"`
+	Spooled                 bool    `json:"spooled"` // pages were copied first: the guest stood still, if at all, for that only
 	// Of a snapshot only: how long QEMU says that it stopped the guest, and the
 	// longest time for which the guest's own clock was seen not to move.
 	DowntimeMS *float64 `json:"downtime_ms,omitempty"`

@@ -209,10 +209,12 @@ func (r *checkResult) addEstimates(ctx context.Context, s *capture.Session) erro
 // modeEstimate is what a dump would take in one mode.
 type modeEstimate struct {
 	Mode       string  `json:"mode"`
-	Spooled    bool    `json:"spooled"`       // the guest stands still for a copy only
-	Fits       bool    `json:"fits"`          // it can be taken, and its pause is not too long
-	Why        string  `json:"why,omitempty"` // it can't be taken at all
-	PauseMS    float64 `json:"pause_estimate_ms"`
+	Spooled    bool    `json:"spooled"`               // the guest stands still for a copy only
+	Fits       bool    `json:"fits"`                  // it can be taken, and its pause is not too long
+	Why        string  `json:"why,omitempty"`         // it can't be taken at all
+	PauseMS    float64 `json:"pause_estimate_ms"`     // what is likely
+	PauseMaxMS float64 `json:"pause_estimate_max_ms"` // what it should not exceed
+	Confidence string  `json:"pause_estimate_confidence,omitempty"`
 	DurationMS float64 `json:"duration_estimate_ms"`
 	Consistent bool    `json:"consistent"`
 }
@@ -224,7 +226,10 @@ func estimateOf(e capture.Estimate, limit time.Duration) modeEstimate {
 		return m
 	}
 	m.Fits = e.Reject(limit) == nil
-	m.PauseMS, m.DurationMS = milliseconds(e.StandsStill), milliseconds(e.Takes)
+	m.PauseMS, m.PauseMaxMS, m.DurationMS = milliseconds(e.StandsStill.Likely), milliseconds(e.StandsStill.Most), milliseconds(e.Takes)
+	if e.Pause != nil {
+		m.Confidence = string(e.Pause.Confidence())
+	}
 	return m
 }
 
@@ -314,7 +319,7 @@ func (a *app) printSession(r *checkResult) error {
 		case r.State.Still():
 			pause = "stands still already"
 		case m.PauseMS > 0:
-			pause = "about " + duration(m.PauseMS)
+			pause = between(m.PauseMS, m.PauseMaxMS)
 		}
 		if !m.Fits {
 			pause += ", too long"

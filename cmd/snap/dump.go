@@ -32,8 +32,9 @@ func newDumpCommand(a *app) *cobra.Command {
 	var o dumpFlags
 	cmd := &cobra.Command{
 		Use:   "dump [flags] DOMAIN",
-		Short: "Take a dump of a running (or paused) domain",
-		Long: `Take a full crash dump of a running or paused Windows guest.
+		Short: "Take a dump of a domain that runs, is paused or has crashed",
+		Long: `Take a full crash dump of a Windows guest that runs, is paused, or has crashed and
+is preserved.
 
 DOMAIN is a name, UUID or id. The dump is written beside its final name, read
 back and verified, and only then given that name; an interrupted run leaves
@@ -43,9 +44,10 @@ its guardian; if both are, by snap recover.
 
 In mode pause, the guest stands still while its pages are copied to memory of the
 host (--spool); all else happens when it runs again. How long that will take is
-estimated before from a sample of its pages. A pause that would be longer than
---max-pause is not begun, and one that becomes longer is ended without a dump. A
-guest that was paused already stays so, for as long as it takes.
+estimated before from samples of its pages, as a range. A pause that could be longer
+than --max-pause is not begun, and one that turns out to become longer is ended as
+soon as that is known, without a dump. A guest that stands still already (paused,
+crashed, stopped by an I/O error or its watchdog) is left so, for as long as it takes.
 
 In mode snapshot the guest runs on but for a moment: QEMU keeps each page as it was
 until it is saved, to memory of the host (--spool). It takes longer than a pause,

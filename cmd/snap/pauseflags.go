@@ -68,7 +68,7 @@ func pauseAdvice(err error) error {
 	if !ok {
 		return err
 	}
-	enough := max(e.Estimate.Total(), e.Stood) * 3 / 2
+	enough := max(e.Estimate.Total().Most, e.Stood, e.Ends) * 3 / 2
 	advice := fmt.Sprintf("allow more with --max-pause %v", max(enough.Round(100*time.Millisecond), 100*time.Millisecond))
 	if !e.Estimate.Copied {
 		advice += fmt.Sprintf("; or copy first, with --spool %s", roundUp(e.Estimate.Pages<<phys.PageShift))

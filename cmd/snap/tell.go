@@ -56,7 +56,7 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 	if a.logFormat == logJSON {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
-			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("duration_ms", sum.DurationMS).
+			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("pause_estimate_max_ms", sum.PauseEstimateMaxMS).Float64("duration_ms", sum.DurationMS).
 			Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
 			Bool("consistent", sum.Consistent).Str("consistency", string(sum.Moment())).
 			Msg("dump written")
@@ -100,7 +100,7 @@ func moment(sum *manifest.Manifest) string {
 	case sum.DowntimeMS != nil:
 		return fmt.Sprintf("one point in time; QEMU stopped the guest for %s", duration(*sum.DowntimeMS))
 	case sum.PauseMS > 0:
-		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), duration(sum.PauseEstimateMS))
+		return fmt.Sprintf("one point in time; the guest stood still for %s (estimate %s)", duration(sum.PauseMS), between(sum.PauseEstimateMS, sum.PauseEstimateMaxMS))
 	case hv.State(sum.State).Still():
 		return fmt.Sprintf("one point in time; the domain was %s and was left so", sum.State)
 	default:
@@ -137,6 +137,15 @@ func plural(n int, what string) string {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// between prints two ends of a time in milliseconds, the likely one first.
+func between(likely, most float64) string {
+	from, to := duration(likely), duration(most)
+	if most <= likely || from == to {
+		return "about " + from
+	}
+	return from + " to " + to
+}
 
 // duration prints milliseconds as a person says them.
 func duration(ms float64) string {

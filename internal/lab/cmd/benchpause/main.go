@@ -32,17 +32,18 @@ func main() {
 	program := flag.String("snap", "bin/snap", "the snap `binary`")
 	fill := flag.Uint64("fill", 2048, "`MiB` of memory that the guest fills")
 	rounds := flag.Int("rounds", 5, "how often each is measured")
+	estimates := flag.Int("estimates", 0, "hold `N` estimates against pauses, and measure nothing else")
 	newer := flag.Bool("newer-qemu", false, "take the QEMU of Debian's backports, and snapshots as well: the huge\npages of the guest's memory are gone then")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := run(ctx, *program, *fill, *rounds, *newer); err != nil {
+	if err := run(ctx, *program, *fill, *rounds, *estimates, *newer); err != nil {
 		fmt.Fprintln(os.Stderr, "benchpause:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, program string, fill uint64, rounds int, newer bool) (err error) {
+func run(ctx context.Context, program string, fill uint64, rounds, estimates int, newer bool) (err error) {
 	release, err := lab.Userfaultfd(true)
 	if err != nil {
 		return err
@@ -54,6 +55,9 @@ func run(ctx context.Context, program string, fill uint64, rounds int, newer boo
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
 	b := bench{g: g, program: program, snapshots: newer}
+	if estimates > 0 {
+		return b.holdEstimates(ctx, estimates)
+	}
 	var all [][]float64
 	row := func(name, load string, v []float64) {
 		fmt.Printf("| %s | %s | %.1f | %.1f | %.1f | %.0f | %.1f | %.1f | %.0f | %.0f |\n", name, load, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7])
@@ -206,6 +210,8 @@ type summary struct {
 	Spooled    bool
 	PauseMS    float64 `json:"pause_ms"`
 	EstimateMS float64 `json:"pause_estimate_ms"`
+	MostMS     float64 `json:"pause_estimate_max_ms"`
+	Confidence string  `json:"pause_estimate_confidence"`
 	DowntimeMS float64 `json:"downtime_ms"`
 	StallMS    float64 `json:"stall_ms"`
 	DurationMS float64 `json:"duration_ms"`
