@@ -320,6 +320,9 @@ func (a *app) printSession(r *checkResult) error {
 			pause = "stands still already"
 		case m.PauseMS > 0:
 			pause = between(m.PauseMS, m.PauseMaxMS)
+			if m.Confidence != "" {
+				pause += " (" + m.Confidence + " confidence)"
+			}
 		}
 		if !m.Fits {
 			pause += ", too long"

@@ -115,14 +115,15 @@ func TestCheckSaysPause(t *testing.T) {
 	domain := lab.Prefix + g.Spec.Name
 	tests := []struct {
 		flags []string
+		code  int
 		want  []string
 	}{
-		{[]string{"--max-pause", "1h"}, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
-		{[]string{"--max-pause", "1ms"}, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
-		{[]string{"--max-pause", "1h", "--spool", "1MiB"}, []string{"pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
+		{[]string{"--max-pause", "1h"}, exitOK, []string{"pause spooled=true fits=true", "pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
+		{[]string{"--max-pause", "1ms"}, exitTooLong, []string{"pause spooled=true fits=false", "pause spooled=false fits=false", "snapshot spooled=false fits=false", "live spooled=true fits=true"}},
+		{[]string{"--max-pause", "1h", "--spool", "1MiB"}, exitOK, []string{"pause spooled=false fits=true", "snapshot spooled=false fits=false", "live spooled=false fits=true"}},
 	}
 	for _, tt := range tests {
-		r := runSnap(t, g.Connection, "check", append([]string{domain, "--json"}, tt.flags...)...).want(t, exitOK)
+		r := runSnap(t, g.Connection, "check", append([]string{domain, "--json"}, tt.flags...)...).want(t, tt.code)
 		var got struct{ Modes []modeEstimate }
 		if err := json.Unmarshal([]byte(r.stdout), &got); err != nil {
 			t.Fatal(err)
@@ -130,6 +131,9 @@ func TestCheckSaysPause(t *testing.T) {
 		var modes []string
 		for _, m := range got.Modes {
 			modes = append(modes, fmt.Sprintf("%s spooled=%v fits=%v", m.Mode, m.Spooled, m.Fits))
+			if m.PauseMaxMS < m.PauseMS || (m.PauseMaxMS > m.PauseMS) != (m.Mode == "pause") || (m.Confidence != "") != (m.Mode == "pause") {
+				t.Errorf("%v: the estimate of mode %s is %v to %v ms, confidence %q; want a range of mode pause", tt.flags, m.Mode, m.PauseMS, m.PauseMaxMS, m.Confidence)
+			}
 			if (m.PauseMS > 0) != (m.Mode == "pause") || (m.DurationMS > 0) != (m.Why == "") || (m.Why == "") != (m.Mode != "snapshot") {
 				t.Errorf("%v: mode is %+v", tt.flags, m)
 			}

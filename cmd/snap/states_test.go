@@ -131,6 +131,38 @@ func TestCrashedGuest(t *testing.T) {
 		t.Errorf("snap check says\n%s; want that it has crashed and stands still", r.stdout)
 	}
 	g.same(t, "in the end")
+	g.isNeverResumed(t)
+}
+
+// isNeverResumed has libvirt forget that the guest crashed, which a suspend does that
+// comes just after the crash, and then undoes dumps that are made out to have died:
+// QEMU still knows, and the guest must not go on.
+func (g *stopped) isNeverResumed(t *testing.T) {
+	t.Helper()
+	virsh(t, g.Connection, "suspend", g.Name)
+	g.domstate = "paused (user)"
+	mark := `<hold run="0123456789abcdef" host="h" boot="b" pid="1" start="1" since="2026-11-25T00:00:00Z" was="running" why="%s"/>`
+	for _, why := range []hv.Reason{hv.ForPause, hv.ForJob, hv.ForSnapshot} {
+		virsh(t, g.Connection, "metadata", g.Name, "--live", "--uri", "urn:snap:hold:1", "--key", "snap", "--set", fmt.Sprintf(mark, why))
+		m, err := g.vm.Marker(t.Context())
+		if err != nil || m == nil || m.Why != why {
+			t.Fatalf("Marker() = %+v, %v; want one of %s", m, err, why)
+		}
+		gate := filepath.Join(g.Dir(), "gate")
+		if did, err := g.vm.Undo(t.Context(), hv.Left{Run: m.Run, Why: why, Gate: gate}); err != nil && !errors.Is(err, hv.ErrDisturbed) {
+			t.Errorf("Undo() of a %s = %q, %v; want the guest to be left", why, did, err)
+		}
+		if err := g.vm.ClearMarker(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		g.same(t, fmt.Sprintf("after the undoing of a %s", why))
+	}
+	if sum, path := g.take(t); sum.State != "paused" || !sum.Consistent {
+		t.Errorf("dump of a crashed guest that was suspended is %+v; want one of one point in time", sum)
+	} else {
+		g.keepsBugCheck(t, path)
+	}
+	g.same(t, "after its dump")
 }
 
 // keepsBugCheck demands what the guest left in KiBugCheckData of a plain dump's header
