@@ -53,6 +53,9 @@ const (
 const (
 	MechanismSnapshot Mechanism = "background-snapshot" // as the hypervisor saved it while the guest ran on
 	MechanismELFCore  Mechanism = "elf-core"
+	MechanismKdump    Mechanism = "kdump" // kdump-compressed
+	MechanismLiME     Mechanism = "lime"
+	MechanismAVML     Mechanism = "avml"
 	MechanismRaw      Mechanism = "raw" // a file of nothing but memory
 )
 

@@ -38,12 +38,19 @@ func newConvertCommand(a *app) *cobra.Command {
 	var look lookFlags
 	cmd := &cobra.Command{
 		Use:   "convert [flags] INPUT",
-		Short: "Make a dump from a file: an ELF core, a raw image, an existing dump",
+		Short: "Make a dump from a file: a core, a memory image, an existing dump",
 		Long: `Make a full crash dump from a file that holds a guest's memory:
 
-  an ELF core        from virsh dump --memory-only
+  an ELF core        from virsh dump --memory-only, or VirtualBox
+  a kdump core       from virsh dump --memory-only --format kdump-zlib, -lzo or
+                     -snappy, or makedumpfile; flattened or not
+  a LiME image       or one that AVML wrote, compressed or not
   a raw image        with --raw, and --ram for each range of memory in it
   an existing dump   its header and pages are kept, the container changes
+
+Each of them may be compressed as a whole with gzip, zstd or xz: it is expanded
+first, into a file without a name beside the output (in memory, if that goes to
+standard output), which is gone when snap ends.
 
 A file of memory doesn't say whether the guest stood still while it was made: the
 dump's pages are then of a time that is not known. A dump that snap made has its

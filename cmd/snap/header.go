@@ -24,7 +24,7 @@ func newHeaderCommand(a *app) *cobra.Command {
 		Short: "Write only the dump header, before any page is written",
 		Long: `Write the 8 KiB header that a dump of SOURCE would begin with: what a driver in
 the guest would get from KeInitializeCrashDumpHeader. SOURCE is a domain, or a
-file (an ELF core, a raw image, a dump). A running guest is not paused. The
+file (whatever snap convert takes). A running guest is not paused. The
 header holds for as long as the guest's memory ranges don't change.`,
 		Args: oneArg("SOURCE"),
 		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitNoSpace,

@@ -47,7 +47,7 @@ func (a *app) openDump(ctx context.Context, path, scratch string, random bool) (
 		r, err := input.Foreign(f, f.Size(), f.Name())
 		if r == nil && err == nil {
 			r = &input.Refusal{
-				Path: f.Name(), What: "an " + name + " of a guest", Why: "it holds the guest's memory and is no dump yet",
+				Path: f.Name(), What: article(name) + " of a guest", Why: "it holds the guest's memory and is no dump yet",
 				Next: "make a dump of it: snap convert FILE -o OUT",
 			}
 		}
@@ -171,4 +171,12 @@ func refusalAdvice(r *input.Refusal) string {
 		name = "FILE"
 	}
 	return strings.ReplaceAll(r.Next, "FILE", shellPath(name))
+}
+
+// article is a name with a or an before it.
+func article(name string) string {
+	if strings.ContainsRune("AEIOUaeiou", rune(name[0])) {
+		return "an " + name
+	}
+	return "a " + name
 }

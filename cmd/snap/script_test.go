@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -29,6 +30,13 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LIBVIRT_DEFAULT_URI", "lab:///")
+			kdump, err := os.ReadFile("../../hv/file/testdata/qemu-7.2-2MiB.kdump-zlib.gz")
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(env.WorkDir, "guest.kdump.gz"), kdump, 0o600); err != nil {
+				return err
+			}
 			env.Setenv("SNAP_MAX_PAUSE", "5m") // what a pause may take is not what scripts are about
 			return nil
 		},

@@ -37,3 +37,18 @@ func (b *fileBody) data(ctx context.Context, off, size int64) ([]sparse.Extent, 
 	parts, err := sparse.Data(ctx, b.File.File, off, size)
 	return parts, err == nil, err
 }
+
+// unfolded is a body made of another, with other bytes. Where they are zero can't
+// be told.
+type unfolded struct {
+	body
+	io.ReaderAt
+	size int64
+}
+
+func (u *unfolded) ReadAt(p []byte, off int64) (int, error) { return u.ReaderAt.ReadAt(p, off) }
+func (u *unfolded) Size() int64                             { return u.size }
+
+func (u *unfolded) data(context.Context, int64, int64) ([]sparse.Extent, bool, error) {
+	return nil, false, nil
+}

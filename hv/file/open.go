@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"snap/hv"
@@ -54,6 +53,10 @@ func formats() []format {
 	return []format{
 		raw(), // first: it is one because the caller says so
 		elfCore(),
+		kdump(),
+		flattened(),
+		lime(),
+		avml(),
 	}
 }
 
@@ -126,15 +129,14 @@ func recognise(ctx context.Context, b body, o Options, all []format) (hv.Source,
 			return k.open(ctx, b, o)
 		}
 	}
-	return nil, fmt.Errorf("it begins with % x, and is no %s: %w", head[:n], known(all), ErrUnknown)
+	return nil, fmt.Errorf("it begins with % x, which none of these does: %s: %w", head[:n], known(all), ErrUnknown)
 }
 
-// known names the formats that can be read, those that say what they are before
-// the one that doesn't.
+// known names the formats that say what they are.
 func known(all []format) string {
 	var names []string
-	for _, k := range slices.Backward(all) {
+	for _, k := range all[1:] {
 		names = append(names, k.name)
 	}
-	return strings.Join(names, " or ")
+	return strings.Join(names, ", ")
 }

@@ -64,7 +64,7 @@ func TestAddFormat(t *testing.T) {
 	if err := os.WriteFile(other, []byte("Something\x00else, 24 bytes"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openAs(t, other, all); err == nil || !strings.Contains(err.Error(), "no file of one page or ELF core or raw image") {
+	if _, err := openAs(t, other, all); err == nil || !strings.Contains(err.Error(), "AVML image, file of one page") {
 		t.Errorf("Open of something else = %v; want the formats that can be read", err)
 	}
 }
