@@ -46,7 +46,7 @@ func openPath(dest string, o Options) (Place, string, error) {
 	case !info.IsDir():
 		return nil, "", &Error{"open", folder, ErrNotFolder}
 	}
-	return Folder(folder, o), name, nil
+	return newFolder(folder, o), name, nil
 }
 
 // Folder returns a folder of this host as a place for files. Only their owner may
@@ -60,7 +60,9 @@ func openPath(dest string, o Options) (Place, string, error) {
 // always replaces what is there and does not sync the folder, and both matter
 // here: a dump is never replaced unasked, and one that was reported as written
 // must survive a crash of the host.
-func Folder(path string, o Options) Place {
+func Folder(path string, o Options) Place { return newInterruptible(newFolder(path, o)) }
+
+func newFolder(path string, o Options) *folder {
 	switch path = filepath.Clean(path); {
 	case path == ".":
 		path = ""

@@ -41,7 +41,7 @@ func content(t *testing.T, path string) string {
 func begin(t *testing.T, path string, force bool) (*pending, error) {
 	t.Helper()
 	dir, name := filepath.Split(path)
-	f, err := Folder(dir, Options{Force: force}).Create(t.Context(), name)
+	f, err := newFolder(dir, Options{Force: force}).Create(t.Context(), name)
 	if err != nil {
 		return nil, err
 	}

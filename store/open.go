@@ -57,7 +57,11 @@ func open(dest string, o Options, kinds []kind) (Place, string, error) {
 	for i < len(kinds)-1 && !kinds[i].takes(dest) {
 		i++
 	}
-	return kinds[i].open(dest, o)
+	place, name, err := kinds[i].open(dest, o)
+	if err != nil {
+		return nil, "", err
+	}
+	return newInterruptible(place), name, nil
 }
 
 // Forms returns how destinations are written, as words for help.

@@ -34,7 +34,8 @@ type Place interface {
 	ReadsBack() bool
 
 	// Create begins a file, in which only its owner may look. The caller ends
-	// with Commit or Abort. The error is fs.ErrExist if the name is taken, by
+	// with Commit or Abort. ctx is that of the file's writes, too: a write that
+	// waits for somebody who doesn't go on fails when it ends. The error is fs.ErrExist if the name is taken, by
 	// anything but a file that may be replaced (Options.Force), and ErrOneFile
 	// where there can't be another one.
 	Create(ctx context.Context, name string) (File, error)
@@ -64,7 +65,8 @@ type File interface {
 	Commit(ctx context.Context) error
 
 	// Abort removes the file; what went to standard output stays. After Commit,
-	// or another Abort, it does nothing.
+	// or another Abort, it does nothing. The error is ErrLeftBehind if nothing
+	// answers where the file lies.
 	Abort() error
 }
 

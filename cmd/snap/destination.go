@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"snap/cmd/snap/internal/outlet"
 	"snap/input"
 	"snap/store"
 )
@@ -204,6 +205,9 @@ func special(m fs.FileMode) string {
 // open opens the place of the target, and returns it with the file's name.
 func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 	o.Stdout = a.stdout
+	if f := outlet.File(a.stdout); f != nil {
+		o.Stdout = f // which may be a file with holes
+	}
 	place, name, err := store.Open(t.dest, o)
 	if err != nil {
 		err = fmt.Errorf("write to %s: %w", t.dest, err)

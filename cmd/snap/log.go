@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"snap/cmd/snap/internal/outlet"
 )
 
 // Formats of the log.
@@ -36,6 +38,11 @@ func (a *app) setUpLog() error {
 	}
 	if a.quiet {
 		level = zerolog.ErrorLevel
+	}
+	if m, ok := a.stderr.(*outlet.Messages); ok && a.logFormat == logJSON {
+		m.Note(func(lost int) string {
+			return fmt.Sprintf(`{"level":"warn","lost":%d,"message":"messages were lost: nobody read them"}`+"\n", lost)
+		})
 	}
 	if a.logFormat == logJSON {
 		a.log = zerolog.New(a.stderr).Level(level).With().Timestamp().Logger()

@@ -8,11 +8,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"snap/cmd/snap/internal/outlet"
 )
 
 // app is what all subcommands share for one run of the program.
@@ -39,11 +42,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // runWith is run with the given subcommands.
 func runWith(ctx context.Context, commands []func(*app) *cobra.Command, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop()}
+	messages := outlet.NewMessages(stderr)
+	a := &app{stdout: outlet.NewResults(ctx, stdout), stderr: messages, log: zerolog.Nop()}
 	root := newRoot(a, commands)
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		a.call = call{cmd: cmd}
@@ -58,8 +62,20 @@ func runWith(ctx context.Context, commands []func(*app) *cobra.Command, args []s
 	if err != nil {
 		a.printError(err, advice, code)
 	}
+	patience := lastWords
+	if ctx.Err() != nil {
+		patience = lastWordsInterrupted
+	}
+	messages.Drain(patience)
 	return code
 }
+
+// How long the program waits, when all else is done, for somebody to read its
+// messages: as long as somebody does, it goes on.
+const (
+	lastWords            = 5 * time.Second
+	lastWordsInterrupted = time.Second
+)
 
 // newRoot returns the program with the given subcommands.
 func newRoot(a *app, commands []func(*app) *cobra.Command) *cobra.Command {
@@ -253,6 +269,6 @@ func envError(name string, f *pflag.Flag, value string, err error) error {
 
 // isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	f := outlet.File(w)
+	return f != nil && term.IsTerminal(int(f.Fd()))
 }

@@ -7,8 +7,11 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
+	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"snap/cmd/snap/internal/outlet"
 )
 
 // Intervals between two reports.
@@ -85,7 +88,11 @@ func logReporter(log zerolog.Logger, name string, c Counter) func() {
 }
 
 func barReporter(w io.Writer, name string, c Counter) (report, finish func()) {
-	p := mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh())
+	cw := cupwriter.New(w, false)
+	if f := outlet.File(w); f != nil {
+		cw.SetTermFd(int(f.Fd())) // w may stand before it
+	}
+	p := mpb.New(mpb.WithConsoleWriter(cw), mpb.WithWidth(40), mpb.WithAutoRefresh())
 	bar := p.AddBar(int64(c.Total()),
 		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR), decor.Percentage(decor.WC{W: 5})),
 		mpb.AppendDecorators(
