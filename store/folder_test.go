@@ -246,7 +246,7 @@ func TestCheckOfForeignFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	asNobody(t, func() {
-		p := Folder(dir, Options{})
+		p := newFolder(dir, Options{}) // on this thread
 		if err := p.Check(t.Context(), "new"); !errors.Is(err, fs.ErrPermission) {
 			t.Errorf("Check in a folder of another user = %v; want %v", err, fs.ErrPermission)
 		}
