@@ -31,7 +31,8 @@ type Guardable interface {
 	Guard(g Guard)
 
 	// Marker returns the marker that is on the VM, nil if there is none. What
-	// stands in it was written by whoever may change the VM's configuration.
+	// stands in it was written by whoever may change the VM's configuration. The
+	// error is ErrFormat if it is none of snap's.
 	Marker(ctx context.Context) (*Marker, error)
 
 	// ClearMarker removes the marker; there need not be one.

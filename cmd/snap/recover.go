@@ -14,6 +14,7 @@ import (
 )
 
 func newRecoverCommand(a *app) *cobra.Command {
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "recover [flags] [DOMAIN]",
 		Short: "Undo what killed dumps left: resume their guests, remove partial files",
@@ -26,7 +27,13 @@ when both were killed.
 Dumps of this user are known from the state files in /run/snap (for root) or
 $XDG_RUNTIME_DIR/snap; pauses of others from the marks on the connection's
 domains. A dump that still runs is left alone, and so is a guest without a mark:
-snap didn't pause it.`,
+snap didn't pause it.
+
+A mark of another host, from which the guest was migrated for instance, may be of a
+dump that runs there. --force says that none does: the mark's dump is undone on this
+domain. It also removes state files and marks that no dump can have made, and forgets
+partial files that can't be removed. What a mark says leads to nothing but its own
+domain, whoever wrote it: docs/threat-model.md.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageError("snap recover takes one DOMAIN or none, not %d arguments", len(args))
@@ -34,61 +41,88 @@ snap didn't pause it.`,
 			return nil
 		},
 		Annotations: exitCodes(exitNoDomain, exitDenied, exitStillPaused),
-		Example:     "  snap recover\n  snap recover web01",
+		Example:     "  snap recover\n  snap recover web01\n  snap recover --force web01",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.recover(cmd.Context(), strings.Join(args, ""))
+			return a.recover(cmd.Context(), strings.Join(args, ""), force)
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "no dump runs, whatever marks of other hosts say; remove what can't be believed")
 	addConnectFlag(cmd, a)
 	return cmd
 }
 
+// recovering is a run of snap recover.
+type recovering struct {
+	a     *app
+	dir   string // of state files
+	force bool
+	known map[string]bool // runs that state files tell of
+	found int
+	errs  []error
+}
+
 // recover is snap recover: of the domain ref, or of all if it is empty.
-func (a *app) recover(ctx context.Context, ref string) error {
+func (a *app) recover(ctx context.Context, ref string, force bool) error {
 	dir, err := guardian.Dir()
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	r := &recovering{a: a, dir: dir, force: force, known: map[string]bool{}}
+	if force {
+		gone, err := guardian.RemoveDamaged(dir)
+		for _, path := range gone {
+			r.tell("state", guardian.Recovery{Did: []string{"removed " + path + ", which no dump wrote"}}, nil)
+		}
+		r.fail(err)
+	}
 	runs, err := guardian.Runs(dir)
-	errs := []error{err}
-	found := 0
-	known := map[string]bool{}
-	tell := func(name string, r guardian.Recovery, err error) {
-		found++
-		if err != nil {
-			errs = append(errs, fmt.Errorf("recover %s: %w", name, err))
-		}
-		if r.Running {
-			r.Did = append(r.Did, "its dump is running: left alone")
-		}
-		for _, what := range r.Did {
-			_, err := fmt.Fprintf(a.stdout, "%s: %s\n", name, what)
-			errs = append(errs, err)
+	if err != nil {
+		r.fail(next(err, "if no dump runs, have the damaged state files removed: snap recover --force"))
+	}
+	for _, run := range runs {
+		if ref == "" || ref == run.Name || ref == run.UUID {
+			r.known[run.ID] = true
+			done, err := guardian.Recover(ctx, connect.Open, dir, run, force)
+			r.tell(run.Name, done, err)
 		}
 	}
-	for _, r := range runs {
-		if ref == "" || ref == r.Name || ref == r.UUID {
-			known[r.ID] = true
-			done, err := guardian.Recover(ctx, connect.Open, dir, r)
-			tell(r.Name, done, err)
-		}
-	}
-	err = a.recoverMarked(ctx, dir, ref, known, tell)
+	err = r.marked(ctx, ref)
 	// A state file knew the domain, which may be gone, and another connection.
-	if found == 0 || !errors.Is(err, hv.ErrNoDomain) {
-		errs = append(errs, err)
+	if r.found == 0 || !errors.Is(err, hv.ErrNoDomain) {
+		r.fail(err)
 	}
-	err = errors.Join(errs...)
-	if found == 0 && err == nil {
+	err = errors.Join(r.errs...)
+	if r.found == 0 && err == nil {
 		_, err = fmt.Fprintln(a.stdout, "nothing to undo")
 	}
 	return err
 }
 
-// recoverMarked looks for marks on domains that no state file tells of. Guests that
-// end with their snap bear none.
-func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[string]bool, tell func(string, guardian.Recovery, error)) error {
-	conn, err := a.openConnection(ctx)
+func (r *recovering) fail(err error) {
+	if err != nil {
+		r.errs = append(r.errs, err)
+	}
+}
+
+// tell says what was done about one dump. Names may be anybody's.
+func (r *recovering) tell(name string, done guardian.Recovery, err error) {
+	r.found++
+	if err != nil {
+		r.fail(fmt.Errorf("recover %s: %w", name, err))
+	}
+	if done.Running {
+		done.Did = append(done.Did, fmt.Sprintf("its dump is running (%s): left alone; if it isn't: snap recover --force", done.Who))
+	}
+	for _, what := range done.Did {
+		_, err := fmt.Fprintf(r.a.stdout, "%s: %s\n", printable(name), printable(what))
+		r.fail(err)
+	}
+}
+
+// marked looks for marks on domains that no state file tells of. Guests that end with
+// their snap bear none.
+func (r *recovering) marked(ctx context.Context, ref string) error {
+	conn, err := r.a.openConnection(ctx)
 	if err != nil {
 		return fmt.Errorf("look for marks on domains: %w", err)
 	}
@@ -109,15 +143,15 @@ func (a *app) recoverMarked(ctx context.Context, dir, ref string, known map[stri
 	// A mark that is wrong must not stand between the others and their undoing.
 	var errs []error
 	for _, ref := range refs {
-		if err := recoverMark(ctx, conn, dir, ref, known, tell); err != nil {
+		if err := r.mark(ctx, conn, ref); err != nil {
 			errs = append(errs, fmt.Errorf("look for a mark: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// recoverMark undoes what the mark on one domain tells of, if it has one.
-func recoverMark(ctx context.Context, conn hv.Connection, dir, ref string, known map[string]bool, tell func(string, guardian.Recovery, error)) error {
+// mark undoes what the mark on one domain tells of, if it has one.
+func (r *recovering) mark(ctx context.Context, conn hv.Connection, ref string) error {
 	vm, err := conn.Lookup(ctx, ref)
 	if err != nil {
 		return err
@@ -128,12 +162,17 @@ func recoverMark(ctx context.Context, conn hv.Connection, dir, ref string, known
 		return nil
 	}
 	m, err := d.Marker(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, hv.ErrFormat) && r.force:
+		done, err := guardian.RemoveMark(ctx, d)
+		r.tell(d.Identity().Name, done, err)
+	case errors.Is(err, hv.ErrFormat):
+		return guardian.Unbelieved(d, err)
+	case err != nil:
 		return err
-	}
-	if m != nil && !known[m.Run] {
-		done, err := guardian.RecoverMarked(ctx, dir, d, m)
-		tell(d.Identity().Name, done, err)
+	case m != nil && !r.known[m.Run]:
+		done, err := guardian.RecoverMarked(ctx, r.dir, d, m, r.force)
+		r.tell(d.Identity().Name, done, err)
 	}
 	return nil
 }

@@ -125,20 +125,13 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string
 
 // clear undoes what a killed dump of the same domain left, before this one begins.
 func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) error {
-	left, err := load(g.run.path(g.dir))
-	if err == nil {
-		did, err := left.undo(ctx, g.dir, by(connect), recoverFor)
-		g.recovered = append(g.recovered, did...)
-		if err != nil {
-			return fmt.Errorf("undo the dump of domain %q that process %d left: %w", left.Name, left.Snap.PID, err)
-		}
-		if err := left.forget(g.dir); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	if err := g.clearState(ctx, connect); err != nil {
 		return err
 	}
 	m, err := vm.Marker(ctx)
+	if errors.Is(err, hv.ErrFormat) {
+		err = Unbelieved(vm, err)
+	}
 	if m == nil || err != nil {
 		return err
 	}
@@ -147,11 +140,37 @@ func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) 
 		return err
 	}
 	if r.Snap.Alive() {
-		return fmt.Errorf("lock domain %q: %w: process %d on host %s", r.Name, ErrLocked, r.Snap.PID, r.Snap.Host)
+		return fmt.Errorf("lock domain %q: %w: %v; if that is long gone (snap can't tell): snap recover --force", r.Name, ErrLocked, r.Snap)
 	}
 	did, err := r.undo(ctx, g.dir, known(vm, nil), recoverFor)
 	g.recovered = append(g.recovered, did...)
 	return err
+}
+
+// clearState undoes what a killed dump left by its state file. Files of it that can't
+// be removed don't keep this dump from being taken elsewhere, and neither does a state
+// file of which nothing can be believed: the lock says that nobody uses it.
+func (g *Guardian) clearState(ctx context.Context, connect Connect) error {
+	left, err := load(g.run.path(g.dir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, hv.ErrFormat):
+		g.recovered = append(g.recovered, fmt.Sprintf("what it left is not known: %v", err))
+		return nil
+	case err != nil:
+		return err
+	}
+	did, err := left.undo(ctx, g.dir, by(connect), recoverFor)
+	g.recovered = append(g.recovered, did...)
+	if files, ok := errors.AsType[*filesError](err); ok {
+		g.recovered = append(g.recovered, fmt.Sprintf("a part of its file is left behind, and snap recover will try again: %v", files))
+		return left.setAside(g.dir, files)
+	}
+	if err != nil {
+		return fmt.Errorf("undo the dump of domain %q that process %d left: %w", left.Name, left.Snap.PID, err)
+	}
+	return left.forget(g.dir)
 }
 
 // Recovered says what Start undid of an earlier dump.

@@ -34,6 +34,9 @@ func Self() (Process, error) {
 	return Process{Host: host, Boot: boot, PID: pid, Start: start}, nil
 }
 
+// String names the process for messages.
+func (p Process) String() string { return fmt.Sprintf("process %d on host %s", p.PID, p.Host) }
+
 // here returns this host's name and boot id.
 func here() (host, boot string, err error) {
 	if host, err = os.Hostname(); err != nil {

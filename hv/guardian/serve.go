@@ -172,7 +172,7 @@ func (s *server) undo() error {
 		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))
 		return r.finish(s.dir)
 	}
-	r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
+	r.setTrouble(err)
 	s.report(fmt.Sprintf("domain %q: %s; run snap recover", r.Name, r.Trouble))
 	return errors.Join(err, r.save(s.dir))
 }

@@ -58,6 +58,7 @@ type Run struct {
 	Why      hv.Reason `json:"why,omitempty"`     // for what
 	Files    []string  `json:"files,omitempty"`   // partial ones, absolute
 	Trouble  string    `json:"trouble,omitempty"` // why undoing it failed so far
+	Aside    bool      `json:"aside,omitempty"`   // only partial files are left of it (setAside)
 }
 
 // Dir returns the folder of locks and state files: /run/snap for root, a folder
@@ -182,28 +183,61 @@ func (r *Run) finish(dir string) error {
 // load reads a state file.
 func load(path string) (*Run, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w: it is a symbolic link: %w", hv.ErrFormat, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	r, err := read(f)
+	if err == nil && filepath.Base(r.path("")) != filepath.Base(path) {
+		err = fmt.Errorf("%w: it is not of the domain that it is named after", hv.ErrFormat)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state file %q: %w", path, err)
+	}
+	return r, nil
+}
+
+// read reads a state file and checks all that is in it.
+func read(f *os.File) (*Run, error) {
+	if err := checkOwn(f); err != nil {
+		return nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(b) > maxState {
-		return nil, fmt.Errorf("%s: %w: more than %d bytes", path, hv.ErrFormat, maxState)
+		return nil, fmt.Errorf("%w: more than %d bytes", hv.ErrFormat, maxState)
 	}
-	var r Run
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, hv.ErrFormat, err)
+	r := new(Run)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
 	}
-	if err := checkID(r.ID); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	return r, r.check()
+}
+
+// RemoveDamaged removes the state files in dir of which nothing can be believed, and
+// returns their paths. Those of dumps that run are none.
+func RemoveDamaged(dir string) (gone []string, err error) {
+	paths, err := filepath.Glob(filepath.Join(dir, "*"+stateSuffix))
+	if err != nil {
+		return nil, err
 	}
-	if r.UUID == "" || len(r.Files) > maxFiles || r.key()+stateSuffix != filepath.Base(path) {
-		return nil, fmt.Errorf("%s: %w: it doesn't describe a dump of the domain that it is named after", path, hv.ErrFormat)
+	var errs []error
+	for _, p := range paths {
+		if _, err := load(p); !errors.Is(err, hv.ErrFormat) {
+			continue
+		}
+		if err := unix.Unlink(p); err != nil {
+			errs = append(errs, fmt.Errorf("remove %q: %w", p, err))
+			continue
+		}
+		gone = append(gone, p)
 	}
-	return &r, nil
+	return gone, errors.Join(errs...)
 }
 
 // Runs returns the dumps whose state files are in dir, running or not, and what
@@ -231,34 +265,22 @@ func Runs(dir string) ([]*Run, error) {
 	return runs, errors.Join(errs...)
 }
 
-// removeFiles removes the run's partial files. It returns those that were there.
-func (r *Run) removeFiles() (gone []string, err error) {
-	var errs []error
-	for _, f := range r.Files {
-		if !filepath.IsAbs(f) || !strings.HasSuffix(f, partialInfix+r.ID) {
-			errs = append(errs, fmt.Errorf("remove %s: %w: it is not a partial file of this dump", f, hv.ErrFormat))
-			continue
-		}
-		switch err := unix.Unlink(f); {
-		case err == nil:
-			gone = append(gone, f)
-		case !errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, fmt.Errorf("remove %s: %w", f, err))
-		}
-	}
-	return gone, errors.Join(errs...)
-}
-
 // gate is where a job of the hypervisor's may be made to wait.
 func (r *Run) gate(dir string) string { return filepath.Join(dir, "hold"+gateInfix+r.ID) }
 
-func (r *Run) path(dir string) string { return filepath.Join(dir, r.key()+stateSuffix) }
+func (r *Run) path(dir string) string {
+	name := r.key()
+	if r.Aside {
+		name += "-" + r.ID
+	}
+	return filepath.Join(dir, name+stateSuffix)
+}
 
-// claim locks the domain of a dump whose process is dead. A guardian that is at
-// work is waited for.
-func (r *Run) claim(ctx context.Context, dir string) (lock *os.File, running bool, err error) {
+// claim locks the domain of a dump whose process is dead; whether it is doesn't matter
+// where force is set. A guardian that is at work is waited for.
+func (r *Run) claim(ctx context.Context, dir string, force bool) (lock *os.File, running bool, err error) {
 	for deadline := time.Now().Add(lockWait); ; {
-		if r.Snap.Alive() {
+		if !force && r.Snap.Alive() {
 			return nil, true, nil
 		}
 		lock, err = r.lock(dir)
@@ -267,6 +289,9 @@ func (r *Run) claim(ctx context.Context, dir string) (lock *os.File, running boo
 		}
 		if now, lerr := load(r.path(dir)); lerr == nil && now.ID != r.ID {
 			return nil, true, nil // a later dump of the same domain
+		}
+		if r.Aside {
+			return nil, true, nil // so is this
 		}
 		if time.Now().After(deadline) {
 			return nil, false, fmt.Errorf("%w: %w", hv.ErrStillPaused, err)

@@ -168,7 +168,7 @@ func TestRecoverLeavesTheLiving(t *testing.T) {
 	if err := r.save(dir); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := Recover(t.Context(), nobody, dir, r); err != nil || !done.Running || len(done.Did) > 0 {
+	if done, err := Recover(t.Context(), nobody, dir, r, false); err != nil || !done.Running || len(done.Did) > 0 {
 		t.Errorf("Recover() of a dump that runs = %+v, %v; want that it runs", done, err)
 	}
 	r.Holding = false // there is no domain to ask about
@@ -176,7 +176,7 @@ func TestRecoverLeavesTheLiving(t *testing.T) {
 	if err := r.save(dir); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := Recover(t.Context(), nobody, dir, r); err != nil || done.Running || !slices.Equal(done.Did, []string{"removed " + file}) {
+	if done, err := Recover(t.Context(), nobody, dir, r, false); err != nil || done.Running || !slices.Equal(done.Did, []string{"removed " + file}) {
 		t.Errorf("Recover() of a dump that died = %+v, %v; want its file removed", done, err)
 	}
 	if _, err := os.Stat(r.path(dir)); !errors.Is(err, fs.ErrNotExist) {

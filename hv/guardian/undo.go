@@ -52,7 +52,7 @@ func (r *Run) undo(ctx context.Context, dir string, get reach, during time.Durat
 	var filesErr error
 	var all sync.WaitGroup
 	// A file system that hangs must not stand between the guest and its resume.
-	all.Go(func() { files, filesErr = r.removeFiles() })
+	all.Go(func() { files, filesErr = r.removeFilesWithin(filesFor) })
 	if r.Holding {
 		ctx, cancel := context.WithTimeout(ctx, during)
 		defer cancel()
@@ -61,6 +61,9 @@ func (r *Run) undo(ctx context.Context, dir string, get reach, during time.Durat
 	all.Wait()
 	for _, f := range files {
 		did = append(did, "removed "+f)
+	}
+	if err == nil && filesErr != nil {
+		return did, &filesError{filesErr}
 	}
 	return did, errors.Join(err, filesErr)
 }
@@ -149,40 +152,49 @@ func (r *Run) find(ctx context.Context, connect Connect) (hv.Connection, hv.Guar
 
 // Recovery is what Recover did about one dump.
 type Recovery struct {
-	Running bool     // its snap is alive: nothing was touched
+	Running bool     // its snap is alive, as far as can be told: nothing was touched
+	Who     string   // which process that is, or was
 	Did     []string // in words
 }
 
 // Recover undoes a dump whose process, and whose guardian, died. It touches
 // nothing of one that runs. dir is the folder of r's state (Dir), and connect opens
-// the way to its domain. The error is hv.ErrStillPaused if the guest may still
-// stand.
-func Recover(ctx context.Context, connect Connect, dir string, r *Run) (Recovery, error) {
-	lock, running, err := r.claim(ctx, dir)
+// the way to its domain. With force it counts as dead, whatever its process seems to
+// do, unless the domain's lock says otherwise, and partial files that can't be removed
+// are forgotten. The error is hv.ErrStillPaused if the guest may still stand.
+func Recover(ctx context.Context, connect Connect, dir string, r *Run, force bool) (Recovery, error) {
+	lock, running, err := r.claim(ctx, dir, force)
 	if running || err != nil {
-		return Recovery{Running: running}, err
+		return Recovery{Running: running, Who: r.Snap.String()}, err
 	}
 	defer lock.Close()
 	if now, err := load(r.path(dir)); err != nil || now.ID != r.ID {
 		return Recovery{Did: []string{"its guardian has undone it"}}, nil // or a later dump has the file
 	}
 	did, err := r.undo(ctx, dir, by(connect), recoverFor)
+	if left, ok := errors.AsType[*filesError](err); ok && force {
+		did, err = append(did, "forgot what could not be removed: "+strings.ReplaceAll(left.Error(), "\n", "; ")), nil
+	}
 	if err != nil {
-		r.Trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
+		r.setTrouble(err)
 		return Recovery{Did: did}, errors.Join(err, r.save(dir))
 	}
 	return Recovery{Did: did}, r.finish(dir)
 }
 
-// RecoverMarked is Recover of a dump that only the marker m on vm tells of.
-func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marker) (Recovery, error) {
+// RecoverMarked is Recover of a dump that only the marker m on vm tells of. With force
+// a marker that can't be believed is removed, and nothing else is done.
+func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marker, force bool) (Recovery, error) {
 	r, err := runOf(vm, m)
+	if err != nil && force {
+		return RemoveMark(ctx, vm)
+	}
 	if err != nil {
 		return Recovery{}, err
 	}
-	lock, running, err := r.claim(ctx, dir)
+	lock, running, err := r.claim(ctx, dir, force)
 	if running || err != nil {
-		return Recovery{Running: running}, err
+		return Recovery{Running: running, Who: r.Snap.String()}, err
 	}
 	defer lock.Close()
 	did, err := r.undo(ctx, dir, known(vm, nil), recoverFor)
@@ -192,14 +204,21 @@ func RecoverMarked(ctx context.Context, dir string, vm hv.Guardable, m *hv.Marke
 	return Recovery{Did: did}, r.finish(dir)
 }
 
+// RemoveMark removes a mark that can't be believed from vm.
+func RemoveMark(ctx context.Context, vm hv.Guardable) (Recovery, error) {
+	if err := vm.ClearMarker(ctx); err != nil {
+		return Recovery{}, err
+	}
+	return Recovery{Did: []string{"removed a mark that no dump made, and left the guest as it is"}}, nil
+}
+
 // runOf is the dump that the marker m on vm tells of. What stands in a marker was
 // written by whoever may change the domain: a run that it makes up leads to no
 // file, and to no domain but the one that bears it.
 func runOf(vm hv.Guardable, m *hv.Marker) (*Run, error) {
 	id := vm.Identity()
-	if err := checkID(m.Run); err != nil {
-		return nil, fmt.Errorf("mark on domain %q: %w; if nobody takes a dump of it, remove the mark: virsh -c %s metadata %s urn:snap:hold:1 --remove",
-			id.Name, err, id.URI, id.UUID)
+	if err := checkMarker(m); err != nil {
+		return nil, Unbelieved(vm, err)
 	}
 	return &Run{
 		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true, Why: m.Why,

@@ -106,7 +106,7 @@ func TestUndo(t *testing.T) {
 			if err := r.save(dir); err != nil {
 				t.Fatal(err)
 			}
-			done, err := Recover(t.Context(), y.open, dir, r)
+			done, err := Recover(t.Context(), y.open, dir, r, false)
 			if diff := cmp.Diff(tt.want, done.Did); diff != "" || !errors.Is(err, tt.is) {
 				t.Errorf("Recover() = %v, %v; want %v (-want +got):\n%s", done.Did, err, tt.is, diff)
 			}
@@ -132,7 +132,7 @@ func TestUndoSays(t *testing.T) {
 		if err := r.save(dir); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Recover(t.Context(), y.open, dir, r); err != nil {
+		if _, err := Recover(t.Context(), y.open, dir, r, false); err != nil {
 			t.Fatal(err)
 		}
 		want := []hv.Left{{Run: r.ID, Why: why, Gate: filepath.Join(dir, "hold.fifo-"+r.ID)}}
@@ -147,15 +147,15 @@ func TestRecoverMarked(t *testing.T) {
 	r, y := deadRun(t, hv.ForJob)
 	y.did = "had it let go"
 	y.marker.Host, y.marker.Boot, y.marker.PID, y.marker.Start = r.Snap.Host, r.Snap.Boot, r.Snap.PID, r.Snap.Start
-	done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker)
+	done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker, false)
 	if diff := cmp.Diff([]string{"had it let go", "removed the mark"}, done.Did); err != nil || diff != "" {
 		t.Errorf("RecoverMarked() = %v (-want +got):\n%s", err, diff)
 	}
 	if len(y.left) != 1 || y.left[0].Why != hv.ForJob || y.closed != 0 {
 		t.Errorf("Undo() was told %+v, and %d things were closed; want the mark's reason, and none", y.left, y.closed)
 	}
-	y.marker = &hv.Marker{Run: "otherotherotherr", Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
-	if done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker); err != nil || !done.Running || y.marker == nil {
+	y.marker = &hv.Marker{Run: "otherotherotherr", Why: hv.ForJob, Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
+	if done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker, false); err != nil || !done.Running || y.marker == nil {
 		t.Errorf("RecoverMarked() of a dump that runs = %+v, %v; want that it runs", done, err)
 	}
 }
@@ -188,7 +188,7 @@ func TestUnblock(t *testing.T) {
 			return nil, errors.New("the daemon still waits at the gate")
 		}
 	}
-	if done, err := Recover(t.Context(), answers, dir, r); err != nil {
+	if done, err := Recover(t.Context(), answers, dir, r, false); err != nil {
 		t.Errorf("Recover() = %+v, %v; want no error", done, err)
 	}
 	missing := filepath.Join(dir, "missing")

@@ -74,11 +74,11 @@ func (d *Domain) readMarker(l *rpc.Libvirt) (*hv.Marker, error) {
 		return nil, err
 	}
 	if len(text) > markerMax {
-		return nil, fmt.Errorf("mark of domain %q has %d bytes; want at most %d", d.dom.Name, len(text), markerMax)
+		return nil, fmt.Errorf("%w: it has %d bytes; want at most %d", hv.ErrFormat, len(text), markerMax)
 	}
 	var m markerXML
 	if err := xml.Unmarshal([]byte(text), &m); err != nil {
-		return nil, fmt.Errorf("mark of domain %q: %w", d.dom.Name, err)
+		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
 	}
 	return &hv.Marker{
 		Run: m.Run, Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
