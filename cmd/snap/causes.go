@@ -132,6 +132,13 @@ func causes() []cause {
 		}),
 		because(hv.ErrUnreachable, exitFailed, say("make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it")),
 
+		because(guardian.ErrUnbelieved, exitFailed, func(c call, _ error) string {
+			return "if no dump of it runs, have it removed: " + c.snap("recover --force", c.domain())
+		}),
+		ofType[*guardian.FilesError](exitFailed, func(c call, _ error) string {
+			return "see to what the files lie on (mounted? writable?) and run snap recover again; snap recover --force forgets them"
+		}),
+		because(store.ErrLeftBehind, exitFailed, say("remove it once what it lies on answers again: the error says how it is called")),
 		inFolder(fs.ErrPermission, exitDenied, func(_ call, err error) string {
 			return "make it a folder of your own that nobody else may write to, or remove it if no dump is running: ls -ld " + folderOf(err)
 		}),
@@ -259,7 +266,7 @@ func existsAdvice(c call, err error) string {
 	if _, ok := errors.AsType[*capture.ManifestError](err); ok {
 		return "move the old manifest away, replace both with --force, or do without: --manifest=false"
 	}
-	if c.has("force") && c.value("force") != "true" {
+	if c.has("output") && c.has("force") && c.value("force") != "true" {
 		return "choose another name with -o, or replace the file with --force"
 	}
 	return "choose another name with -o"

@@ -76,9 +76,7 @@ func (a *app) recover(ctx context.Context, ref string, force bool) error {
 		r.fail(err)
 	}
 	runs, err := guardian.Runs(dir)
-	if err != nil {
-		r.fail(next(err, "if no dump runs, have the damaged state files removed: snap recover --force"))
-	}
+	r.fail(err)
 	for _, run := range runs {
 		if ref == "" || ref == run.Name || ref == run.UUID {
 			r.known[run.ID] = true

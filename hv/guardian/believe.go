@@ -1,6 +1,7 @@
 package guardian
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -107,9 +108,12 @@ func checkMarker(m *hv.Marker) error {
 	return Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start}.check()
 }
 
+// ErrUnbelieved is a mark or a state file that no dump can have written.
+var ErrUnbelieved = errors.New("no dump wrote it")
+
 // Unbelieved says of a mark that can't be believed how to get rid of it.
 func Unbelieved(vm hv.Guardable, err error) error {
 	id := vm.Identity()
-	return fmt.Errorf("mark on domain %q: %w; if nobody takes a dump of it, remove the mark: snap recover --force, or virsh -c %s metadata %s urn:snap:hold:1 --remove",
-		id.Name, err, id.URI, id.UUID)
+	return fmt.Errorf("mark on domain %q: %w: %w; if nobody takes a dump of it, remove the mark: snap recover --force, or virsh -c %s metadata %s urn:snap:hold:1 --remove",
+		id.Name, ErrUnbelieved, err, id.URI, id.UUID)
 }

@@ -18,11 +18,13 @@ import (
 // may be gone.
 const filesFor = 10 * time.Second
 
-// filesError says that all is undone but that partial files are still there.
-type filesError struct{ err error }
+// FilesError says that all is undone but that partial files are still there.
+type FilesError struct{ Err error }
 
-func (e *filesError) Error() string { return e.err.Error() }
-func (e *filesError) Unwrap() error { return e.err }
+func (e *FilesError) Error() string { return e.Err.Error() }
+
+// Unwrap returns why.
+func (e *FilesError) Unwrap() error { return e.Err }
 
 // removeFilesWithin is removeFiles, given up after a time: what hangs goes on in the
 // background.

@@ -163,7 +163,7 @@ func (g *Guardian) clearState(ctx context.Context, connect Connect) error {
 	}
 	did, err := left.undo(ctx, g.dir, by(connect), recoverFor)
 	g.recovered = append(g.recovered, did...)
-	if files, ok := errors.AsType[*filesError](err); ok {
+	if files, ok := errors.AsType[*FilesError](err); ok {
 		g.recovered = append(g.recovered, fmt.Sprintf("a part of its file is left behind, and snap recover will try again: %v", files))
 		return left.setAside(g.dir, files)
 	}

@@ -194,6 +194,9 @@ func load(path string) (*Run, error) {
 	if err == nil && filepath.Base(r.path("")) != filepath.Base(path) {
 		err = fmt.Errorf("%w: it is not of the domain that it is named after", hv.ErrFormat)
 	}
+	if errors.Is(err, hv.ErrFormat) {
+		err = fmt.Errorf("%w: %w", ErrUnbelieved, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state file %q: %w", path, err)
 	}

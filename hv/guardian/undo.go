@@ -63,7 +63,7 @@ func (r *Run) undo(ctx context.Context, dir string, get reach, during time.Durat
 		did = append(did, "removed "+f)
 	}
 	if err == nil && filesErr != nil {
-		return did, &filesError{filesErr}
+		return did, &FilesError{filesErr}
 	}
 	return did, errors.Join(err, filesErr)
 }
@@ -172,7 +172,7 @@ func Recover(ctx context.Context, connect Connect, dir string, r *Run, force boo
 		return Recovery{Did: []string{"its guardian has undone it"}}, nil // or a later dump has the file
 	}
 	did, err := r.undo(ctx, dir, by(connect), recoverFor)
-	if left, ok := errors.AsType[*filesError](err); ok && force {
+	if left, ok := errors.AsType[*FilesError](err); ok && force {
 		did, err = append(did, "forgot what could not be removed: "+strings.ReplaceAll(left.Error(), "\n", "; ")), nil
 	}
 	if err != nil {
