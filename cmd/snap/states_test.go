@@ -134,13 +134,11 @@ func TestCrashedGuest(t *testing.T) {
 	g.isNeverResumed(t)
 }
 
-// isNeverResumed has libvirt forget that the guest crashed, which a suspend does that
-// comes just after the crash, and then undoes dumps that are made out to have died:
-// QEMU still knows, and the guest must not go on.
+// isNeverResumed undoes dumps that are made out to have died before they had the guest
+// suspended, which then crashed and was suspended: it must not go on.
 func (g *stopped) isNeverResumed(t *testing.T) {
 	t.Helper()
 	virsh(t, g.Connection, "suspend", g.Name)
-	g.domstate = "paused (user)"
 	mark := `<hold run="0123456789abcdef" host="h" boot="b" pid="1" start="1" since="2026-11-25T00:00:00Z" was="running" why="%s"/>`
 	for _, why := range []hv.Reason{hv.ForPause, hv.ForJob, hv.ForSnapshot} {
 		virsh(t, g.Connection, "metadata", g.Name, "--live", "--uri", "urn:snap:hold:1", "--key", "snap", "--set", fmt.Sprintf(mark, why))
@@ -157,7 +155,7 @@ func (g *stopped) isNeverResumed(t *testing.T) {
 		}
 		g.same(t, fmt.Sprintf("after the undoing of a %s", why))
 	}
-	if sum, path := g.take(t); sum.State != "paused" || !sum.Consistent {
+	if sum, path := g.take(t); sum.State != "crashed" || !sum.Consistent {
 		t.Errorf("dump of a crashed guest that was suspended is %+v; want one of one point in time", sum)
 	} else {
 		g.keepsBugCheck(t, path)

@@ -97,9 +97,11 @@ func (d *Domain) readStatus(l *rpc.Libvirt) (status, error) {
 	return s, err
 }
 
-// stopped fails with hv.ErrDisturbed if QEMU says that the guest stopped by itself:
-// libvirt says of a guest that crashed just before it was suspended that a user
-// paused it, and would resume it. Where QEMU gives no answer nothing is known, and
+// stopped fails with hv.ErrDisturbed if QEMU says that the guest stopped by itself.
+// libvirt may not know: a guest that does so while a suspend of it is under way is
+// paused by a user to it (priv->pausedReason in qemuProcessHandleStop,
+// src/qemu/qemu_process.c), and one whose emulation failed is always just paused.
+// Where QEMU gives no answer nothing is known, and
 // a guest that snap suspended must not stand still for that.
 func (d *Domain) stopped(ctx context.Context) error {
 	s, err := d.qemu.RunState(ctx)

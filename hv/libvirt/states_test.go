@@ -118,8 +118,7 @@ func (p *peer) tryToHold(t *testing.T, name string, pause func(context.Context) 
 	}
 }
 
-// itself are run states in which QEMU stays whatever it is told from outside, and a
-// crashed domain that libvirt believes to be paused by a user.
+// itself are run states in which QEMU stays whatever it is told from outside.
 var itself = []string{"guest-panicked", "io-error", "watchdog", "internal-error", "shutdown", "suspended"}
 
 // runState has QEMU say what its guest does.
@@ -130,8 +129,7 @@ func (p *peer) runState(running bool, status string) {
 }
 
 // TestStopsBeforeSuspend: a guest that stops by itself between snap's look and its
-// suspend, which libvirt carries out and then calls the guest paused by a user, is
-// never resumed, and is held as what it is.
+// suspend, whatever libvirt calls it then, is never resumed, and is held as what it is.
 func TestStopsBeforeSuspend(t *testing.T) {
 	for _, how := range itself {
 		for _, after := range []struct {
