@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench-pause.sh [--fill MIB] [--rounds N]: how long a lab guest stands still for
+# bench-pause.sh [--fill MIB] [--rounds N] [--estimates N]: how long a lab guest stands still for
 # snap dump, for the bare copy of its pages, and for virsh dump. Root on Debian,
 # after scripts/deps.sh.
 set -euo pipefail
