@@ -12,6 +12,7 @@ import (
 
 	"snap/internal/lab"
 	"snap/internal/lab/labtest"
+	"snap/internal/ntlab"
 )
 
 // verdict is what snap check --json says.
@@ -237,4 +238,46 @@ func TestCheckIsDumpOfDomains(t *testing.T) {
 		r.wait(t).want(t, exitOK)
 		mustRun(t, g.Guest)
 	})
+}
+
+// TestNoRoomForFiles: convert and expand ask for space too, before they write.
+func TestNoRoomForFiles(t *testing.T) {
+	labtest.NeedsDaemons(t) // it mounts
+	im, err := ntlab.Build(ntlab.Config{Memory: 96 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Fill(48<<20, ntlab.Mix{Random: 1}); err != nil {
+		t.Fatal(err)
+	}
+	dir, small := t.TempDir(), t.TempDir()
+	mountSmall(t, small, "size=8m")
+	core, err := os.Create(filepath.Join(dir, "guest.elf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer core.Close()
+	if err := im.WriteELFCore(core); err != nil {
+		t.Fatal(err)
+	}
+	packed := filepath.Join(dir, "guest.dmp.zst")
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"convert", core.Name(), "-q", "-o", packed}, &stdout, &stderr); code != exitOK {
+		t.Fatalf("snap convert ends with %d\n%s", code, stderr.String())
+	}
+	for _, args := range [][]string{
+		{"convert", core.Name(), "-o", small + "/"},
+		{"convert", packed, "-o", filepath.Join(small, "a.dmp.gz")},
+		{"convert", packed, "-o", filepath.Join(small, "a.dmp")},
+		{"expand", packed, "-o", small + "/"},
+	} {
+		stderr.Reset()
+		code := run(t.Context(), append(args, "--log-format", "console"), &stdout, &stderr)
+		if code != exitNoSpace || !strings.Contains(stderr.String(), "won't fit: it takes about ") || !strings.Contains(stderr.String(), "\nnext: make room for at least another ") {
+			t.Errorf("snap %q ends with %d, %q; want %d, what it takes and the next step", args, code, stderr.String(), exitNoSpace)
+		}
+		if got := dirNames(t, small); got != "" {
+			t.Errorf("snap %q left %q", args, got)
+		}
+	}
 }

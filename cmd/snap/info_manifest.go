@@ -26,10 +26,10 @@ func (a *app) infoManifest(ctx context.Context, path string) error {
 	doc := f.Metadata()
 	if len(doc) == 0 {
 		return next(fmt.Errorf("%w: its container is %s", errNoManifest, f.Container().Compression),
-			"only dumps in the zstd container that snap dump or convert made carry one; look beside the dump: %s.json", path)
+			"only dumps in the zstd container that snap dump or convert made carry one; look beside the dump: %s", shellPath(path+".json"))
 	}
 	if _, err := manifest.Decode(doc); err != nil {
-		return next(err, "snap verify %s tells whether the dump itself is whole", path)
+		return next(err, "%s tells whether the dump itself is whole", shellCommand("snap verify", nil, path))
 	}
 	var out bytes.Buffer
 	if err := json.Indent(&out, doc, "", "  "); err != nil {

@@ -35,7 +35,7 @@ func (a *app) report(res *capture.Result) error {
 // takeAdvice adds what to do next to an error of a capture.
 func takeAdvice(err error) error {
 	if e, ok := errors.AsType[*capture.ManifestError](err); ok && e.Dump != "" {
-		return next(err, "the dump itself is whole: %s", e.Dump)
+		return next(err, "the dump itself is whole: %s", shellWord(e.Dump))
 	}
 	return pauseAdvice(err)
 }
@@ -82,7 +82,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 		p.Add("verified", "%s", verdictLine(v))
 	}
 	if withoutSuffix(sum.Output) != sum.Output {
-		p.Add("open", "snap expand %s -o %s.dmp, then open that in WinDbg", sum.Output, fileName(sum.Domain))
+		p.Add("open", "%s -o %s, then open that in WinDbg", shellCommand("snap expand", nil, sum.Output), shellPath(fileName(sum.Domain)+".dmp"))
 	}
 	return p.Flush()
 }
