@@ -20,6 +20,8 @@ type imageVM struct {
 	crashes bool     // before it can be paused
 	reads   atomic.Int64
 
+	releaseErr error // of a hold's Release
+
 	// What happens to the guest, if not nil.
 	onPause   func()
 	onRelease func()
@@ -82,6 +84,8 @@ func (v *imageVM) Close() error { return nil }
 
 type imageHold struct{ vm *imageVM }
 
+func (h *imageHold) Progressed() {}
+
 func (h *imageHold) Release() (time.Duration, error) {
 	if h.vm == nil {
 		return 0, nil
@@ -90,7 +94,7 @@ func (h *imageHold) Release() (time.Duration, error) {
 		h.vm.onRelease()
 	}
 	h.vm.paused.Store(false)
-	return time.Millisecond, nil
+	return time.Millisecond, h.vm.releaseErr
 }
 
 type imageMemory struct {

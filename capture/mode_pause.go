@@ -203,7 +203,7 @@ func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemor
 	}
 	var work copyWork
 	stop := h.watch(work.progress, acc.Estimate.Reading.Likely, likelySure)
-	c, cpus, err := s.copyHeld(h.ctx, acc, memory, &work)
+	c, cpus, err := s.copyHeld(h, acc, memory, &work)
 	stop()
 	if errors.Is(err, errCopyFull) {
 		full := fmt.Errorf("%w: %w", errNoCopy, err)
@@ -216,7 +216,8 @@ func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemor
 }
 
 // copyHeld is copyPaused of a guest that stands still.
-func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory, work *copyWork) (c *memoryCopy, cpus []phys.Registers, err error) {
+func (s *Session) copyHeld(h *holding, acc *Account, memory hostMemory, work *copyWork) (c *memoryCopy, cpus []phys.Registers, err error) {
+	ctx := h.ctx
 	// The hypervisor takes a while to answer, and nothing changes meanwhile.
 	var mem hv.Memory
 	var closeMem func()
@@ -228,13 +229,13 @@ func (s *Session) copyHeld(ctx context.Context, acc *Account, memory hostMemory,
 		mem, closeMem, err = s.sameRAM(ctx, acc)
 		return err
 	})
-	c, err = s.copyNow(ctx, s.Memory, memory, work)
+	c, err = s.copyNow(ctx, heldMemory{s.Memory, h}, memory, work)
 	if asked := asked.Wait(); asked != nil {
 		return nil, nil, asked
 	}
 	defer closeMem()
 	if !slices.Equal(mem.RAM(), s.Memory.RAM()) {
-		c, err = s.copyNow(ctx, mem, memory, work)
+		c, err = s.copyNow(ctx, heldMemory{mem, h}, memory, work)
 	}
 	return c, cpus, err
 }

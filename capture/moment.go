@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"snap/dump"
@@ -118,6 +119,7 @@ type holding struct {
 	opts    *Options
 	acc     *Account
 
+	reads    atomic.Uint64 // of the guest's memory meanwhile
 	release  func()
 	stop     func() bool // the release at the end of ctx; false if it came to that
 	stood    time.Duration
@@ -155,7 +157,12 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 	if err != nil {
 		return nil, h.judge(err)
 	}
-	h.release = sync.OnceFunc(func() { h.stood, h.released = hold.Release() })
+	done := make(chan struct{})
+	go h.tellProgress(hold, done)
+	h.release = sync.OnceFunc(func() {
+		close(done)
+		h.stood, h.released = hold.Release()
+	})
 	// Whatever is done meanwhile hangs in, a destination that takes no more for
 	// one, the guest doesn't wait for it.
 	h.stop = context.AfterFunc(h.ctx, h.release)
@@ -164,6 +171,45 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 		h.opts.tell(Event{Phase: PhasePaused, Held: true})
 	}
 	return h, nil
+}
+
+// progressEvery is how often whoever keeps a pause hears that it goes on.
+const progressEvery = time.Second
+
+// tellProgress tells the hold that the guest's memory is being read, as long as that
+// is so, until done is closed. It is what the guest is held for: where a destination
+// takes nothing, it soon isn't read any more.
+func (h *holding) tellProgress(hold hv.Hold, done <-chan struct{}) {
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	var last uint64
+	for {
+		select {
+		case <-tick.C:
+			if now := h.reads.Load(); now != last {
+				last = now
+				hold.Progressed()
+			}
+		case <-done:
+			return
+		}
+	}
+}
+
+// heldMemory is a guest's memory while it is held still.
+type heldMemory struct {
+	hv.Memory
+
+	h *holding
+}
+
+// ReadPhys implements phys.Reader.
+func (m heldMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	err := m.Memory.ReadPhys(ctx, p, at)
+	if err == nil {
+		m.h.reads.Add(1)
+	}
+	return err
 }
 
 // pause stops the guest, for a moment by a job of the hypervisor's where it can:
@@ -221,6 +267,8 @@ func (h *holding) judge(err error) error {
 	h.acc.Pause += h.stood
 	over := h.parent.Err() == nil && errors.Is(context.Cause(h.ctx), errRanOver)
 	switch {
+	case errors.Is(err, hv.ErrOverdue):
+		return err // which says how long it stood, and that more time would not help
 	case err != nil && over:
 		if h.stood == 0 {
 			h.stood = time.Since(h.began)
@@ -258,7 +306,7 @@ func acquireHeld(ctx context.Context, s *Session, why purpose, acc Account) (*Mo
 	if err != nil {
 		return nil, m.Release(err)
 	}
-	m.Memory = mem
+	m.Memory = heldMemory{mem, h}
 	m.end = func(err error) error {
 		closeMem()
 		return h.end(err)

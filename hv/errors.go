@@ -29,6 +29,9 @@ var (
 	// ErrDisturbed: somebody else resumed the guest while it was to stand still,
 	// so that what was read is not of one point in time.
 	ErrDisturbed = errors.New("the guest was interfered with")
+	// ErrOverdue: this process held the guest for longer than it had promised, so that
+	// whoever keeps the pause let the guest go.
+	ErrOverdue = errors.New("the guest was let go in snap's stead")
 	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
 	ErrFormat = errors.New("damaged or unknown format")
 )

@@ -2,6 +2,7 @@ package hv
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -62,24 +63,81 @@ type Guard struct {
 	// the same VM's, and stays the caller's, to be closed after the last Release.
 	Watch Watch
 
-	// Gate is a path in a folder of the caller's own at which a FIFO may be made,
-	// for a job of the hypervisor's to wait at: a JobPauser that needs one removes
-	// it again. A daemon that waits at it until it can be opened may answer no call
-	// about the VM, so whoever undoes the work of a process that died opens it for
-	// reading, for a moment, before it connects (guardian.Unblock).
-	Gate string
+	// Gate makes what a job of the hypervisor's may be had to wait at, nil if
+	// there is none.
+	Gate func(ctx context.Context) (Gate, error)
 }
 
-// Keeper undoes in this process's stead, should it die, what was done to a guest.
+// Gate is a pipe that nobody reads: what writes to it waits, until the pipe is
+// closed and the write fails. A process of its own has it, which the kernel ends
+// when this process dies, and when what Arm said is over, even if all of snap's
+// processes are stopped. It is safe for concurrent use.
+type Gate interface {
+	// Path names the pipe's writing end to processes of this one's PID namespace.
+	// It leads nowhere before long: when somebody has written, and when the pipe
+	// is closed.
+	Path() string
+
+	// Arm has the pipe closed at the given time, zero for no time in particular,
+	// and when there was no progress for hv.Patience. It is called once, before
+	// anybody is told the path.
+	Arm(until time.Time) error
+
+	// Progressed says that there was progress.
+	Progressed()
+
+	// Written is closed when somebody has opened the pipe and written to it.
+	Written() <-chan struct{}
+
+	// Closed is closed when the pipe is.
+	Closed() <-chan struct{}
+
+	// Overdue returns a *OverdueError if the pipe was closed, but not by Shut.
+	Overdue() error
+
+	// Shut closes the pipe, and returns when it is closed.
+	Shut()
+
+	// Free gives away the numbers that Path consists of, which belong to nobody
+	// else until then. It is called after Shut, when nobody will open the path
+	// any more.
+	Free()
+}
+
+// Patience is how long a guest is held without progress before whoever keeps the
+// pause lets it go: a process that is stopped makes none.
+const Patience = 30 * time.Second
+
+// Keeper undoes in this process's stead, should it die, what was done to a guest;
+// and should it not do so itself in the time that it promised.
 type Keeper interface {
 	// Hold is called before anything is done to the guest. If it fails nobody
-	// would undo it, and so it isn't done.
-	Hold(ctx context.Context, why Reason) error
+	// would undo it, and so it isn't done. It is undone soon after the time until,
+	// if that isn't zero, and when there was no progress for Patience, or somewhat
+	// longer.
+	Hold(ctx context.Context, why Reason, until time.Time) error
+
+	// Progressed says that there was progress. It doesn't wait.
+	Progressed()
 
 	// Freed is called when all is undone, or the guest has ended, and its marker
-	// is gone.
-	Freed()
+	// is gone. It fails with a *OverdueError if the keeper had undone it before.
+	Freed() error
 }
+
+// OverdueError is a guest that was let go by whoever kept the pause, as it was held
+// for longer than promised. It is ErrOverdue.
+type OverdueError struct {
+	Held time.Duration // how long it was held until then
+	Why  string        // which promise was broken
+}
+
+func (e *OverdueError) Error() string {
+	return fmt.Sprintf("%v after %v: %s", ErrOverdue, e.Held.Round(time.Millisecond), e.Why)
+}
+
+// Is reports whether target is ErrOverdue.
+func (e *OverdueError) Is(target error) bool { return target == ErrOverdue }
 
 // Marker is the note on a running VM that a process holds it. It is there from
 // before a pause until after the resume, so that a guest without it was not
@@ -122,6 +180,5 @@ type Watch interface {
 type Left struct {
 	Run   string // of the marker: what isn't marked with it isn't undone
 	Why   Reason
-	Gate  string // as in the dead process's Guard; removed if it is there
-	Watch Watch  // of somebody who looked meanwhile, nil if nobody did
+	Watch Watch // of somebody who looked meanwhile, nil if nobody did
 }

@@ -16,7 +16,9 @@ type VM interface {
 
 	// Pause stops the guest's processors and returns what undoes just that.
 	// A guest that stands still already (State.Still) stays so, in its very state:
-	// nothing is asked of the hypervisor, and its Hold does nothing. When Pause
+	// nothing is asked of the hypervisor, and its Hold does nothing. A deadline of
+	// ctx is that of the Hold as well: whoever keeps the pause (Guard) lets the
+	// guest go soon after it, should this process not have done so. When Pause
 	// returns an error the guest runs as before, unless
 	// errors.Is(err, ErrStillPaused). It is a *StateError where the state forbids it.
 	Pause(ctx context.Context) (Hold, error)

@@ -96,6 +96,7 @@ func causes() []cause {
 		because(hv.ErrStillPaused, exitStillPaused, func(c call, _ error) string {
 			return fmt.Sprintf("resume the guest now: %s; or %s", c.snap("recover", c.domain()), c.virsh("resume"))
 		}),
+		because(hv.ErrOverdue, exitTooLong, say("take the dump again when nothing stops snap: it was stopped (kill -STOP, a frozen control group, a debugger), or its destination took nothing while the guest stood still")),
 		because(capture.ErrPauseTooLong, exitTooLong, func(c call, _ error) string {
 			return "allow a longer pause; " + c.snap("check", c.domain()) + " says what each mode would take"
 		}),

@@ -16,8 +16,11 @@ import (
 	"snap/store"
 )
 
-// guardianCommand is the hidden subcommand that snap starts itself with.
-const guardianCommand = "guardian"
+// Hidden subcommands that snap starts itself with.
+const (
+	guardianCommand = "guardian"
+	gateCommand     = "gate"
+)
 
 // Bounds on finding out why a domain went away.
 const (
@@ -42,7 +45,7 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 	if !ok {
 		return nil, nil
 	}
-	g, err := guardian.Start(ctx, d, connect.Open, guardianCommand)
+	g, err := guardian.Start(ctx, d, connect.Open, guardian.Program{Guardian: []string{guardianCommand}, Gate: []string{gateCommand}})
 	if err != nil {
 		return nil, err
 	}
@@ -71,14 +74,17 @@ func busyWithDump(vm hv.VM, err error) error {
 }
 
 // Hold implements hv.Keeper.
-func (h *held) Hold(ctx context.Context, why hv.Reason) error {
-	return h.guardian.Hold(ctx, why)
+func (h *held) Hold(ctx context.Context, why hv.Reason, until time.Time) error {
+	return h.guardian.Hold(ctx, why, until)
 }
 
+// Progressed implements hv.Keeper.
+func (h *held) Progressed() { h.guardian.Progressed() }
+
 // Freed implements hv.Keeper.
-func (h *held) Freed() {
+func (h *held) Freed() error {
 	h.freed.Store(true)
-	h.guardian.Freed()
+	return h.guardian.Freed()
 }
 
 // unneeded says that nothing is needed of the guest any more.
@@ -163,15 +169,25 @@ func (h *held) whyEnded(err error) error {
 }
 
 func newGuardianCommand(*app) *cobra.Command {
+	return ownCommand(guardianCommand, "Undo a dump whose snap is killed or stopped (started by snap dump)",
+		func() error { return guardian.Serve(connect.Open, toSyslog) })
+}
+
+func newGateCommand(*app) *cobra.Command {
+	return ownCommand(gateCommand, "Have the pipe by which a guest is held (started by snap dump)", guardian.ServeGate)
+}
+
+// ownCommand is a command that snap alone starts.
+func ownCommand(name, short string, serve func() error) *cobra.Command {
 	return &cobra.Command{
-		Use:    guardianCommand,
-		Short:  "Undo a dump whose snap is killed (started by snap dump)",
+		Use:    name,
+		Short:  short,
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		// In place of the root's: what flags and environment say was checked by
 		// the snap that starts it.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE:              func(*cobra.Command, []string) error { return guardian.Serve(connect.Open, toSyslog) },
+		RunE:              func(*cobra.Command, []string) error { return serve() },
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,7 +244,6 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 		}
 		left = append(left, files...)
 	}
-	left = append(left, g.gates(t)...)
 	locks, err := filepath.Glob(g.stateFiles(".lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -264,27 +262,6 @@ func (g *heldGuest) left(t *testing.T, state hv.State) []string {
 		f.Close()
 	}
 	return left
-}
-
-// gates returns the FIFOs of dumps but for those that a dump of another domain has
-// there, which may be taken at the same time.
-func (g *heldGuest) gates(t *testing.T) []string {
-	t.Helper()
-	fifos, err := filepath.Glob(filepath.Join(g.states, "hold.*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	others, err := filepath.Glob(filepath.Join(g.states, "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slices.DeleteFunc(fifos, func(fifo string) bool {
-		return slices.ContainsFunc(others, func(path string) bool {
-			var r guardian.Run
-			b, err := os.ReadFile(path)
-			return err == nil && json.Unmarshal(b, &r) == nil && r.UUID != g.vm.Identity().UUID && strings.HasSuffix(fifo, r.ID)
-		})
-	})
 }
 
 // undone waits until nothing is left of a dump that was killed at the given time.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"snap/hv"
-	"snap/hv/guardian"
 	"snap/internal/lab"
 )
 
@@ -208,45 +206,13 @@ func TestKilledWithGuardianHeld(t *testing.T) {
 			for _, f := range run.Files {
 				_ = os.Remove(f) // nothing knows of them any more
 			}
-		} else {
-			g.blockAt(t, filepath.Join(g.states, "hold.fifo-"+run.ID))
 		}
 		runSnap(t, g.Connection, "recover").want(t, exitOK)
 		if left := g.left(t, hv.StateRunning); len(left) > 0 {
 			t.Errorf("after snap recover: %q", left)
 		}
-		if fifos := g.gates(t); len(fifos) > 0 {
-			t.Errorf("%v was left behind", fifos)
-		}
 	}
 	mustRun(t, g.Guest)
-}
-
-// blockAt has libvirt stand at the FIFO of a dump that was killed, as it does if that
-// happens before libvirt has opened it: the guest is paused, and nothing about it is
-// answered.
-func (g *heldGuest) blockAt(t *testing.T, fifo string) {
-	t.Helper()
-	if info, err := os.Lstat(fifo); err != nil || info.Mode().Type() != os.ModeNamedPipe {
-		t.Fatalf("the FIFO of the killed dump: %v (%v)", info, err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_, _ = g.Virsh(context.Background(), "dump", "--memory-only", g.Name, fifo) // it fails
-	}()
-	t.Cleanup(func() {
-		guardian.Unblock(fifo) // if snap recover didn't
-		<-ended
-	})
-	for {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		_, err := g.Virsh(ctx, "domstate", g.Name)
-		cancel()
-		if err != nil {
-			return
-		}
-	}
 }
 
 // TestKilledOfPaused: a guest that somebody else paused stays so.

@@ -133,6 +133,7 @@ func commands() []func(*app) *cobra.Command {
 		newRecoverCommand,
 		newVersionCommand,
 		newGuardianCommand,
+		newGateCommand,
 	}
 }
 

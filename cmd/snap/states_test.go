@@ -146,8 +146,7 @@ func (g *stopped) isNeverResumed(t *testing.T) {
 		if err != nil || m == nil || m.Why != why {
 			t.Fatalf("Marker() = %+v, %v; want one of %s", m, err, why)
 		}
-		gate := filepath.Join(g.Dir(), "gate")
-		if did, err := g.vm.Undo(t.Context(), hv.Left{Run: m.Run, Why: why, Gate: gate}); err != nil && !errors.Is(err, hv.ErrDisturbed) {
+		if did, err := g.vm.Undo(t.Context(), hv.Left{Run: m.Run, Why: why}); err != nil && !errors.Is(err, hv.ErrDisturbed) {
 			t.Errorf("Undo() of a %s = %q, %v; want the guest to be left", why, did, err)
 		}
 		if err := g.vm.ClearMarker(t.Context()); err != nil {

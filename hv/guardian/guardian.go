@@ -17,6 +17,16 @@
 // by itself when snap dies; the guardian sees to it that it does. A snapshot is ended
 // and QEMU's settings are put back.
 //
+// A snap that is alive may still do nothing: it was stopped (SIGSTOP), its control
+// group is frozen, a debugger has it. So what it says on the socket is a promise: to
+// have let the guest go by a time, and to make progress until then. When it doesn't
+// keep it, the guardian lets the guest go, and tells snap so when that asks: what
+// was read isn't of one moment then. To be neither stopped nor killed together with
+// snap, the guardian leaves snap's control group where it may (leaveCgroup).
+//
+// What a job of libvirt's writes to is a pipe of a third process (hv.Gate), which
+// nothing but the kernel has to end.
+//
 // The domain's lock is an open file that both processes have: no other dump of it
 // begins before the last of them is gone. What is to be undone is also in a state
 // file beside the lock, for Recover, should both be killed.
@@ -46,6 +56,7 @@ const (
 	readyIn = 30 * time.Second // it connects to the domain first
 	answer  = 10 * time.Second
 	leaveIn = 5 * time.Second
+	sayIn   = 100 * time.Millisecond // what isn't answered
 )
 
 // Descriptors that the guardian is started with.
@@ -56,19 +67,29 @@ const (
 
 // message is what snap says, a JSON object each.
 type message struct {
-	Run  *Run `json:"run,omitempty"`  // all that is to be undone from now on
-	Done bool `json:"done,omitempty"` // nothing is left to undo
+	Run        *Run          `json:"run,omitempty"`        // all that is to be undone from now on
+	Within     time.Duration `json:"within,omitempty"`     // with a Run that begins to hold the guest: for how long at most, 0 for no time in particular
+	Progressed bool          `json:"progressed,omitempty"` // there was progress; it isn't answered
+	Done       bool          `json:"done,omitempty"`       // nothing is left to undo
 }
 
-// reply is the guardian's to each message but the last.
+// reply is the guardian's to each Run.
 type reply struct {
-	Process Process `json:"process"`
-	Error   string  `json:"error,omitempty"`
+	Process Process  `json:"process"`
+	Error   string   `json:"error,omitempty"`
+	Overdue *overdue `json:"overdue,omitempty"` // it let the guest go since the Run before
+}
+
+// overdue is a hv.OverdueError as it is told.
+type overdue struct {
+	Held time.Duration `json:"held"`
+	Why  string        `json:"why"`
 }
 
 // Guardian is snap's end. It is safe for concurrent use.
 type Guardian struct {
 	dir  string
+	gate []string // arguments that start a gate
 	lock *os.File
 	cmd  *exec.Cmd
 	gone chan struct{} // closed when the process has ended
@@ -84,12 +105,17 @@ type Guardian struct {
 // Connect opens the connection that a URI names; connect.Open is one.
 type Connect func(ctx context.Context, uri string) (hv.Connection, error)
 
-// Start locks the domain and starts its guardian: this program with the arguments
-// args, which call Serve. When it returns the guardian is ready. What an earlier
-// dump of the domain left when it was killed is undone first, over a connection of
-// its own. The error is ErrLocked if another dump of the domain runs. The caller
-// ends with End.
-func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string) (_ *Guardian, err error) {
+// Program says how this program is started as another process of a dump.
+type Program struct {
+	Guardian []string // arguments with which it calls Serve
+	Gate     []string // and ServeGate
+}
+
+// Start locks the domain and starts its guardian. When it returns the guardian is
+// ready. What an earlier dump of the domain left when it was killed is undone first,
+// over a connection of its own. The error is ErrLocked if another dump of the domain
+// runs. The caller ends with End.
+func Start(ctx context.Context, vm hv.Guardable, connect Connect, p Program) (_ *Guardian, err error) {
 	id := vm.Identity()
 	dir, err := Dir()
 	if err != nil {
@@ -99,7 +125,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string
 	if err != nil {
 		return nil, err
 	}
-	g := &Guardian{dir: dir, gone: make(chan struct{}), run: Run{
+	g := &Guardian{dir: dir, gate: p.Gate, gone: make(chan struct{}), run: Run{
 		ID: newID(), URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host,
 		Snap: self, Began: time.Now().UTC().Truncate(time.Second),
 	}}
@@ -112,7 +138,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, args ...string
 	if err := g.run.save(dir); err != nil {
 		return nil, errors.Join(err, g.lock.Close())
 	}
-	if err := g.spawn(args); err != nil {
+	if err := g.spawn(p.Guardian); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the guardian: %w", err), g.run.forget(dir), g.lock.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Now()) })
@@ -178,18 +204,14 @@ func (g *Guardian) Recovered() []string { return g.recovered }
 
 // spawn starts the process.
 func (g *Guardian) spawn(args []string) error {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := socketPair()
 	if err != nil {
 		return err
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "guardian"), os.NewFile(uintptr(fds[1]), "snap")
-	defer ours.Close()
 	defer theirs.Close()
+	g.conn = conn
 	if err := closeOnExec(); err != nil {
-		return err
-	}
-	if g.conn, err = net.FileConn(ours); err != nil {
-		return err
+		return errors.Join(err, conn.Close())
 	}
 	g.in = json.NewDecoder(g.conn)
 	// The link finds the program even if its file was replaced meanwhile.
@@ -206,6 +228,21 @@ func (g *Guardian) spawn(args []string) error {
 		close(g.gone)
 	}()
 	return nil
+}
+
+// socketPair returns two ends of a socket, one for another process.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "socket")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "socket")
+	if ours, err = net.FileConn(f); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return ours, theirs, nil
 }
 
 // closeOnExec keeps what this process inherited, like a shell's pipes, from the
@@ -226,21 +263,27 @@ func closeOnExec() error {
 
 // tell sends the run as it is now and waits for the answer.
 func (g *Guardian) tell(during time.Duration) error {
+	_, err := g.ask(message{Run: &g.run}, during)
+	return err
+}
+
+// ask sends a message that is answered.
+func (g *Guardian) ask(m message, during time.Duration) (reply, error) {
 	if err := g.conn.SetDeadline(time.Now().Add(during)); err != nil {
-		return err
+		return reply{}, err
 	}
-	if err := json.NewEncoder(g.conn).Encode(message{Run: &g.run}); err != nil {
-		return fmt.Errorf("tell the guardian: %w", err)
+	if err := json.NewEncoder(g.conn).Encode(m); err != nil {
+		return reply{}, fmt.Errorf("tell the guardian: %w", err)
 	}
 	var r reply
 	if err := g.in.Decode(&r); err != nil {
-		return fmt.Errorf("hear from the guardian: %w", err)
+		return reply{}, fmt.Errorf("hear from the guardian: %w", err)
 	}
 	if r.Error != "" {
-		return errors.New(r.Error)
+		return r, errors.New(r.Error)
 	}
 	g.run.Guardian = r.Process
-	return g.run.save(g.dir)
+	return r, g.run.save(g.dir)
 }
 
 // Expect has the files removed if snap dies. They are about to be created; their
@@ -262,35 +305,61 @@ func (g *Guardian) Expect(paths ...string) error {
 func (g *Guardian) Token() string { return g.run.ID }
 
 // Guard is what the domain's pauses and snapshots are to stand under: the marker
-// and the gate of this dump, with k, which passes on to g what it is told, and w.
+// and the gates of this dump, with k, which passes on to g what it is told, and w.
 func (g *Guardian) Guard(k hv.Keeper, w hv.Watch) hv.Guard {
 	s := g.run.Snap
 	return hv.Guard{
-		Keeper: k, Watch: w, Gate: g.run.gate(g.dir),
+		Keeper: k, Watch: w,
 		Marker: hv.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start},
+		Gate: func(ctx context.Context) (hv.Gate, error) {
+			gate, err := openGate(ctx, g.gate)
+			if err != nil {
+				return nil, err
+			}
+			return gate, nil
+		},
 	}
 }
 
 var _ hv.Keeper = (*Guardian)(nil)
 
 // Hold implements hv.Keeper.
-func (g *Guardian) Hold(_ context.Context, why hv.Reason) error {
+func (g *Guardian) Hold(_ context.Context, why hv.Reason, until time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.run.Holding, g.run.Why = true, why
-	if err := g.tell(answer); err != nil {
+	m := message{Run: &g.run}
+	if !until.IsZero() {
+		m.Within = max(time.Until(until), time.Millisecond)
+	}
+	if _, err := g.ask(m, answer); err != nil {
 		g.run.Holding = false
 		return err
 	}
 	return nil
 }
 
+// Progressed implements hv.Keeper. While the guardian is being told something else
+// there is nothing to say.
+func (g *Guardian) Progressed() {
+	if !g.mu.TryLock() {
+		return
+	}
+	defer g.mu.Unlock()
+	_ = g.conn.SetWriteDeadline(time.Now().Add(sayIn))
+	_ = json.NewEncoder(g.conn).Encode(message{Progressed: true}) // a guardian that died has nothing to let go
+}
+
 // Freed implements hv.Keeper.
-func (g *Guardian) Freed() {
+func (g *Guardian) Freed() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.run.Holding = false
-	_ = g.tell(answer) // a guardian that died has nothing left to do
+	r, _ := g.ask(message{Run: &g.run}, answer) // a guardian that died has let nothing go
+	if r.Overdue != nil {
+		return &hv.OverdueError{Held: r.Overdue.Held, Why: r.Overdue.Why}
+	}
+	return nil
 }
 
 // End lets the guardian go. If a guest is still held, the guardian goes on

@@ -32,6 +32,8 @@ type server struct {
 	conn  hv.Connection
 	vm    hv.Guardable
 	watch hv.Watch
+
+	promise promise // that snap made last
 }
 
 // Serve is the guardian's process: it returns when there is nothing left to do,
@@ -40,17 +42,15 @@ type server struct {
 func Serve(connect Connect, report func(string)) error {
 	// Nothing but the end of its work ends a guardian, SIGKILL apart.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGUSR1, unix.SIGUSR2)
-	if domain, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
-		return fmt.Errorf("the guardian is started by snap alone: descriptor %d is no socket to it", socketFD)
-	}
-	unix.CloseOnExec(socketFD)
-	unix.CloseOnExec(lockFD)
-	if err := unix.SetNonblock(socketFD, true); err != nil { // so that closing it ends a read
+	socket, err := inherited("guardian")
+	if err != nil {
 		return err
 	}
-	socket, lock := os.NewFile(socketFD, "snap"), os.NewFile(lockFD, "lock")
-	defer lock.Close()
 	defer socket.Close()
+	unix.CloseOnExec(lockFD)
+	lock := os.NewFile(lockFD, "lock")
+	defer lock.Close()
+	leaveCgroup()
 	dir, err := Dir()
 	if err != nil {
 		return err
@@ -68,6 +68,18 @@ func Serve(connect Connect, report func(string)) error {
 		return forgetUntold(dir)
 	}
 	return s.undo()
+}
+
+// inherited returns the socket that this process was started with.
+func inherited(as string) (*os.File, error) {
+	if domain, err := unix.GetsockoptInt(socketFD, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_UNIX {
+		return nil, fmt.Errorf("the %s is started by snap alone: descriptor %d is no socket to it", as, socketFD)
+	}
+	unix.CloseOnExec(socketFD)
+	if err := unix.SetNonblock(socketFD, true); err != nil { // so that closing it ends a read
+		return nil, err
+	}
+	return os.NewFile(socketFD, "snap"), nil
 }
 
 // forgetUntold removes the state file of a snap that died before it had said
@@ -92,11 +104,16 @@ func (s *server) listen() (done bool) {
 		if err := in.Decode(&m); err != nil {
 			return false
 		}
-		if m.Done {
+		switch {
+		case m.Done:
 			return true
+		case m.Progressed:
+			s.promise.progressed()
+			continue
 		}
 		r := reply{Process: s.self}
-		if err := s.learn(m.Run); err != nil {
+		var err error
+		if r.Overdue, err = s.learn(m.Run, m.Within); err != nil {
 			r.Error = err.Error()
 		}
 		if err := out.Encode(r); err != nil {
@@ -105,21 +122,41 @@ func (s *server) listen() (done bool) {
 	}
 }
 
-// learn learns what is to be undone.
-func (s *server) learn(r *Run) error {
+// learn learns what is to be undone, and by when. It returns whether it was undone
+// since it last learnt something.
+func (s *server) learn(r *Run, within time.Duration) (*overdue, error) {
 	if r == nil {
-		return errors.New("snap said nothing")
+		return nil, errors.New("snap said nothing")
 	}
+	held := s.run != nil && s.run.Holding
 	if s.run == nil {
 		if err := s.begin(r); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if r.Holding && !s.run.Holding {
+	if r.Holding && !held {
 		s.watch.Reset(false)
+		if err := s.promise.make(within, patienceOf(r.Why), func(ctx context.Context, o overdue) { s.letGo(ctx, r, o) }); err != nil {
+			return nil, err
+		}
 	}
 	s.run = r
-	return nil
+	if !r.Holding && held {
+		return s.promise.kept(), nil
+	}
+	return nil, nil
+}
+
+// letGo does what snap doesn't: the guest is held for longer than was promised.
+func (s *server) letGo(ctx context.Context, r *Run, o overdue) {
+	s.report(fmt.Sprintf("snap, process %d, has held domain %q for %v, but %s; letting it go", r.Snap.PID, r.Name, o.Held.Round(time.Millisecond), o.Why))
+	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	defer cancel()
+	did, err := r.free(ctx, s.dir, known(s.vm, s.watch))
+	if err != nil {
+		did = append(did, strings.ReplaceAll(err.Error(), "\n", "; ")+"; run snap recover when snap has ended")
+	}
+	s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(did, "; ")))
 }
 
 // begin connects to the domain and to snap's process.
@@ -165,6 +202,7 @@ func (s *server) close() {
 // undo does what snap would have done.
 func (s *server) undo() error {
 	r := s.run
+	s.promise.end() // what it began is done again
 	s.report(fmt.Sprintf("snap, process %d, died during a dump of domain %q; undoing it", r.Snap.PID, r.Name))
 	r.Guardian = s.self
 	did, err := r.undo(context.Background(), s.dir, known(s.vm, s.watch), tryFor)

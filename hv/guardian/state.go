@@ -37,7 +37,6 @@ const (
 	// partialInfix begins the suffix of the files that may be removed; the run's
 	// name follows.
 	partialInfix = ".partial-"
-	gateInfix    = ".fifo-"
 )
 
 // ErrLocked is the failure of a dump while another of its domain is running.
@@ -267,9 +266,6 @@ func Runs(dir string) ([]*Run, error) {
 	}
 	return runs, errors.Join(errs...)
 }
-
-// gate is where a job of the hypervisor's may be made to wait.
-func (r *Run) gate(dir string) string { return filepath.Join(dir, "hold"+gateInfix+r.ID) }
 
 func (r *Run) path(dir string) string {
 	name := r.key()

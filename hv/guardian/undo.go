@@ -31,11 +31,9 @@ func known(vm hv.Guardable, w hv.Watch) reach {
 	}
 }
 
-// by reaches a VM over a connection of its own. A daemon that stands at the dump's
-// gate is let go on first: it may answer nothing before.
+// by reaches a VM over a connection of its own.
 func by(connect Connect) reach {
 	return func(ctx context.Context, r *Run, dir string) (hv.Guardable, hv.Watch, func(), error) {
-		Unblock(r.gate(dir))
 		conn, vm, err := r.find(ctx, connect)
 		if err != nil {
 			return nil, nil, nil, err
@@ -81,7 +79,7 @@ func (r *Run) free(ctx context.Context, dir string, get reach) (did []string, er
 		return nil, fmt.Errorf("domain %q: %w: %w", r.Name, hv.ErrStillPaused, err)
 	}
 	defer done()
-	what, err := vm.Undo(ctx, hv.Left{Run: r.ID, Why: r.Why, Gate: r.gate(dir), Watch: w})
+	what, err := vm.Undo(ctx, hv.Left{Run: r.ID, Why: r.Why, Watch: w})
 	switch {
 	case errors.Is(err, hv.ErrNoDomain), errors.Is(err, hv.ErrNotRunning):
 		return []string{gone}, nil

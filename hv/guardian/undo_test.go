@@ -3,14 +3,10 @@ package guardian
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"snap/hv"
 )
@@ -32,6 +28,7 @@ type toy struct {
 
 	left   []hv.Left
 	closed int
+	undone chan struct{} // told of each Undo, if it isn't nil
 }
 
 func (y *toy) open(context.Context, string) (hv.Connection, error) { return toyConnection{y: y}, nil }
@@ -41,9 +38,19 @@ func (y *toy) Marker(context.Context) (*hv.Marker, error)          { return y.ma
 func (y *toy) ClearMarker(context.Context) error                   { y.marker = nil; return nil }
 func (y *toy) Undo(_ context.Context, l hv.Left) (did string, err error) {
 	y.left = append(y.left, l)
+	if y.undone != nil {
+		y.undone <- struct{}{}
+	}
 	return y.did, y.err
 }
-func (y *toy) Close() error { y.closed++; return nil }
+func (y *toy) Watch(context.Context) (hv.Watch, error) { return toyWatch{}, nil }
+func (y *toy) Close() error                            { y.closed++; return nil }
+
+// toyWatch sees nothing.
+type toyWatch struct{ hv.Watch }
+
+func (toyWatch) Reset(bool) {}
+func (toyWatch) Close()     {}
 
 // toyConnection is a connection to a toy.
 type toyConnection struct {
@@ -135,7 +142,7 @@ func TestUndoSays(t *testing.T) {
 		if _, err := Recover(t.Context(), y.open, dir, r, false); err != nil {
 			t.Fatal(err)
 		}
-		want := []hv.Left{{Run: r.ID, Why: why, Gate: filepath.Join(dir, "hold.fifo-"+r.ID)}}
+		want := []hv.Left{{Run: r.ID, Why: why}}
 		if diff := cmp.Diff(want, y.left); diff != "" {
 			t.Errorf("Undo() was told (-want +got):\n%s", diff)
 		}
@@ -157,43 +164,5 @@ func TestRecoverMarked(t *testing.T) {
 	y.marker = &hv.Marker{Run: "otherotherotherr", Why: hv.ForJob, Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
 	if done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker, false); err != nil || !done.Running || y.marker == nil {
 		t.Errorf("RecoverMarked() of a dump that runs = %+v, %v; want that it runs", done, err)
-	}
-}
-
-// TestUnblock: who waits at the gate of a dead process goes on, before anybody
-// connects to it.
-func TestUnblock(t *testing.T) {
-	dir := t.TempDir()
-	r, y := deadRun(t, hv.ForJob)
-	if err := r.save(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mkfifo(r.gate(dir), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	opened := make(chan error, 1)
-	go func() { // a daemon that answers nothing until it has opened it
-		f, err := os.OpenFile(r.gate(dir), os.O_WRONLY, 0)
-		if err == nil {
-			_, err = f.Write([]byte("QEMU"))
-			err = errors.Join(err, f.Close())
-		}
-		opened <- err
-	}()
-	answers := func(ctx context.Context, uri string) (hv.Connection, error) {
-		select {
-		case err := <-opened:
-			return toyConnection{y: y}, err
-		case <-time.After(10 * time.Second):
-			return nil, errors.New("the daemon still waits at the gate")
-		}
-	}
-	if done, err := Recover(t.Context(), answers, dir, r, false); err != nil {
-		t.Errorf("Recover() = %+v, %v; want no error", done, err)
-	}
-	missing := filepath.Join(dir, "missing")
-	Unblock(missing)
-	if _, err := os.Lstat(missing); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Unblock() of no gate made one (%v)", err)
 	}
 }

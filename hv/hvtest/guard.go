@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -30,6 +29,8 @@ func TestGuard(t *testing.T, open func(t *testing.T) hv.Guardable) {
 	}{
 		{"kept", testKept},
 		{"refused", testKeeperRefuses},
+		{"for a time", testKeptForATime},
+		{"overdue", testKeptTooLong},
 		{"undone", testUndone},
 		{"somebody else's", testUndoLeaves},
 		{"nothing to undo", testUndoNothing},
@@ -70,7 +71,8 @@ func wantMarker(t *testing.T, vm hv.Guardable, run, when string) {
 type keeper struct {
 	t    *testing.T
 	look hv.Guardable // another VM of the same guest
-	fail error
+	fail error        // of Hold
+	late error        // of Freed
 
 	said []string
 }
@@ -87,16 +89,23 @@ func (k *keeper) note(what string) {
 }
 
 // Hold implements hv.Keeper.
-func (k *keeper) Hold(_ context.Context, why hv.Reason) error {
-	k.note("hold for " + string(why))
+func (k *keeper) Hold(_ context.Context, why hv.Reason, until time.Time) error {
+	what := "hold for " + string(why)
+	if !until.IsZero() {
+		what += ", for a time"
+	}
+	k.note(what)
 	return k.fail
 }
 
-// Freed implements hv.Keeper.
-func (k *keeper) Freed() { k.note("freed") }
+// Progressed implements hv.Keeper.
+func (k *keeper) Progressed() { k.note("progressed") }
 
-// guarded puts vm under a keeper, and returns the gate as well.
-func guarded(t *testing.T, vm, other hv.Guardable) (k *keeper, w hv.Watch, gate string) {
+// Freed implements hv.Keeper.
+func (k *keeper) Freed() error { k.note("freed"); return k.late }
+
+// guarded puts vm under a keeper.
+func guarded(t *testing.T, vm, other hv.Guardable) (k *keeper, w hv.Watch) {
 	t.Helper()
 	w, err := vm.Watch(t.Context())
 	if err != nil {
@@ -104,14 +113,13 @@ func guarded(t *testing.T, vm, other hv.Guardable) (k *keeper, w hv.Watch, gate 
 	}
 	t.Cleanup(w.Close)
 	k = &keeper{t: t, look: other}
-	gate = filepath.Join(t.TempDir(), "gate")
-	vm.Guard(hv.Guard{Keeper: k, Watch: w, Gate: gate, Marker: hv.Marker{Run: aRun, Host: "host", Boot: "boot", PID: 7, Start: 8}})
-	return k, w, gate
+	vm.Guard(hv.Guard{Keeper: k, Watch: w, Marker: hv.Marker{Run: aRun, Host: "host", Boot: "boot", PID: 7, Start: 8}})
+	return k, w
 }
 
 // testKept: keeper and marker stand around a pause.
 func testKept(t *testing.T, vm, other hv.Guardable) {
-	k, _, _ := guarded(t, vm, other)
+	k, _ := guarded(t, vm, other)
 	h := pause(t, vm, vmPause)
 	m, err := other.Marker(t.Context())
 	if err != nil || m == nil {
@@ -130,10 +138,41 @@ func testKept(t *testing.T, vm, other hv.Guardable) {
 // testKeeperRefuses: what nobody would undo isn't done.
 func testKeeperRefuses(t *testing.T, vm, other hv.Guardable) {
 	errNo := errors.New("the test's keeper refuses")
-	k, _, _ := guarded(t, vm, other)
+	k, _ := guarded(t, vm, other)
 	k.fail = errNo
 	if _, err := vm.Pause(t.Context()); !errors.Is(err, errNo) || errors.Is(err, hv.ErrStillPaused) {
 		t.Errorf("Pause() whose keeper refuses = %v; want %v", err, errNo)
+	}
+}
+
+// testKeptForATime: the keeper knows of a pause's deadline, and of its progress.
+func testKeptForATime(t *testing.T, vm, other hv.Guardable) {
+	k, _ := guarded(t, vm, other)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	h, err := vm.Pause(ctx)
+	if err != nil {
+		t.Fatalf("Pause() failed: %v", err)
+	}
+	h.Progressed()
+	released(t, h)
+	want := []string{"hold for pause, for a time: running, marked false", "progressed: paused, marked true", "freed: running, marked false"}
+	if !slices.Equal(k.said, want) {
+		t.Errorf("the keeper was told %q; want %q", k.said, want)
+	}
+}
+
+// testKeptTooLong: that the keeper let the guest go is what Release says, and for
+// how long it stood until then.
+func testKeptTooLong(t *testing.T, vm, other hv.Guardable) {
+	k, _ := guarded(t, vm, other)
+	h := pause(t, vm, vmPause)
+	if did, err := undo(t, other, hv.Left{Run: aRun, Why: hv.ForPause}); err != nil || did == "" {
+		t.Errorf("Undo() of a pause = %q, %v; want what was done", did, err)
+	}
+	k.late = &hv.OverdueError{Held: 7 * time.Millisecond, Why: "the test's keeper says so"}
+	if stood, err := h.Release(); !errors.Is(err, hv.ErrOverdue) || errors.Is(err, hv.ErrDisturbed) || stood != 7*time.Millisecond {
+		t.Errorf("Release() of a pause that its keeper ended = %v, %v; want 7ms and %v", stood, err, hv.ErrOverdue)
 	}
 }
 
@@ -148,14 +187,14 @@ func undo(t *testing.T, vm hv.Guardable, l hv.Left) (did string, err error) {
 // testUndone: another process resumes the guest, leaves the marker to be removed
 // last, and who paused the guest learns of it.
 func testUndone(t *testing.T, vm, other hv.Guardable) {
-	_, _, gate := guarded(t, vm, other)
+	guarded(t, vm, other)
 	h := pause(t, vm, vmPause)
-	if did, err := undo(t, other, hv.Left{Run: aRun, Why: hv.ForPause, Gate: gate}); err != nil || did == "" {
+	if did, err := undo(t, other, hv.Left{Run: aRun, Why: hv.ForPause}); err != nil || did == "" {
 		t.Errorf("Undo() of a pause = %q, %v; want what was done", did, err)
 	}
 	wantState(t, other, hv.StateRunning, "after Undo()")
 	wantMarker(t, other, aRun, "after Undo()")
-	if did, err := undo(t, other, hv.Left{Run: aRun, Why: hv.ForPause, Gate: gate}); err != nil || did != "" {
+	if did, err := undo(t, other, hv.Left{Run: aRun, Why: hv.ForPause}); err != nil || did != "" {
 		t.Errorf("second Undo() = %q, %v; want that nothing was to be done", did, err)
 	}
 	if err := errors.Join(other.ClearMarker(t.Context()), other.ClearMarker(t.Context())); err != nil {
@@ -169,15 +208,15 @@ func testUndone(t *testing.T, vm, other hv.Guardable) {
 // testUndoLeaves: a guest that another one paused, with a marker of its own or with
 // none, is left alone.
 func testUndoLeaves(t *testing.T, vm, other hv.Guardable) {
-	_, _, gate := guarded(t, vm, other)
+	guarded(t, vm, other)
 	h := pause(t, vm, vmPause)
-	if did, err := undo(t, other, hv.Left{Run: "another dump", Why: hv.ForPause, Gate: gate}); !errors.Is(err, hv.ErrDisturbed) || did != "" {
+	if did, err := undo(t, other, hv.Left{Run: "another dump", Why: hv.ForPause}); !errors.Is(err, hv.ErrDisturbed) || did != "" {
 		t.Errorf("Undo() of another dump's pause = %q, %v; want %v", did, err, hv.ErrDisturbed)
 	}
 	wantState(t, other, hv.StatePaused, "after Undo() of another dump's")
 	released(t, h)
 	h = pause(t, other, vmPause) // which stands under no keeper
-	if did, err := undo(t, vm, hv.Left{Run: aRun, Why: hv.ForPause, Gate: gate}); !errors.Is(err, hv.ErrDisturbed) || did != "" {
+	if did, err := undo(t, vm, hv.Left{Run: aRun, Why: hv.ForPause}); !errors.Is(err, hv.ErrDisturbed) || did != "" {
 		t.Errorf("Undo() of an operator's pause = %q, %v; want %v", did, err, hv.ErrDisturbed)
 	}
 	wantState(t, vm, hv.StatePaused, "after Undo() of an operator's")
@@ -187,7 +226,7 @@ func testUndoLeaves(t *testing.T, vm, other hv.Guardable) {
 // testUndoNothing: there need not be anything to undo, whatever for.
 func testUndoNothing(t *testing.T, vm, _ hv.Guardable) {
 	for _, why := range []hv.Reason{hv.ForPause, hv.ForJob} {
-		if _, err := undo(t, vm, hv.Left{Run: aRun, Why: why, Gate: filepath.Join(t.TempDir(), "gate")}); err != nil {
+		if _, err := undo(t, vm, hv.Left{Run: aRun, Why: why}); err != nil {
 			t.Errorf("Undo() for %s of nothing = %v; want no error", why, err)
 		}
 		wantState(t, vm, hv.StateRunning, "after Undo() of nothing")

@@ -138,6 +138,7 @@ func (c *Conn) session(ctx context.Context) (*session, error) {
 type session struct {
 	rpc  *rpc.Libvirt
 	conn *framed
+	peer int // the process at the other end, 0 if it isn't known
 }
 
 // open dials the daemon and opens its driver.
@@ -164,7 +165,7 @@ func (t *target) openOn(ctx context.Context, between func(net.Conn) (net.Conn, e
 		return nil, errors.Join(fmt.Errorf("connect to %s: %w", t.uri, err), conn.Close())
 	}
 	g := newFramed(under)
-	s := &session{rpc: rpc.NewWithDialer(dialers.NewAlreadyConnected(g)), conn: g}
+	s := &session{rpc: rpc.NewWithDialer(dialers.NewAlreadyConnected(g)), conn: g, peer: peerOf(conn)}
 	_, err = run(ctx, s, func(l *rpc.Libvirt) (struct{}, error) {
 		return struct{}{}, l.ConnectToURI(rpc.ConnectURI(t.driver))
 	})

@@ -39,6 +39,9 @@ func (h *idleHold) Release() (time.Duration, error) {
 	return 0, h.err
 }
 
+// Progressed implements hv.Hold: it takes as long as it takes.
+func (h *idleHold) Progressed() {}
+
 func (h *idleHold) check() error {
 	l := h.d.limits()
 	ctx, cancel := bounded.Within(context.Background(), l.resumeTry)

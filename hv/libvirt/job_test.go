@@ -3,9 +3,8 @@ package libvirt
 import (
 	"context"
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -36,14 +35,13 @@ func (p *peer) dump(t *testing.T, resumes bool) func(int, []byte) *answer {
 		p.state, p.reason, p.job = statePaused, pausedByDump, uint32(rpc.DomainJobUnbounded)
 		p.mu.Unlock()
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			t.Errorf("open the FIFO: %v", err)
-			return &answer{cut: true}
+		if err != nil && !p.gone {
+			t.Errorf("open the pipe: %v", err)
 		}
 		for err == nil {
 			_, err = f.Write(make([]byte, 4096))
 		}
-		_ = f.Close()
+		_ = f.Close() // it may not be open
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.job = 0
@@ -54,12 +52,101 @@ func (p *peer) dump(t *testing.T, resumes bool) func(int, []byte) *answer {
 	}
 }
 
-// nothingLeft demands that neither FIFO nor marker are there and that the keeper
-// knows.
-func (p *peer) nothingLeft(t *testing.T, d *Domain, n *notes) {
+// pipeGate is a gate of the test's own process.
+type pipeGate struct {
+	r, w *os.File
+
+	mu      sync.Mutex
+	armed   time.Time
+	late    error
+	shut    bool
+	freed   bool
+	written chan struct{}
+	closed  chan struct{}
+	waited  sync.WaitGroup
+}
+
+// openGate is a hv.Guard's Gate. The peer keeps the last one.
+func (p *peer) openGate(context.Context) (hv.Gate, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	g := &pipeGate{r: r, w: w, written: make(chan struct{}), closed: make(chan struct{})}
+	g.waited.Go(func() {
+		for {
+			poll := []unix.PollFd{{Fd: int32(r.Fd()), Events: unix.POLLIN}}
+			if _, err := unix.Poll(poll, 10); err == nil && poll[0].Revents&unix.POLLIN != 0 {
+				close(g.written)
+				return
+			}
+			select {
+			case <-g.closed:
+				return
+			default:
+			}
+		}
+	})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gate = g
+	return g, nil
+}
+
+func (g *pipeGate) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), g.w.Fd()) }
+
+func (g *pipeGate) Arm(until time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.armed = until
+	return nil
+}
+
+func (g *pipeGate) Progressed()              {}
+func (g *pipeGate) Written() <-chan struct{} { return g.written }
+func (g *pipeGate) Closed() <-chan struct{}  { return g.closed }
+
+func (g *pipeGate) Overdue() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.late
+}
+
+func (g *pipeGate) Shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut {
+		return
+	}
+	g.shut = true
+	close(g.closed)
+	g.waited.Wait()
+	_, _ = g.r.Close(), g.w.Close()
+}
+
+func (g *pipeGate) Free() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.freed = true
+}
+
+// expire closes the pipe as its process does when its time is up.
+func (g *pipeGate) expire(late error) {
+	g.mu.Lock()
+	g.late = late
+	g.mu.Unlock()
+	g.Shut()
+}
+
+// nothingLeft demands that the gate is closed and given away, that the marker isn't
+// there, and that the keeper knows.
+func (p *peer) nothingLeft(t *testing.T, n *notes) {
 	t.Helper()
-	if _, err := os.Lstat(d.kept.Gate); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the FIFO is still there (%v)", err)
+	p.mu.Lock()
+	g := p.gate
+	p.mu.Unlock()
+	if g != nil && (!g.shut || !g.freed) {
+		t.Errorf("the gate is closed %v, given away %v; want both", g.shut, g.freed)
 	}
 	if last := n.said[len(n.said)-1]; !strings.HasPrefix(last, "freed") || strings.Contains(last, "marked") {
 		t.Errorf("the keeper was last told %q; want freed, of a guest without a mark", last)
@@ -100,7 +187,7 @@ func TestPauseByJob(t *testing.T) {
 		if want := map[bool]int{true: 0, false: 1}[resumes]; p.now() != stateRunning || p.count(procResume) != want || p.count(procSuspend) != 0 {
 			t.Errorf("the guest's state is %d after %d resumes of ours; want %d after %d", p.now(), p.count(procResume), stateRunning, want)
 		}
-		p.nothingLeft(t, d, n)
+		p.nothingLeft(t, n)
 	}
 }
 
@@ -118,7 +205,7 @@ func TestPauseByJobOthers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPeer(t)
-			d, n, h := p.heldByJob(t, true)
+			_, n, h := p.heldByJob(t, true)
 			p.set(tt.state, tt.reason)
 			if _, err := h.Release(); !errors.Is(err, tt.want) {
 				t.Errorf("Release() = %v; want %v", err, tt.want)
@@ -126,7 +213,7 @@ func TestPauseByJobOthers(t *testing.T) {
 			if p.now() != tt.state || p.count(procResume) != 0 {
 				t.Errorf("the guest's state is %d after %d resumes; want %d after none", p.now(), p.count(procResume), tt.state)
 			}
-			p.nothingLeft(t, d, n)
+			p.nothingLeft(t, n)
 		})
 	}
 }
@@ -134,7 +221,7 @@ func TestPauseByJobOthers(t *testing.T) {
 // TestPauseByJobPausedAfter: a pause that waited for the job stays.
 func TestPauseByJobPausedAfter(t *testing.T) {
 	p := newPeer(t)
-	d, n, h := p.heldByJob(t, true)
+	_, n, h := p.heldByJob(t, true)
 	p.on(procJobInfo, nil)
 	p.on(procGetState, func(int, []byte) *answer {
 		p.mu.Lock()
@@ -150,7 +237,7 @@ func TestPauseByJobPausedAfter(t *testing.T) {
 	if p.now() != statePaused || p.count(procResume) != 0 {
 		t.Errorf("the guest's state is %d after %d resumes of ours; want %d after none", p.now(), p.count(procResume), statePaused)
 	}
-	p.nothingLeft(t, d, n)
+	p.nothingLeft(t, n)
 }
 
 // TestPauseByJobRefused: where it can't be, the guest runs as before, and there is
@@ -165,7 +252,7 @@ func TestPauseByJobRefused(t *testing.T) {
 		if _, err := d.PauseByJob(t.Context()); !errors.Is(err, hv.ErrUnsupported) {
 			t.Errorf("PauseByJob() = %v; want hv.ErrUnsupported", err)
 		}
-		p.nothingLeft(t, d, n)
+		p.nothingLeft(t, n)
 	})
 	t.Run("without a keeper", func(t *testing.T) {
 		p := newPeer(t)
@@ -188,6 +275,7 @@ func TestPauseByJobRefused(t *testing.T) {
 	t.Run("in time", func(t *testing.T) {
 		p := newPeer(t)
 		d, n, _ := p.kept()
+		p.gone = true
 		tooLate := make(chan struct{})
 		p.on(procCoreDump, func(n int, args []byte) *answer { // waits for another job
 			<-tooLate
@@ -202,19 +290,79 @@ func TestPauseByJobRefused(t *testing.T) {
 		if p.now() != stateRunning {
 			t.Error("the guest is still held")
 		}
-		p.nothingLeft(t, d, n)
+		p.nothingLeft(t, n)
 	})
 }
 
-// TestAbandonJob: who undoes a job of a dead process's has it end, whenever libvirt
-// comes to it.
+// TestPauseByJobBroken: a guest that was let go before Release isn't said to have
+// stood still, whoever knows of it.
+func TestPauseByJobBroken(t *testing.T) {
+	late := &hv.OverdueError{Held: time.Microsecond, Why: "the test says so"}
+	tests := []struct {
+		name   string
+		breaks func(t *testing.T, p *peer, n *notes)
+		want   error
+		stood  time.Duration // 0 is any
+	}{
+		{"the gate's time is up", func(_ *testing.T, p *peer, _ *notes) { p.gate.expire(late) }, hv.ErrOverdue, late.Held},
+		{"the keeper's patience is", func(_ *testing.T, _ *peer, n *notes) { n.late = late }, hv.ErrOverdue, late.Held},
+		{"libvirt ended it, and another holds it", func(t *testing.T, p *peer, _ *notes) {
+			p.gate.Shut()
+			_ = promptly(t, "the end of the dump", func() error {
+				for p.now() != stateRunning {
+					time.Sleep(time.Millisecond)
+				}
+				return nil
+			})
+			time.Sleep(20 * time.Millisecond) // until its answer is there
+			p.set(statePaused, pausedByDump)
+		}, hv.ErrDisturbed, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPeer(t)
+			_, n, h := p.heldByJob(t, true)
+			tt.breaks(t, p, n)
+			stood, err := h.Release()
+			if !errors.Is(err, tt.want) || tt.stood != 0 && stood != tt.stood {
+				t.Errorf("Release() = %v, %v; want %v, %v", stood, err, tt.stood, tt.want)
+			}
+			if p.now() != stateRunning {
+				t.Error("the guest is still held")
+			}
+			p.nothingLeft(t, n)
+		})
+	}
+}
+
+// TestPauseByJobArmed: the gate knows when the guest is to be let go.
+func TestPauseByJobArmed(t *testing.T) {
+	p := newPeer(t)
+	d, _, _ := p.kept()
+	p.dumps(t, true)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	h, err := d.PauseByJob(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, _ := ctx.Deadline(); !p.gate.armed.Equal(want) {
+		t.Errorf("the gate closes at %v; want %v", p.gate.armed, want)
+	}
+	if _, err := h.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAbandonJob: a job of a dead process's, whose pipe is closed, is waited for,
+// whenever libvirt comes to it.
 func TestAbandonJob(t *testing.T) {
 	for name, wait := range map[string]bool{"held": false, "not yet held": true} {
 		t.Run(name, func(t *testing.T) {
 			p := newPeer(t)
 			d := p.domain()
-			fifo := filepath.Join(t.TempDir(), "hold")
-			if err := unix.Mkfifo(fifo, 0o600); err != nil {
+			g, err := p.openGate(t.Context())
+			if err != nil {
 				t.Fatal(err)
 			}
 			// The dead process's call: libvirt carries it out all the same.
@@ -225,7 +373,10 @@ func TestAbandonJob(t *testing.T) {
 			var call sync.WaitGroup
 			call.Go(func() {
 				<-begun
-				p.dump(t, true)(1, xdrAppend(nil, peerDomain, fifo))
+				p.mu.Lock()
+				p.gone = wait // the pipe's path leads nowhere
+				p.mu.Unlock()
+				p.dump(t, true)(1, xdrAppend(nil, peerDomain, g.Path()))
 				p.mu.Lock()
 				p.control = 0
 				p.mu.Unlock()
@@ -234,16 +385,15 @@ func TestAbandonJob(t *testing.T) {
 				time.AfterFunc(2*quick.calmFor, func() { close(begun) })
 			} else {
 				close(begun)
+				<-g.Written()
 			}
-			if err := d.abandonJob(t.Context(), fifo); err != nil {
+			g.Shut()
+			if err := d.abandonJob(t.Context()); err != nil {
 				t.Errorf("abandonJob() = %v; want no error", err)
 			}
 			call.Wait()
 			if p.now() != stateRunning {
 				t.Error("the guest is still held")
-			}
-			if _, err := os.Lstat(fifo); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("the FIFO is still there (%v)", err)
 			}
 		})
 	}

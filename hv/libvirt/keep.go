@@ -15,36 +15,38 @@ const clearFor = 10 * time.Second
 
 var _ hv.Guardable = (*Domain)(nil)
 
-// Guard implements hv.Guardable. The gate is where PauseByJob makes a FIFO.
+// Guard implements hv.Guardable. PauseByJob has libvirt dump into a gate.
 func (d *Domain) Guard(g hv.Guard) { d.kept = &keeping{g} }
 
 // keeping is what stands behind the pauses of a domain.
 type keeping struct{ hv.Guard }
 
-// hold gets everything ready that undoes what is about to be done.
+// hold gets everything ready that undoes what is about to be done, at ctx's deadline
+// if not before.
 func (k *keeping) hold(ctx context.Context, d *Domain, why hv.Reason) error {
-	if err := k.Keeper.Hold(ctx, why); err != nil {
+	until, _ := ctx.Deadline()
+	if err := k.Keeper.Hold(ctx, why, until); err != nil {
 		return err
 	}
 	k.Watch.Reset(false)
 	m := k.Marker
 	m.Why, m.Was, m.Since = why, hv.StateRunning, time.Now().UTC().Truncate(time.Second)
 	if err := d.setMarker(ctx, m); err != nil {
-		k.free(d)
-		return err
+		return errors.Join(err, k.free(d))
 	}
 	return nil
 }
 
 // free takes it all away again. If the marker stays, so does the keeper, who
-// goes on trying.
-func (k *keeping) free(d *Domain) {
+// goes on trying. It fails with a *hv.OverdueError if the keeper did before.
+func (k *keeping) free(d *Domain) error {
 	ctx, cancel := bounded.Within(context.Background(), clearFor)
 	defer cancel()
 	err := d.ClearMarker(ctx)
 	if err == nil || errors.Is(err, hv.ErrNoDomain) || d.gone(ctx) {
-		k.Keeper.Freed()
+		return k.Keeper.Freed()
 	}
+	return nil
 }
 
 // gone reports whether this run of the domain is known to be over.

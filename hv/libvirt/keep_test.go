@@ -3,7 +3,6 @@ package libvirt
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,11 +16,13 @@ import (
 type notes struct {
 	p    *peer
 	said []string
-	fail error
+	fail error // of Hold
+	late error // of Freed
 }
 
-func (n *notes) Hold(context.Context, hv.Reason) error { n.note("hold"); return n.fail }
-func (n *notes) Freed()                                { n.note("freed") }
+func (n *notes) Hold(context.Context, hv.Reason, time.Time) error { n.note("hold"); return n.fail }
+func (n *notes) Progressed()                                      { n.note("progressed") }
+func (n *notes) Freed() error                                     { n.note("freed"); return n.late }
 
 func (n *notes) note(what string) {
 	n.p.mu.Lock()
@@ -45,7 +46,7 @@ func (p *peer) kept() (*Domain, *notes, hv.Watch) {
 	}
 	p.t.Cleanup(w.Close)
 	n := &notes{p: p}
-	d.Guard(hv.Guard{Keeper: n, Marker: hv.Marker{Run: "run", PID: 1}, Watch: w, Gate: filepath.Join(p.t.TempDir(), "hold")})
+	d.Guard(hv.Guard{Keeper: n, Marker: hv.Marker{Run: "run", PID: 1}, Watch: w, Gate: p.openGate})
 	return d, n, w
 }
 

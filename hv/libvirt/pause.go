@@ -187,7 +187,7 @@ func (h *hold) giveUp() error {
 func (h *hold) drop() {
 	_ = h.session.close() // nothing was done on it
 	if h.kept != nil {
-		h.kept.free(h.d)
+		_ = h.kept.free(h.d) // nothing was held for too long
 	}
 }
 
@@ -208,10 +208,26 @@ func (h *hold) Release() (time.Duration, error) {
 			_ = h.session.close() // its work is done
 		}
 		if h.kept != nil && (h.err == nil || nothingLeft(h.err)) {
-			h.kept.free(h.d)
+			h.overdue(h.kept.free(h.d))
 		}
 	})
 	return h.stood, h.err
+}
+
+// overdue takes in that the keeper let the guest go: what looks as if somebody else
+// had resumed it was that.
+func (h *hold) overdue(err error) {
+	if e, ok := errors.AsType[*hv.OverdueError](err); ok {
+		h.stood = e.Held
+		h.err = fmt.Errorf("pause domain %q: %w", h.d.dom.Name, err)
+	}
+}
+
+// Progressed implements hv.Hold.
+func (h *hold) Progressed() {
+	if h.kept != nil {
+		h.kept.Keeper.Progressed()
+	}
 }
 
 // nothingLeft reports whether err, of a resume, says that there is nothing to resume.

@@ -77,6 +77,8 @@ type peer struct {
 	monitor       map[string]string // replies by command
 	memory        []byte            // from guest-physical 0 on
 	peekMax       int
+	gate          *pipeGate // the last
+	gone          bool      // it may be closed before a dump opens it
 }
 
 const (

@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"time"
 
 	"snap/hv"
 	"snap/hv/qemu"
@@ -35,11 +36,16 @@ func (d *Domain) abandonSnapshot(ctx context.Context) error {
 // marking is the domain's Keeper, which also sees to its marker.
 type marking struct{ d *Domain }
 
-// Hold implements hv.Keeper.
-func (k marking) Hold(ctx context.Context, why hv.Reason) error { return k.d.kept.hold(ctx, k.d, why) }
+// Hold implements hv.Keeper. That it is undone at ctx's deadline is what hold says.
+func (k marking) Hold(ctx context.Context, why hv.Reason, _ time.Time) error {
+	return k.d.kept.hold(ctx, k.d, why)
+}
+
+// Progressed implements hv.Keeper.
+func (k marking) Progressed() { k.d.kept.Keeper.Progressed() }
 
 // Freed implements hv.Keeper.
-func (k marking) Freed() { k.d.kept.free(k.d) }
+func (k marking) Freed() error { return k.d.kept.free(k.d) }
 
 // manager is libvirt as a qemu.Manager.
 type manager struct{ d *Domain }

@@ -194,7 +194,7 @@ func TestNobodyResumesACrash(t *testing.T) {
 				p.noSnapshot("failed")
 				p.runState(false, "guest-panicked")
 				p.set(s.state, s.reason)
-				_, err := d.Undo(t.Context(), hv.Left{Run: "run", Why: why, Gate: t.TempDir() + "/gate"})
+				_, err := d.Undo(t.Context(), hv.Left{Run: "run", Why: why})
 				if err != nil && !errors.Is(err, hv.ErrDisturbed) {
 					t.Errorf("Undo() = %v; want nil or %v", err, hv.ErrDisturbed)
 				}

@@ -14,7 +14,7 @@ func (d *Domain) Undo(ctx context.Context, l hv.Left) (did string, err error) {
 	case hv.ForSnapshot:
 		did, err = "ended the snapshot", d.abandonSnapshot(ctx)
 	case hv.ForJob:
-		did, err = "had libvirt let the guest go", d.abandonJob(ctx, l.Gate)
+		did, err = "had libvirt let the guest go", d.abandonJob(ctx)
 	default:
 		did, err = d.abandonPause(ctx, l)
 	}

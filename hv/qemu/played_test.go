@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -209,14 +210,23 @@ type diary struct {
 	q    *played
 	said []string
 	fail error
+	late error // of Freed
+
+	progress int
 }
 
-func (k *diary) Hold(_ context.Context, why hv.Reason) error {
+func (k *diary) Hold(_ context.Context, why hv.Reason, _ time.Time) error {
 	k.said = append(k.said, fmt.Sprintf("hold for %s, on=%v", why, k.q.on))
 	return k.fail
 }
 
-func (k *diary) Freed() { k.said = append(k.said, fmt.Sprintf("freed, on=%v", k.q.on)) }
+func (k *diary) Freed() error {
+	k.said = append(k.said, fmt.Sprintf("freed, on=%v", k.q.on))
+	return k.late
+}
+
+// Progressed implements hv.Keeper.
+func (k *diary) Progressed() { k.progress++ }
 
 // TestMonitorErrors: what QEMU refuses is told from what it can't have said.
 func TestMonitorErrors(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"snap/hv"
@@ -139,23 +140,75 @@ func (g *Guest) open(ctx context.Context, s *sink, m RAMMap, saved migration) (*
 // tried for as long as undoing says.
 func (g *Guest) saveGuarded(ctx context.Context, s *sink, undoing time.Duration, progress func(done, total uint64), by Manager, k hv.Keeper) (migration, error) {
 	if k != nil {
-		if err := k.Hold(ctx, hv.ForSnapshot); err != nil {
+		until, _ := ctx.Deadline()
+		if err := k.Hold(ctx, hv.ForSnapshot, until); err != nil {
 			return migration{}, err
 		}
 	}
-	saved, err := g.save(ctx, s, progress, by)
+	t := teller{keeper: k, progress: progress}
+	saved, err := g.save(ctx, s, t.hears, by)
 	undo, cancel := bounded.Within(context.Background(), undoing)
 	defer cancel()
-	undone := g.AbandonSnapshot(undo, by)
+	undone := t.while(func() error { return g.AbandonSnapshot(undo, by) })
 	if k != nil && !errors.Is(undone, hv.ErrStillPaused) {
-		k.Freed()
+		err = errors.Join(err, k.Freed())
 	}
 	return saved, errors.Join(err, undone)
 }
 
+// tellEvery is how often a keeper hears that a snapshot goes on.
+const tellEvery = time.Second
+
+// teller tells how far a snapshot is.
+type teller struct {
+	keeper   hv.Keeper                // nil for none
+	progress func(done, total uint64) // nil for nobody
+
+	done uint64    // as the keeper heard last
+	at   time.Time // when it did
+}
+
+// hears takes in how far QEMU is. The keeper hears of it when there is progress, and
+// while QEMU sets the snapshot up, for which it touches all memory and counts nothing.
+func (t *teller) hears(m migration) {
+	done := m.RAM.Total - min(m.RAM.Remaining, m.RAM.Total)
+	if t.progress != nil && m.RAM.Total > 0 {
+		t.progress(done, m.RAM.Total)
+	}
+	if t.keeper != nil && (done != t.done || m.Status == "setup") && time.Since(t.at) >= tellEvery {
+		t.done, t.at = done, time.Now()
+		t.keeper.Progressed()
+	}
+}
+
+// while does what may take long, and that it is being done is progress.
+func (t *teller) while(do func() error) error {
+	if t.keeper == nil {
+		return do()
+	}
+	var told sync.WaitGroup
+	done := make(chan struct{})
+	told.Go(func() {
+		tick := time.NewTicker(tellEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				t.keeper.Progressed()
+			case <-done:
+				return
+			}
+		}
+	})
+	err := do()
+	close(done)
+	told.Wait()
+	return err
+}
+
 // save has QEMU save the guest to s. Whatever comes of it, something may be left
 // to undo.
-func (g *Guest) save(ctx context.Context, s *sink, progress func(done, total uint64), by Manager) (migration, error) {
+func (g *Guest) save(ctx context.Context, s *sink, hears func(migration), by Manager) (migration, error) {
 	w, err := s.writer()
 	if err != nil {
 		return migration{}, err
@@ -184,9 +237,7 @@ func (g *Guest) save(ctx context.Context, s *sink, progress func(done, total uin
 		case "cancelled", "cancelling":
 			return m, fmt.Errorf("somebody cancelled it: %w", hv.ErrDisturbed)
 		}
-		if progress != nil && m.RAM.Total > 0 {
-			progress(m.RAM.Total-min(m.RAM.Remaining, m.RAM.Total), m.RAM.Total)
-		}
+		hears(m)
 		select {
 		case <-time.After(lookEvery):
 		case <-ctx.Done():

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -69,6 +70,9 @@ func TestSnapshotFails(t *testing.T) {
 		{"QEMU fails and stops the guest", func(q *played, _ *diary, _ *hv.SnapshotOptions) {
 			q.migrates = func() { q.status, q.stopped = "failed", true; q.drop() }
 		}, nil, "QEMU gave up: no space left"},
+		{"its keeper lost patience", func(_ *played, k *diary, _ *hv.SnapshotOptions) {
+			k.late = &hv.OverdueError{Held: time.Minute, Why: "the test says so"}
+		}, hv.ErrOverdue, "the test says so"},
 		{"somebody cancels", func(q *played, _ *diary, _ *hv.SnapshotOptions) {
 			q.migrates = func() { q.status = "cancelled"; q.drop() }
 		}, hv.ErrDisturbed, ""},
@@ -177,6 +181,42 @@ func TestUndoWithin(t *testing.T) {
 			t.Errorf("undoWithin(%d) = %v; want %v", bytes, got, want)
 		}
 	}
+}
+
+// TestTeller: the keeper hears that a snapshot goes on when it does, while QEMU sets it
+// up, and while it is undone.
+func TestTeller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const total = 100
+		k := &diary{}
+		var seen []uint64
+		tell := teller{keeper: k, progress: func(done, _ uint64) { seen = append(seen, done) }}
+		hears := func(status string, done uint64, want int) {
+			m := migration{Status: status}
+			if status != "setup" {
+				m.RAM.Total, m.RAM.Remaining = total, total-done
+			}
+			before := k.progress
+			tell.hears(m)
+			if got := k.progress - before; got != want {
+				t.Errorf("%s, %d saved: the keeper was told %d times; want %d", status, done, got, want)
+			}
+			time.Sleep(tellEvery)
+		}
+		hears("setup", 0, 1)
+		hears("setup", 0, 1)
+		hears("active", 10, 1)
+		hears("active", 10, 0)
+		hears("active", 20, 1)
+		if diff := cmp.Diff([]uint64{10, 10, 20}, seen); diff != "" {
+			t.Errorf("the caller was told (-want +got):\n%s", diff)
+		}
+		before := k.progress
+		errTest := errors.New("the test's own")
+		if err := tell.while(func() error { time.Sleep(10*tellEvery + 1); return errTest }); !errors.Is(err, errTest) || k.progress != before+10 {
+			t.Errorf("while() = %v, and the keeper was told %d times; want %v, and 10", err, k.progress-before, errTest)
+		}
+	})
 }
 
 // TestSnapshotStays: a keeper is not let go before all is undone.

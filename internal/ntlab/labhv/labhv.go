@@ -198,6 +198,9 @@ type hold struct {
 	stood time.Duration
 }
 
+// Progressed implements hv.Hold: nobody keeps the pause.
+func (h *hold) Progressed() {}
+
 // Release implements hv.Hold.
 func (h *hold) Release() (time.Duration, error) {
 	h.once.Do(func() {
