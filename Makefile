@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 20s
 
-.PHONY: all build install check test lint fuzz bench demo deps clean
+.PHONY: all build install check test soak lint fuzz bench demo deps clean
 
 all: build
 
@@ -27,6 +27,12 @@ check: deps
 # All tests, those with a real libvirtd and QEMU included.
 test: deps
 	scripts/test.sh
+
+# So many dumps killed or stopped, at any moment: after each the guest runs and nothing
+# is left. make test does 60 of them.
+KILLS ?= 500
+soak: deps
+	scripts/soak.sh $(KILLS)
 
 lint:
 	scripts/lint.sh

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,83 +12,6 @@ import (
 	"snap/hv"
 	"snap/internal/lab"
 )
-
-// killedWay is a way to take a dump, and how often one that goes that way is
-// killed.
-type killedWay struct {
-	name  string
-	flags []string
-	kills int
-	// until waits for when to kill it, soon after; nil is at any moment.
-	until func(*heldGuest, *testing.T, *running)
-}
-
-// killedGuests are the guests whose dumps are killed, each way on the one that
-// can be dumped so.
-var killedGuests = []struct {
-	spec lab.Spec
-	ways []killedWay
-}{
-	{lab.Spec{Name: "killed", MemoryMiB: 128, CPUs: 1, FillMiB: 48, Seed: 11}, []killedWay{
-		{"pause by peek", []string{"--source", "peek"}, 2, nil},
-		{"pause by peek, held", []string{"--source", "peek"}, 4, (*heldGuest).untilHeld},
-		{"pause by direct", []string{"--source", "direct"}, 11, nil},
-		{"pause by direct, held", []string{"--source", "direct", "--spool", "off", "--level", "best"}, 8, (*heldGuest).untilHeld},
-		{"live", []string{"--mode", "live", "--source", "direct"}, 9, nil},
-	}},
-	{lab.Spec{Name: "killed-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 12}, []killedWay{
-		{"snapshot", []string{"--mode", "snapshot", "--source", "auto"}, 8, nil},
-		{"snapshot, saving", []string{"--mode", "snapshot", "--source", "auto"}, 8, (*heldGuest).untilSaving},
-	}},
-}
-
-// TestKilled kills snap at 50 random moments, from its start to its end.
-func TestKilled(t *testing.T) {
-	userfaultfd(t, true)
-	kills := 0
-	for _, tt := range killedGuests {
-		for _, w := range tt.ways {
-			kills += w.kills
-		}
-		t.Run(tt.spec.Name, func(t *testing.T) {
-			t.Parallel()
-			g := upHeldWith(t, tt.spec)
-			for _, w := range tt.ways {
-				t.Run(w.name, func(t *testing.T) { g.killOften(t, w) })
-			}
-			g.unharmed(t)
-		})
-	}
-	if kills < 50 {
-		t.Errorf("%d dumps were killed; want 50 at least", kills)
-	}
-}
-
-// killOften kills dumps that go one way.
-func (g *heldGuest) killOften(t *testing.T, w killedWay) {
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
-	// One that nobody kills says how long they take. It may be degraded.
-	began := time.Now()
-	whole := g.start(t, w.flags...)
-	if r := whole.wait(t); r.code != exitOK && r.code != exitDegraded {
-		r.want(t, exitOK)
-	}
-	within := time.Since(began)
-	g.wholeOrNone(t)
-	for range w.kills {
-		r := g.start(t, w.flags...)
-		wait := within
-		if w.until != nil {
-			w.until(g, t, r)
-			wait = 100 * time.Millisecond
-		}
-		time.Sleep(time.Duration(random.Int64N(int64(wait))))
-		killed := time.Now()
-		r.kill()
-		g.wholeOrNone(t)
-		g.undone(t, hv.StateRunning, killed)
-	}
-}
 
 // unharmed holds the guest to what can be done with any other: libvirt dumps it,
 // saves it and restores it, snap dumps it, and it runs.

@@ -76,9 +76,9 @@ func (g *gateServer) open() error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	least := rand.IntN(max(1, int(min(limit.Cur, highestGateFD))-lowestGateFD)) + lowestGateFD
-	if limit.Cur <= lowestGateFD {
-		least = int(limit.Cur) / 2 //nolint:gosec // it is small
+	least := int(min(limit.Cur, highestGateFD)) / 2
+	if more := 2*least - lowestGateFD; more > 0 {
+		least = lowestGateFD + rand.IntN(more)
 	}
 	var err error
 	if g.fd, err = unix.FcntlInt(uintptr(fds[1]), unix.F_DUPFD_CLOEXEC, least); err != nil {

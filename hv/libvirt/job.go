@@ -40,7 +40,7 @@ func (d *Domain) PauseByJob(ctx context.Context) (hv.Hold, error) {
 	if now.hv().Still() {
 		return d.asItStands(ctx, now, d.kept.Watch)
 	}
-	h := &jobHold{d: d, call: make(chan error, 1)}
+	h := &jobHold{d: d, call: make(chan answered, 1)}
 	if err := h.prepare(ctx); err != nil {
 		return nil, fail(errors.Join(err, h.drop()))
 	}
@@ -59,8 +59,8 @@ type jobHold struct {
 	d       *Domain
 	session *session // of the call
 	gate    hv.Gate
-	call    chan error // what came of the call
-	called  bool       // the call was made, and its result not taken
+	call    chan answered
+	called  bool // the call was made, and its result not taken
 	began   time.Time
 	held    bool // the guest was seen to be held
 
@@ -68,6 +68,9 @@ type jobHold struct {
 	stood time.Duration
 	err   error
 }
+
+// answered is what came of the call.
+type answered struct{ err error }
 
 // prepare gets ready what the call needs. Nothing is done to the guest.
 func (h *jobHold) prepare(ctx context.Context) (err error) {
@@ -108,7 +111,7 @@ func (h *jobHold) begin(ctx context.Context) error {
 		_, err := run(context.Background(), h.session, func(l *rpc.Libvirt) (struct{}, error) {
 			return struct{}{}, l.DomainCoreDumpWithFormat(h.d.dom, h.gate.Path(), uint32(rpc.DomainCoreDumpFormatRaw), rpc.DumpMemoryOnly)
 		})
-		h.call <- err
+		h.call <- answered{err}
 	}()
 	return h.await(ctx)
 }
@@ -118,9 +121,9 @@ func (h *jobHold) begin(ctx context.Context) error {
 func (h *jobHold) await(ctx context.Context) error {
 	select {
 	case <-h.gate.Written():
-	case err := <-h.call:
+	case a := <-h.call:
 		h.called = false
-		return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(err))
+		return fmt.Errorf("%w: libvirt didn't dump it: %w", hv.ErrUnsupported, classify(a.err))
 	case <-h.gate.Closed():
 		return fmt.Errorf("%w: the pipe was closed: %w", hv.ErrUnsupported, h.gate.Overdue())
 	case <-ctx.Done():

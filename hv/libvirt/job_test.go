@@ -33,9 +33,10 @@ func (p *peer) dump(t *testing.T, resumes bool) func(int, []byte) *answer {
 		path, _ := xdrString(rest[16+4:])
 		p.mu.Lock()
 		p.state, p.reason, p.job = statePaused, pausedByDump, uint32(rpc.DomainJobUnbounded)
+		gone := p.gone
 		p.mu.Unlock()
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil && !p.gone {
+		if err != nil && !gone {
 			t.Errorf("open the pipe: %v", err)
 		}
 		for err == nil {
@@ -55,6 +56,7 @@ func (p *peer) dump(t *testing.T, resumes bool) func(int, []byte) *answer {
 // pipeGate is a gate of the test's own process.
 type pipeGate struct {
 	r, w *os.File
+	path string
 
 	mu      sync.Mutex
 	armed   time.Time
@@ -72,7 +74,7 @@ func (p *peer) openGate(context.Context) (hv.Gate, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &pipeGate{r: r, w: w, written: make(chan struct{}), closed: make(chan struct{})}
+	g := &pipeGate{r: r, w: w, path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), w.Fd()), written: make(chan struct{}), closed: make(chan struct{})}
 	g.waited.Go(func() {
 		for {
 			poll := []unix.PollFd{{Fd: int32(r.Fd()), Events: unix.POLLIN}}
@@ -93,7 +95,7 @@ func (p *peer) openGate(context.Context) (hv.Gate, error) {
 	return g, nil
 }
 
-func (g *pipeGate) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), g.w.Fd()) }
+func (g *pipeGate) Path() string { return g.path }
 
 func (g *pipeGate) Arm(until time.Time) error {
 	g.mu.Lock()

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"snap/hv"
+	"snap/internal/lab"
+)
+
+// stopLimit is --max-pause of dumps that are stopped in the middle.
+const stopLimit = 10 * time.Second
+
+// goesOnIn is the promise: so long after the time that was allowed, a guest whose snap
+// was stopped runs.
+const goesOnIn = 5 * time.Second
+
+// TestStopped: a snap that is stopped while it holds the guest, by whatever means and
+// with whatever else of it can be, keeps it for no longer than was allowed. When it
+// goes on it says so, and there is no dump.
+func TestStopped(t *testing.T) {
+	byJob := []string{"--source", "peek"}
+	suspended := []string{"--source", "direct", "--spool", "off", "--level", "best"}
+	stop := func(roles ...string) func(*testing.T, *soaked, string) (goOn func()) {
+		return func(_ *testing.T, r *soaked, _ string) func() {
+			r.signal(unix.SIGSTOP, roles...)
+			return func() { r.signal(unix.SIGCONT, roles...) }
+		}
+	}
+	freeze := func(t *testing.T, _ *soaked, group string) func() {
+		set := func(to string) {
+			if err := os.WriteFile(filepath.Join(group, "cgroup.freeze"), []byte(to), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set("1")
+		return func() { set("0") }
+	}
+	for i, tt := range []struct {
+		name   string
+		flags  []string
+		reason string // of the pause, as libvirt has it
+		stop   func(t *testing.T, r *soaked, group string) (goOn func())
+	}{
+		{"snap, held by a job", byJob, "dump", stop(roleDump)},
+		{"all of its processes, held by a job", byJob, "dump", stop(roleDump, roleGuardian, roleGate)},
+		{"its control group, held by a job", byJob, "dump", freeze},
+		{"snap, suspended", suspended, "user", stop(roleDump)},
+		{"its control group, suspended", suspended, "user", freeze},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 80, CPUs: 1, FillMiB: 16, Seed: 51})
+			group := ownCgroup(t)
+			r := g.startIn(t, group, append([]string{"--max-pause", stopLimit.String()}, tt.flags...))
+			if !g.atPause(r) {
+				t.Fatalf("snap ended before it paused the guest: %s", r.stderr.String())
+			}
+			goOn := tt.stop(t, r, group)
+			stopped := time.Now()
+			defer goOn()
+			if got := virsh(t, g.Connection, "domstate", "--reason", g.Name); !strings.Contains(got, tt.reason) {
+				t.Fatalf("the guest is %s when snap is stopped; want it paused (%s)", got, tt.reason)
+			}
+			for {
+				asked := time.Now()
+				s, err := g.vm.State(t.Context())
+				if s == hv.StateRunning && err == nil {
+					break
+				}
+				if asked.After(stopped.Add(stopLimit + goesOnIn)) {
+					t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(stopped))
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			mustRun(t, g.Guest)
+			goOn()
+			ended := r.wait(t).want(t, exitTooLong)
+			if !strings.Contains(ended.stderr, "let go in snap's stead") || !strings.Contains(ended.stderr, "\nnext: take the dump again when nothing stops snap") {
+				t.Errorf("stderr is %q; want that the guest was let go, and what to look for", ended.stderr)
+			}
+			g.undone(t, hv.StateRunning, time.Now())
+		})
+	}
+}
+
+// startIn begins a dump in a control group.
+func (g *heldGuest) startIn(t *testing.T, group string, flags []string) *soaked {
+	t.Helper()
+	r := g.prepareSoaked(t, soakWay{in: asIs, flags: flags})
+	dir, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	r.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	r.begin(t)
+	return r
+}
+
+// TestStoppedSnapshot: a snapshot is ended, and QEMU is as before, while snap is
+// stopped.
+func TestStoppedSnapshot(t *testing.T) {
+	t.Parallel()
+	userfaultfd(t, true)
+	g := upHeldWith(t, lab.Spec{Name: "stopped-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 52})
+	r := g.prepareSoaked(t, soakWay{flags: []string{"--mode", "snapshot", "--source", "auto", "--timeout", "10s"}})
+	r.begin(t)
+	if !g.atSaving(r) {
+		t.Fatalf("snap ended before its snapshot: %s", r.stderr.String())
+	}
+	r.signal(unix.SIGSTOP, roleDump)
+	stopped := time.Now()
+	defer r.signal(unix.SIGCONT, roleDump)
+	for {
+		asked := time.Now()
+		m, err := g.vm.Marker(t.Context())
+		if m == nil && err == nil {
+			break
+		}
+		if asked.After(stopped.Add(30 * time.Second)) {
+			t.Fatalf("the guest's mark is %+v (%v) %v after snap was stopped; want it undone", m, err, asked.Sub(stopped))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	snapshotOff(t, g.Guest)
+	mustRun(t, g.Guest)
+	r.signal(unix.SIGCONT, roleDump)
+	r.wait(t).want(t, exitTooLong)
+	g.undone(t, hv.StateRunning, time.Now())
+}
+
+// TestContainers: where snap's files or processes aren't libvirtd's, the guest is held
+// all the same, by a job if libvirtd can be shown the pipe, and only the dump has its
+// memory.
+func TestContainers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		in     surroundings
+		reason string
+	}{
+		{"mount namespace", ownMounts, "dump"},
+		{"PID namespace", ownPIDs, "user"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 16, Seed: 53})
+			found := g.searchMemory(t)
+			r := g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
+			if !g.atPause(r) {
+				t.Fatalf("snap ended before it paused the guest: %s", r.stderr.String())
+			}
+			if got := virsh(t, g.Connection, "domstate", "--reason", g.Name); !strings.Contains(got, tt.reason) {
+				t.Errorf("the guest is %s; want it paused (%s)", got, tt.reason)
+			}
+			r.wait(t).want(t, exitOK)
+			if c := chainsIn(t, g.Guest, filepath.Join(g.folder, "out.dmp.zst")); !c.OnePoint {
+				t.Errorf("pages are from different times, up to %d rounds apart", c.Smear)
+			}
+			g.wholeOrNone(t)
+			g.undone(t, hv.StateRunning, time.Now())
+			found(t)
+			mustRun(t, g.Guest)
+		})
+	}
+}

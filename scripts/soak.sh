@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# soak.sh [KILLS]: kills so many dumps of lab guests (500), or stops them, in all modes
+# and in namespaces as containers have, and looks after each that the guest runs, that
+# nothing is left, that libvirt answered all the time and that no file but the dump got
+# the guest's memory. make test does 60 of the same. Root, as for all tests with daemons.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+	echo "scripts/soak.sh: run it as root: it starts libvirt's system daemon" >&2
+	exit 1
+fi
+kills=${1:-500}
+go test ./cmd/snap -count=1 -timeout "$((kills / 4 + 30))m" -v -run '^TestSoak$' -soak "$kills"
