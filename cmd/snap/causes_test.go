@@ -189,6 +189,7 @@ var neverAlone = map[string]string{
 	"capture.errCopyFull":     "as capture.errNoCopy",
 	"capture.errOverlayPlace": "a fault of snap's own: -v",
 	"capture.errRanOver":      "within capture.PauseError",
+	"capture.overrunError":    "within capture.PauseError",
 	"qemu.errNoFlatView":      "another map is asked for",
 	"qemu.RefusedError":       "given its class where it is asked",
 	"vmstate.ErrTruncated":    "vmstate.ErrFormat",
