@@ -119,7 +119,9 @@ type holding struct {
 	opts    *Options
 	acc     *Account
 
-	reads    atomic.Uint64 // of the guest's memory meanwhile
+	reads     atomic.Uint64 // of the guest's memory meanwhile
+	releasing atomic.Bool   // the guest is being let go
+
 	release  func()
 	stop     func() bool // the release at the end of ctx; false if it came to that
 	stood    time.Duration
@@ -160,7 +162,8 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 	done := make(chan struct{})
 	go h.tellProgress(hold, done)
 	h.release = sync.OnceFunc(func() {
-		close(done)
+		defer close(done)
+		h.releasing.Store(true)
 		h.stood, h.released = hold.Release()
 	})
 	// Whatever is done meanwhile hangs in, a destination that takes no more for
@@ -178,7 +181,8 @@ const progressEvery = time.Second
 
 // tellProgress tells the hold that the guest's memory is being read, as long as that
 // is so, until done is closed. It is what the guest is held for: where a destination
-// takes nothing, it soon isn't read any more.
+// takes nothing, it soon isn't read any more. That the guest is being let go, which
+// takes long where the hypervisor's daemon is away, is progress as well.
 func (h *holding) tellProgress(hold hv.Hold, done <-chan struct{}) {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
@@ -186,7 +190,7 @@ func (h *holding) tellProgress(hold hv.Hold, done <-chan struct{}) {
 	for {
 		select {
 		case <-tick.C:
-			if now := h.reads.Load(); now != last {
+			if now := h.reads.Load(); now != last || h.releasing.Load() {
 				last = now
 				hold.Progressed()
 			}

@@ -47,6 +47,12 @@ func TestTellProgress(t *testing.T) {
 		if told.times != before {
 			t.Errorf("it was told %d times more without a page read; want none", told.times-before)
 		}
+		h.releasing.Store(true)
+		time.Sleep(3 * progressEvery)
+		synctest.Wait()
+		if told.times != before+3 {
+			t.Errorf("it was told %d times while the guest was let go; want 3 times", told.times-before)
+		}
 		close(done)
 		synctest.Wait()
 	})
