@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"context"
 	"errors"
 	"io"
 	"testing"
@@ -56,6 +57,18 @@ func TestTellProgress(t *testing.T) {
 		close(done)
 		synctest.Wait()
 	})
+}
+
+// TestHeldTooLongIsNoPauseError: what kept the guest for too long is not that the
+// pause takes so long, and more time would not help.
+func TestHeldTooLongIsNoPauseError(t *testing.T) {
+	late := &hv.OverdueError{Held: time.Second, Why: "the test says so"}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 0, errRanOver)
+	defer cancel()
+	h := &holding{ctx: ctx, parent: t.Context(), cancel: cancel, limit: time.Second, acc: &Account{}}
+	if err := h.judge(errors.Join(context.Cause(ctx), late)); errors.Is(err, ErrPauseTooLong) || !errors.Is(err, hv.ErrOverdue) {
+		t.Errorf("a pause that its keeper ended, and whose time is up = %v; want %v alone", err, hv.ErrOverdue)
+	}
 }
 
 // TestHeldTooLong: pages of a guest that was let go meanwhile are not one point in

@@ -22,7 +22,7 @@ import (
 var soakKills = flag.Int("soak", 60, "how many dumps TestSoak kills, or stops")
 
 // soakPause is --max-pause in a soak: a guest whose snap was stopped runs soon after.
-const soakPause = 8 * time.Second
+const soakPause = 10 * time.Second
 
 // soakWay is a way to take a dump, and when it is killed.
 type soakWay struct {
@@ -41,7 +41,7 @@ var soakGuests = []struct {
 	share float64
 	ways  []soakWay
 }{
-	{lab.Spec{Name: "soak", MemoryMiB: 80, CPUs: 1, FillMiB: 16, Seed: 11}, 0.7, []soakWay{
+	{lab.Spec{Name: "soak", MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 11}, 0.6, []soakWay{
 		{"pause by direct, at the hold's birth", asIs, []string{"--source", "direct"}, (*heldGuest).atBirth},
 		{"pause by direct, suspended", asIs, []string{"--source", "direct", "--spool", "off"}, (*heldGuest).atPause},
 		{"pause by peek, held", asIs, []string{"--source", "peek"}, (*heldGuest).atPause},
@@ -50,7 +50,7 @@ var soakGuests = []struct {
 		{"pause by peek, suspended, in a PID namespace", ownPIDs, []string{"--source", "peek"}, (*heldGuest).atPause},
 		{"live", asIs, []string{"--mode", "live", "--source", "direct"}, nil},
 	}},
-	{lab.Spec{Name: "soak-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 12}, 0.3, []soakWay{
+	{lab.Spec{Name: "soak-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 12}, 0.4, []soakWay{
 		{"snapshot, saving", asIs, []string{"--mode", "snapshot", "--source", "auto"}, (*heldGuest).atSaving},
 		{"pause by direct, at the hold's birth", asIs, []string{"--source", "direct"}, (*heldGuest).atBirth},
 		{"snapshot", asIs, []string{"--mode", "snapshot", "--source", "auto"}, nil},

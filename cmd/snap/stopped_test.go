@@ -15,7 +15,7 @@ import (
 )
 
 // stopLimit is --max-pause of dumps that are stopped in the middle.
-const stopLimit = 10 * time.Second
+const stopLimit = 15 * time.Second
 
 // goesOnIn is the promise: so long after the time that was allowed, a guest whose snap
 // was stopped runs.
@@ -56,7 +56,7 @@ func TestStopped(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 80, CPUs: 1, FillMiB: 16, Seed: 51})
+			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 51})
 			group := ownCgroup(t)
 			r := g.startIn(t, group, append([]string{"--max-pause", stopLimit.String()}, tt.flags...))
 			if !g.atPause(r) {
@@ -150,7 +150,7 @@ func TestContainers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 16, Seed: 53})
+			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 53})
 			found := g.searchMemory(t)
 			r := g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
 			if !g.atPause(r) {
