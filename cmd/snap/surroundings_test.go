@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"snap/hv/connect"
 )
 
 // surroundings are those that snap is started in.
@@ -97,34 +99,40 @@ func (r *soaked) signal(sig unix.Signal, roles ...string) {
 const answersIn = time.Second
 
 // askDaemon asks for the list of all domains, again and again, as virsh list does. What
-// it returns ends that and fails the test if one answer took too long, as long as the
-// machine is to blame for: a question about no domain, asked at the same time, takes
-// that as well, or one a moment ago.
+// it returns ends that and fails the test if one answer took too long, but for as long
+// as the machine is to blame: a new connection, which is about no domain, takes that as
+// well at the same time, or took it a moment ago.
 func (g *heldGuest) askDaemon(t *testing.T) func(*testing.T) {
 	t.Helper()
+	conn, err := connect.Open(t.Context(), g.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var longest, excess time.Duration
-	var others []time.Duration // what the last ones about no domain took
+	var others []time.Duration // what the last connections took
 	asked := 0
 	var asking sync.WaitGroup
 	asking.Go(func() {
+		defer conn.Close()
 		for ctx.Err() == nil {
-			other := time.Duration(0)
+			var other time.Duration
 			var control sync.WaitGroup
 			began := time.Now()
 			control.Go(func() {
-				if _, err := g.Virsh(ctx, "version", "--daemon"); err == nil {
+				if c, err := connect.Open(ctx, g.URI); err == nil {
 					other = time.Since(began)
+					_ = c.Close() // nothing was asked on it
 				}
 			})
-			_, err := g.Virsh(ctx, "list", "--all")
+			_, err := conn.Domains(ctx)
 			took := time.Since(began)
 			control.Wait()
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
-				t.Errorf("virsh list failed: %v", err)
+				t.Errorf("list all domains: %v", err)
 			}
 			asked++
 			others = append(others, other)[max(0, len(others)-4):]
@@ -139,12 +147,12 @@ func (g *heldGuest) askDaemon(t *testing.T) func(*testing.T) {
 		t.Helper()
 		cancel()
 		asking.Wait()
-		t.Logf("virsh list was asked %d times; the longest answer took %v, %v longer than one that is about no domain", asked, longest, excess)
+		t.Logf("the list of domains was asked for %d times; the longest answer took %v, and at most %v longer than a connection", asked, longest, excess)
 		if excess > answersIn {
-			t.Errorf("an answer to virsh list took %v, %v longer than one about no domain; want at most %v", longest, excess, answersIn)
+			t.Errorf("the longest answer to the list of domains took %v, and one %v longer than a connection; want at most %v", longest, excess, answersIn)
 		}
 		if asked == 0 {
-			t.Error("virsh list was never answered")
+			t.Error("the list of domains was never asked for")
 		}
 	}
 }
