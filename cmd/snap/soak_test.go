@@ -166,7 +166,7 @@ func (g *heldGuest) atBirth(r *soaked) bool {
 func (g *heldGuest) atPause(r *soaked) bool {
 	return r.await(func() bool {
 		s, err := g.vm.State(context.Background())
-		return err == nil && s == hv.StatePaused
+		return err == nil && s.Stopped()
 	})
 }
 
