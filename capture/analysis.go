@@ -27,6 +27,8 @@ type Analysis struct {
 
 	Took time.Duration // to find all this
 
+	saved map[int]savedContext // by processor, where the source holds no registers
+
 	// Warnings are for the operator: what is odd and could be worked around.
 	Warnings []string
 }
@@ -47,6 +49,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
+	a.saveContexts(ctx)
 	facts := a.facts(o.Comment)
 	var earlier *guest.Adverts
 	if o.Earlier != nil {
@@ -98,9 +101,7 @@ func (a *Analysis) facts(comment string) *header.Facts {
 		a.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))
 		f.PfnDatabase = phys.Known[phys.VirtAddr]{}
 	}
-	if cpu := a.firstCPU(); cpu != nil {
-		f.Context = phys.Know(a.contextOf(cpu), fmt.Sprintf("registers of vCPU %d", cpu.CPU))
-	}
+	f.Context = a.headerContext()
 	return f
 }
 

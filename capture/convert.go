@@ -28,15 +28,17 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 			Mode: manifest.ModeConvert, Mechanism: mem.Mechanism(),
 			Consistency: manifest.NotKnown, ConsistencyFrom: "the file doesn't say whether the guest stood still",
 		}}
+		if noted, ok := src.(hv.Noted); ok {
+			for _, note := range noted.Notes() {
+				m.Account.warn("%s", note)
+			}
+		}
 		if m.CPUs, err = src.Registers(ctx); err != nil {
 			return nil, err
 		}
 		a, err := Analyze(ctx, mem, mem.RAM(), m.CPUs, o.Look)
 		if err != nil {
 			return nil, err
-		}
-		if len(m.CPUs) == 0 {
-			m.Account.warn("the file holds no processor registers: the dump's contexts are those that the guest saved itself")
 		}
 		warning, err := o.fits(ctx, place, name, a.Plan, func() (*Sample, error) {
 			set, _, err := mem.Populated(ctx)

@@ -24,12 +24,13 @@ func (a *Analysis) overlays(ctx context.Context) ([]dump.Overlay, error) {
 			return nil, fmt.Errorf("place the decoded KDBG: %w", err)
 		}
 	}
-	for _, p := range a.System.Processors {
-		if p.VCPU < 0 || p.ContextAt == 0 {
+	for i, p := range a.System.Processors {
+		data := a.contextAt(i)
+		if data == nil {
 			continue
 		}
 		what := fmt.Sprintf("CONTEXT of processor %d", p.Number)
-		err := l.add(ctx, what, p.ContextAt, a.contextOf(&a.CPUs[p.VCPU]))
+		err := l.add(ctx, what, p.ContextAt, data)
 		switch {
 		case ctx.Err() != nil:
 			return nil, err
@@ -38,6 +39,22 @@ func (a *Analysis) overlays(ctx context.Context) ([]dump.Overlay, error) {
 		}
 	}
 	return l.done, nil
+}
+
+// contextAt returns the CONTEXT to lay over that of processor i, nil to leave it as
+// the guest has it.
+func (a *Analysis) contextAt(i int) []byte {
+	p := a.System.Processors[i]
+	saved, ok := a.saved[i]
+	switch {
+	case p.ContextAt == 0:
+		return nil
+	case p.VCPU >= 0:
+		return a.contextOf(&a.CPUs[p.VCPU])
+	case ok && saved.from != contextSaved:
+		return saved.data
+	}
+	return nil
 }
 
 // overlayList gathers overlays at virtual addresses, piece by page.

@@ -26,6 +26,14 @@ type Source interface {
 	Close() error
 }
 
+// Noted is a Source that has to tell how it is read, where that was not certain.
+type Noted interface {
+	Source
+
+	// Notes returns sentences for an operator, and for the account of a dump.
+	Notes() []string
+}
+
 // Identity says which guest a source belongs to, for names and reports.
 type Identity struct {
 	Name string // domain name, or the file's base name

@@ -35,6 +35,17 @@ func (f *File) Size() int64 { return f.size }
 // if this is the file itself.
 func (f *File) Expanded() (string, bool) { return f.expanded, f.expanded != "" }
 
+// Dup returns the same file once more, to be closed by itself.
+func (f *File) Dup() (*File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	d := *f
+	d.File = os.NewFile(uintptr(fd), f.File.Name())
+	return &d, nil
+}
+
 // ErrShrunk says that a file is shorter than it was when it was opened: somebody
 // truncated it or is writing it anew.
 var ErrShrunk = errors.New("the file became shorter while it was read: somebody is writing to it")

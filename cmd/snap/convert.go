@@ -29,7 +29,7 @@ func (o *inputFlags) addTo(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.BoolVar(&o.raw, "raw", false, "the file is a raw image of guest memory")
 	f.StringArrayVar(&o.ram, "ram", nil,
-		"where a raw image's memory belongs: `GPA+SIZE[@FILEOFFSET]`; repeatable\n(default: the whole file from guest-physical 0)")
+		"where a raw image's memory belongs: `GPA+SIZE[@FILEOFFSET]`; repeatable\n(default: that of the usual maps which fits the guest best)")
 }
 
 func newConvertCommand(a *app) *cobra.Command {
@@ -45,7 +45,9 @@ func newConvertCommand(a *app) *cobra.Command {
   a kdump core       from virsh dump --memory-only --format kdump-zlib, -lzo or
                      -snappy, or makedumpfile; flattened or not
   a LiME image       or one that AVML wrote, compressed or not
-  a raw image        with --raw, and --ram for each range of memory in it
+  a raw image        with --raw; without --ram the usual maps are tried: from
+                     guest-physical 0 on, and with the holes below 4 GiB that
+                     QEMU, VMware, VirtualBox and Hyper-V have
   an existing dump   its header and pages are kept, the container changes
 
 Each of them may be compressed as a whole with gzip, zstd or xz: it is expanded

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"snap/capture"
 	"snap/cmd/snap/internal/limits"
 	"snap/dump"
 	"snap/hv"
@@ -75,6 +76,8 @@ func (a *app) openGuest(ctx context.Context, f *input.File, in *inputFlags, scra
 	var old *dump.File
 	if _, isDump := dump.Recognise(head); isDump && !in.raw {
 		old, err = dump.OpenFile(f)
+	} else if maps := file.RawMaps(f.Size()); in.raw && segments == nil && len(maps) > 1 {
+		src, err = bestRaw(ctx, f, maps)
 	} else {
 		src, err = file.New(ctx, f, file.Options{Raw: in.raw, Segments: segments})
 	}
@@ -85,6 +88,48 @@ func (a *app) openGuest(ctx context.Context, f *input.File, in *inputFlags, scra
 		err = next(err, "for a raw image of guest memory say so: --raw, and --ram for each range in it")
 	}
 	return src, old, err
+}
+
+// bestRaw opens a raw image by the map that fits the guest in it best. f is closed
+// with what is returned, or if bestRaw fails.
+func bestRaw(ctx context.Context, f *input.File, maps []file.RawMap) (_ hv.Source, err error) {
+	defer func() { err = errors.Join(err, f.Close()) }()
+	sources := make([]hv.Source, 0, len(maps))
+	best := -1
+	defer func() {
+		for i, src := range sources {
+			if i != best {
+				err = errors.Join(err, src.Close())
+			}
+		}
+	}()
+	for _, m := range maps {
+		d, err := f.Dup()
+		if err != nil {
+			return nil, err
+		}
+		src, err := file.New(ctx, d, file.Options{Raw: true, Segments: m.Segments, Notes: []string{fmt.Sprintf(
+			"nobody said where the memory of the raw image belongs: it was taken as lying %s, which fits best what Windows says of its memory; --ram says it for certain", m.Name,
+		)}})
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, src)
+	}
+	chosen, err := capture.BestRAM(ctx, sources)
+	if err != nil {
+		return nil, next(err, "say where the memory of the image belongs with --ram GPA+SIZE@FILEOFFSET, once for each range; tried were those %s", rawMapNames(maps))
+	}
+	best = chosen
+	return sources[best], nil
+}
+
+func rawMapNames(maps []file.RawMap) string {
+	var names []string
+	for _, m := range maps {
+		names = append(names, m.Name)
+	}
+	return alternatives(names)
 }
 
 // sniffed is how many bytes of a file are looked at to tell dumps and guests apart.

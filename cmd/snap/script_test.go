@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"snap/internal/ntlab"
+	"snap/phys"
 )
 
 // TestMain lets scripts run the real program as the command snap.
@@ -27,6 +30,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
 			"core":  core32or64,
+			"raw":   rawImage,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("LIBVIRT_DEFAULT_URI", "lab:///")
@@ -79,6 +83,40 @@ func core32or64(ts *testscript.TestScript, neg bool, args []string) {
 		b = append(b, byte(i>>4))
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), b, 0o600))
+}
+
+// rawImage writes a raw image of a lab guest: raw MACHINE MIB dense|flat FILE. Dense,
+// it has the memory alone; flat, the hole below 4 GiB too.
+func rawImage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: raw MACHINE MIB dense|flat FILE")
+	}
+	mib, err := strconv.ParseUint(args[1], 10, 32)
+	ts.Check(err)
+	im, err := ntlab.Build(ntlab.Config{Profile: "win10-22h2", Machine: args[0], Memory: mib << 20})
+	ts.Check(err)
+	f, err := os.Create(ts.MkAbs(args[3]))
+	ts.Check(err)
+	defer f.Close()
+	low := phys.PFN(0)
+	size := mib << 20
+	for _, r := range im.RAM() {
+		if r.Base < 0x100000 {
+			low = r.End()
+		}
+	}
+	if args[2] == "flat" {
+		size = uint64(im.RAM().End().Addr())
+	}
+	ts.Check(f.Truncate(int64(size)))
+	for pfn, page := range im.Pages() {
+		off := int64(pfn.Addr())
+		if args[2] == "dense" && pfn >= 0x100000 {
+			off = int64((pfn - 0x100000 + low).Addr())
+		}
+		_, err := f.WriteAt(page[:], off)
+		ts.Check(err)
+	}
 }
 
 // exits runs a program and demands its exit code: exits 10 snap dump nobody.

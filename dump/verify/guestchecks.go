@@ -114,7 +114,7 @@ func (v *verifier) checkContexts() (string, error) {
 		c, err := v.readContext(p)
 		if err == nil {
 			v.contexts = append(v.contexts, processorContext{p.Number, c})
-			err = plausible(&c)
+			err = PlausibleContext(&c)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("processor %d: context at %#x: %w", p.Number, uint64(p.ContextAt), err))
@@ -152,8 +152,9 @@ const neededFlags = header.ContextFlagAMD64 | header.ContextControl | header.Con
 
 const eflagsAlwaysOne = 1 << 1 // Intel SDM volume 1, 3.4.3
 
-// plausible says what a debugger could not use in a processor's context.
-func plausible(c *header.Context) error {
+// PlausibleContext says what a debugger could not use in a processor's context; nil
+// if it could use all of it.
+func PlausibleContext(c *header.Context) error {
 	switch {
 	case c.Flags&neededFlags != neededFlags:
 		return fmt.Errorf("ContextFlags %#x lack %#x", c.Flags, neededFlags&^c.Flags)

@@ -281,3 +281,46 @@ func TestRealCore(t *testing.T) {
 		t.Errorf("OpenMemory(direct) of a file = %v; want %v", err, hv.ErrUnsupported)
 	}
 }
+
+// TestRawMaps: the maps of an image are those that its size allows, each has all of
+// the image in it once, and none has memory in its hole.
+func TestRawMaps(t *testing.T) {
+	const gib = 1 << 30
+	for _, tt := range []struct {
+		size int64
+		want []phys.Addr // where the hole begins, 0 for none
+	}{
+		{0, nil},
+		{100, nil},
+		{2 * gib, []phys.Addr{0}},
+		{0xb0000000, []phys.Addr{0, 2 * gib}},
+		{3*gib + 4096, []phys.Addr{0, 2 * gib, 3 * gib, 0xb0000000}},
+		{4 * gib, []phys.Addr{0, 2 * gib, 3 * gib, 0xe0000000, 0xb0000000, 0xf8000000}},
+		{1 << 40, []phys.Addr{0, 2 * gib, 3 * gib, 0xe0000000, 0xb0000000, 0xf8000000}},
+	} {
+		var got []phys.Addr
+		for _, m := range RawMaps(tt.size) {
+			var sum uint64
+			hole := phys.Addr(0)
+			for i, g := range m.Segments {
+				if uint64(g.FileOffset) != sum || g.check(tt.size) != nil {
+					t.Errorf("map %s of %d bytes: %+v", m.Name, tt.size, g)
+				}
+				sum += g.Size
+				if i == 1 {
+					hole = m.Segments[0].end()
+					if g.GPA != 4*gib {
+						t.Errorf("map %s of %d bytes goes on at %#x", m.Name, tt.size, uint64(g.GPA))
+					}
+				}
+			}
+			if sum != uint64(tt.size)&^4095 {
+				t.Errorf("map %s of %d bytes has %d", m.Name, tt.size, sum)
+			}
+			got = append(got, hole)
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("holes of the maps of %d bytes (-want +got):\n%s", tt.size, diff)
+		}
+	}
+}

@@ -29,6 +29,9 @@ type Options struct {
 	// of the file's whole pages, from guest-physical 0 on.
 	Segments []Segment
 
+	// Notes are what an operator should know of the segments: see hv.Noted.
+	Notes []string
+
 	// Scratch is where Open expands a compressed file to.
 	Scratch input.Scratch
 }

@@ -40,13 +40,17 @@ type source struct {
 	segs      []Segment // ascending, without overlaps
 	ram       phys.Runs
 	regs      []phys.Registers
+	notes     []string
 
 	mu     sync.Mutex
 	users  int
 	closed bool // by Close of the source itself
 }
 
-var _ hv.Source = (*source)(nil)
+var _ hv.Noted = (*source)(nil)
+
+// Notes implements hv.Noted.
+func (s *source) Notes() []string { return slices.Clone(s.notes) }
 
 // newSource takes b over, unless the segments, which lie in it, make no sense.
 func newSource(b body, mechanism hv.Mechanism, segs []Segment, regs []phys.Registers) (*source, error) {
