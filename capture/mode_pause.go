@@ -202,7 +202,7 @@ func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemor
 		return nil, nil, err
 	}
 	var work copyWork
-	stop := h.watch(work.progress, acc.Estimate.Reading.Likely, likelySure)
+	stop := h.watch(work.progress, acc.Estimate.Reading.Likely, likelySure, false)
 	c, cpus, err := s.copyHeld(h, acc, memory, &work)
 	stop()
 	if errors.Is(err, errCopyFull) {

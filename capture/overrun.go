@@ -26,13 +26,19 @@ const (
 // that of the last window has sufficed by a quarter. A look at which one of them
 // sufficed begins the count anew, so that a stretch that is slow, or a host that is
 // busy for a moment, ends nothing.
+//
+// Work that waits for others (patient) may stand still for a while, as a destination
+// does that takes nothing: that says nothing of how long the rest takes. Such a pause
+// is ended when the rest wouldn't fit any more at the best rate that is known.
 type overrun struct {
 	limit time.Duration // from the request to stop the guest until it is to run
 	after time.Duration // of that, what it takes to have it run when the work is done
 	begun time.Duration // when the work began
 	total uint64        // of the work
 
-	slack float64 // in place of likelySure, if the work is uneven
+	slack   float64 // in place of likelySure, if the work is uneven
+	patient bool    // the work may stand still for reasons of others
+	prior   float64 // rate that was estimated, 0 for none
 
 	looks    []progressed // those of the last window, and one before
 	best     float64      // rate of the best window
@@ -70,9 +76,12 @@ func (o *overrun) look(at time.Duration, done uint64) (ends time.Duration, over 
 	if ends < at { // more than there is
 		ends = 1<<63 - 1
 	}
-	switch {
+	switch best := max(o.best, o.prior); {
 	case rest == 0:
 		return at + o.after, false
+	case o.patient && late == 0:
+		o.doubted = false
+		return ends, best > 0 && timeFor(rest, best) > left
 	case full && o.best > 0 && timeFor(rest, o.best*bestRate) > left:
 		return ends, true
 	case float64(need) <= float64(max(left, 0))*max(o.slack, likelySure):
@@ -130,14 +139,14 @@ func (h *holding) leave(work time.Duration) {
 // watch follows the work of h's pause until ctx ends or the work is done, and ends the
 // pause as soon as it is known to become too long. estimate is what the work is likely
 // to take. The caller calls the result when the work is done.
-func (h *holding) watch(work func() (done, total uint64), estimate time.Duration, slack float64) (stop func()) {
+func (h *holding) watch(work func() (done, total uint64), estimate time.Duration, slack float64, patient bool) (stop func()) {
 	if h.limit <= 0 || h.abandon == nil {
 		return func() {}
 	}
 	if h.begins != nil {
 		h.begins()
 	}
-	o := &overrun{limit: h.limit, after: h.letGo, begun: time.Since(h.began), slack: slack}
+	o := &overrun{limit: h.limit, after: h.letGo, begun: time.Since(h.began), slack: slack, patient: patient}
 	if !o.fits(estimate) {
 		h.abandon(&overrunError{
 			ends: o.begun + estimate + o.after,
@@ -161,6 +170,7 @@ func (h *holding) watch(work func() (done, total uint64), estimate time.Duration
 			if done, o.total = work(); o.total == 0 {
 				continue // it isn't known yet
 			}
+			o.prior = rateBetween(progressed{}, progressed{estimate, o.total})
 			at := time.Since(h.began)
 			if ends, over := o.look(at, done); over {
 				h.abandon(&overrunError{ends, fmt.Sprintf("after %s, %d %% of the work was done", rounded(at), done*100/o.total)})

@@ -55,5 +55,5 @@ func (m *Moment) watch(p *dump.Plan, progress *dump.Progress) (stop func()) {
 	if m.held == nil {
 		return func() {}
 	}
-	return m.held.watch(newWriteWork(p, progress).done, m.Account.Estimate.Reading.Likely, writeSlack)
+	return m.held.watch(newWriteWork(p, progress).done, m.Account.Estimate.Reading.Likely, writeSlack, true)
 }
