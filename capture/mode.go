@@ -168,6 +168,10 @@ func (s *Session) eachMode(ctx context.Context, modes []Mode, begin func(Mode, *
 		if err != nil {
 			return err
 		}
+		if e != nil {
+			s.Options.debug(ctx, "mode estimated", "mode", mode.Name(), "stands_still", e.StandsStill.String(),
+				"allowed", s.Options.MaxPause.String(), "takes", e.Takes.String(), "copied_first", e.Copied)
+		}
 		if why == nil {
 			if err = begin(mode, e); err == nil || !notBegun(err) {
 				return err

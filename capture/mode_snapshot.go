@@ -100,7 +100,7 @@ func (Snapshot) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, 
 		return nil, err
 	}
 	progress := new(dump.Progress)
-	s.Options.tell(Event{Phase: PhaseSave, Progress: progress})
+	s.Options.tell(Event{Phase: PhaseSave, Progress: progress, Expect: e.Takes})
 	clock := followClock(ctx, s.Memory, s.Analysis.System)
 	saved, err := s.VM.(hv.Snapshotter).Snapshot(ctx, hv.SnapshotOptions{
 		Populated: e.populated, Room: s.Options.MemoryCopy,

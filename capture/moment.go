@@ -171,7 +171,7 @@ func (s *Session) hold(ctx context.Context, why purpose, acc *Account) (*holding
 	h.stop = context.AfterFunc(h.ctx, h.release)
 	acc.Consistency, acc.Held, acc.heldSince = manifest.OnePointInTime, why != forOthers, h.began
 	if acc.Held {
-		h.opts.tell(Event{Phase: PhasePaused, Held: true})
+		h.opts.tell(Event{Phase: PhasePaused, Held: true, Expect: acc.Estimate.Total().Likely})
 	}
 	return h, nil
 }

@@ -31,13 +31,17 @@ type Event struct {
 	Held bool
 	// Stood is how long the guest stood still; of PhaseRunning only.
 	Stood time.Duration
+	// Expect is how long the phase is expected to take, 0 if nothing is known of
+	// that. What Progress measures tells more as soon as there is some.
+	Expect time.Duration
 	// Progress counts the bytes of the phase and goes on being kept up to date;
 	// nil if the phase counts nothing.
 	Progress *dump.Progress
 }
 
 // Observer hears how far a dump is. Its methods are called one at a time, and
-// what it does delays the dump: during a pause, the guest too.
+// what it does delays the dump: during a pause, the guest too. So an observer that
+// writes anywhere hands that to a goroutine of its own.
 type Observer interface {
 	// Begins is called when a phase begins, which ends the one before.
 	Begins(Event)

@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"snap/exclude"
@@ -54,6 +55,10 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 	if s.Analysis, err = s.analyzeRunning(ctx); err != nil {
 		return nil, errors.Join(err, mem.Close())
 	}
+	sys := s.Analysis.System
+	o.debug(ctx, "Windows found", "by", sys.Witness, "attempts", len(sys.Attempts), "windows", sys.Name(),
+		"system_cr3", fmt.Sprintf("%#x", uint64(sys.DirectoryTableBase.Value)), "kdbg", sys.KdDebuggerDataBlock.From, "took", s.Analysis.Took.String())
+	o.debug(ctx, "source chosen", "source", string(mem.Mechanism()), "asked_for", string(o.Mechanism))
 	if f, ok := mem.(hv.FallbackMemory); ok && f.WhyNotDirect() != nil {
 		s.warnings = append(s.warnings, "memory is read through libvirt, which is slow: "+f.WhyNotDirect().Error())
 	}

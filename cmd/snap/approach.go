@@ -76,6 +76,14 @@ func (a *app) approach(ctx context.Context, ref string, f *dumpFlags, o *capture
 	return p, p.err()
 }
 
+// output is where the dump is going to be, empty if that is not known yet.
+func (p *approach) output() string {
+	if p.place == nil {
+		return ""
+	}
+	return p.place.Path(p.file)
+}
+
 // err is what a dump would end with.
 func (p *approach) err() error {
 	if len(p.errs) == 0 {

@@ -49,7 +49,9 @@ func attemptsOf(tried []guest.Attempt) []attemptInfo {
 
 // printAttempts tells how Windows was looked for.
 func printAttempts(w io.Writer, list []attemptInfo) error {
-	t := table.Table{Columns: []string{"LOOKED BY", "AT", "RESULT"}}
+	t := table.Table{
+		Columns: []string{"LOOKED BY", "AT", "RESULT"}, Width: terminalColumns(w), Most: map[string]int{"LOOKED BY": 22, "AT": 22},
+	}
 	for _, l := range list {
 		t.Add(l.Finder, l.What, printable(l.Result))
 	}

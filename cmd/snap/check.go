@@ -308,7 +308,12 @@ func (a *app) printCheck(r *checkResult, code int) error {
 // printSession prints what each mode would take, and what would be left out.
 func (a *app) printSession(r *checkResult) error {
 	fmt.Fprintln(a.stdout)
-	t := table.Table{Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}}
+	t := table.Table{
+		Columns: []string{"MODE", "GUEST STANDS STILL", "TAKES", "ONE POINT IN TIME"}, Width: terminalColumns(a.stdout),
+	}
+	if t.Width < 100 {
+		t.Most = map[string]int{"GUEST STANDS STILL": 26}
+	}
 	for _, m := range r.Modes {
 		if m.Why != "" {
 			t.Add(m.Mode, "can't be taken", "", "")

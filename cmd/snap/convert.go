@@ -65,7 +65,7 @@ and of pages that could not be read holds for the new dump, exit code 3 included
 			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.convert(cmd.Context(), args[0], &in, &look, &o); err != nil {
-				return fmt.Errorf("convert %s: %w", args[0], err)
+				return interrupted(fmt.Errorf("convert %s: %w", args[0], err), "convert "+args[0], "", outputFlag(cmd))
 			}
 			return nil
 		},
@@ -109,7 +109,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 		defer src.Close()
 	}
 	name := inputName(path)
-	show := &display{a: a, name: name, writing: "converting"}
+	show := a.newDisplay(name, "converting", nil)
 	defer show.end()
 	o.Observer = show
 	id := hv.Identity{Name: name}
@@ -145,7 +145,7 @@ func (a *app) readAccount(ctx context.Context, f *dump.File, path string) (*capt
 		return new(capture.SourceAccount), nil //nolint:nilerr // there is none
 	}
 	var p dump.Progress
-	stop := a.showProgress("hashing "+filepath.Base(path), &p)
+	stop := a.showProgress("hashing", "hashing "+filepath.Base(path), &p)
 	defer stop()
 	return capture.ReadAccount(ctx, f, path, &p)
 }

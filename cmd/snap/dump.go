@@ -121,11 +121,17 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if p == nil {
 		return fmt.Errorf("dump %s: %w", ref, f.explain(ctx, err))
 	}
-	defer func() { err = f.explain(ctx, p.close(err)) }()
+	defer func() {
+		guest := ""
+		if errors.Is(err, context.Canceled) {
+			guest = afterwards(ctx, p.vm, p.state)
+		}
+		err = interrupted(f.explain(ctx, p.close(err)), "dump "+p.id.Name, guest, p.output())
+	}()
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", p.id.Name, err)
 	}
-	show := &display{a: a, name: p.id.Name, begins: f.lower(a, p.held)}
+	show := a.newDisplay(p.id.Name, "", f.lower(a, p.held))
 	defer show.end()
 	o.Observer = show
 	res, err := capture.Take(p.held.whileThere(ctx), p.vm, p.place, p.file, *o)

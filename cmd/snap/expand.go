@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ holes, so that the file takes no more room than it must.`,
 				return usageError("snap expand needs -o: the plain dump to write")
 			}
 			if err := a.expand(cmd.Context(), args[0], &to); err != nil {
-				return fmt.Errorf("expand %s: %w", args[0], err)
+				return interrupted(fmt.Errorf("expand %s: %w", args[0], err), "expand "+args[0], "", outputFlag(cmd))
 			}
 			return nil
 		},
@@ -66,7 +67,7 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	}
 	defer func() { err = errors.Join(err, out.Abort()) }()
 	var p dump.Progress
-	stop := a.showProgress("expanding", &p)
+	stop := a.showProgress("expanding", "expanding "+filepath.Base(path), &p)
 	st, err := dump.Expand(ctx, f, out, &p)
 	stop()
 	if err != nil {
@@ -75,8 +76,12 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	if err := out.Commit(ctx); err != nil {
 		return err
 	}
-	a.log.Info().Str("output", place.Path(name)).Str("size", humanize.IBytes(st.Bytes)).Str("holes", humanize.IBytes(st.Holes)).
-		Msg("expanded")
+	if a.logFormat == logJSON {
+		a.log.Info().Str("output", place.Path(name)).Uint64("bytes", st.Bytes).Uint64("hole_bytes", st.Holes).Msg("expanded")
+		return nil
+	}
+	a.log.Info().Msgf("expanded: %s, %s of it holes", humanize.IBytes(st.Bytes), humanize.IBytes(st.Holes))
+	a.log.Info().Msg(printable(place.Path(name)))
 	return nil
 }
 

@@ -73,14 +73,7 @@ func (a *app) list(ctx context.Context) error {
 	if a.json {
 		return a.printJSON(entries)
 	}
-	t := table.Table{
-		Columns: []string{"NAME", "STATE", "MEMORY", "CPUS", "GUEST", "SOURCE", "MODES"},
-		Right:   map[string]bool{"MEMORY": true, "CPUS": true},
-	}
-	for _, e := range entries {
-		t.Add(e.Name, string(e.State), humanize.IBytes(e.Memory), strconv.Itoa(e.CPUs), e.Guest, dash(e.Source), dash(strings.Join(e.Modes, ", ")))
-	}
-	if err := t.Write(a.stdout, ""); err != nil {
+	if err := listTable(entries, terminalColumns(a.stdout)).Write(a.stdout, ""); err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -105,6 +98,23 @@ func (a *app) listDomains(ctx context.Context, domains []hv.DomainInfo) []listEn
 	}
 	all.Wait()
 	return entries
+}
+
+// listTable is what people see of the entries in so many columns of a terminal; 0 is
+// any number, for programs that read it line by line.
+func listTable(entries []listEntry, columns int) *table.Table {
+	t := &table.Table{
+		Columns: []string{"NAME", "STATE", "MEMORY", "CPUS", "GUEST", "SOURCE", "MODES"},
+		Right:   map[string]bool{"MEMORY": true, "CPUS": true},
+		Width:   columns,
+	}
+	if columns < 100 {
+		t.Most = map[string]int{"NAME": 16, "GUEST": 16}
+	}
+	for _, e := range entries {
+		t.Add(e.Name, string(e.State), humanize.IBytes(e.Memory), strconv.Itoa(e.CPUs), e.Guest, dash(e.Source), dash(strings.Join(e.Modes, ", ")))
+	}
+	return t
 }
 
 // listDomain looks into one domain. What fails is said in the entry.

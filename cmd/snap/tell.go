@@ -66,11 +66,17 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 }
 
 func (a *app) tellPerson(sum *manifest.Manifest) error {
+	// What is copied from a terminal stays in one line, however long it is.
+	whole := table.NewPairs(a.stderr)
+	whole.Add("dump    ", "%s", printable(sum.Output))
+	if err := whole.Flush(); err != nil {
+		return err
+	}
 	p := table.NewPairs(a.stderr)
-	p.Add("dump", "%s", sum.Output)
-	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
-	p.Add("guest", "%s, %s, System CR3 %v, KDBG %v", sum.Guest.Windows,
-		plural(sum.Guest.CPUs, "processor"), sum.Guest.SystemCR3, sum.Guest.KDBG)
+	p.Width = terminalColumns(a.stderr)
+	p.Add("size    ", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
+	p.Add("guest", "%s, %s", sum.Guest.Windows, plural(sum.Guest.CPUs, "processor"))
+	p.Add("kernel", "System CR3 %v, KDBG %v", sum.Guest.SystemCR3, sum.Guest.KDBG)
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
 		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
 	if sum.Pages.Excluded > 0 {
@@ -81,10 +87,15 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	if v := sum.Verify; v != nil {
 		p.Add("verified", "%s", verdictLine(v))
 	}
-	if withoutSuffix(sum.Output) != sum.Output {
-		p.Add("open", "%s -o %s, then open that in WinDbg", shellCommand("snap expand", nil, sum.Output), shellPath(fileName(sum.Domain)+".dmp"))
+	if err := p.Flush(); err != nil {
+		return err
 	}
-	return p.Flush()
+	if withoutSuffix(sum.Output) != sum.Output {
+		plain := fileName(sum.Domain) + ".dmp"
+		whole.Add("open    ", "%s -o %s", shellCommand("snap expand", nil, sum.Output), shellPath(plain))
+		whole.Add("        ", "and then %s in WinDbg", printable(plain))
+	}
+	return whole.Flush()
 }
 
 // moment says what time the pages are from.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +60,7 @@ func failedVerdict(path string, v *manifest.Verify, err error) error {
 		err = &cmdError{err: errVerdict, next: "the checks marked FAIL say on what; take the dump again if you can"}
 	}
 	if err != nil {
-		return fmt.Errorf("verify %s: %w", path, err)
+		return interrupted(fmt.Errorf("verify %s: %w", path, err), "verify "+path, "", "")
 	}
 	return nil
 }
@@ -72,7 +73,7 @@ func (a *app) verdictOf(ctx context.Context, path string) (*manifest.Verify, err
 	}
 	defer f.Close()
 	var p dump.Progress
-	stop := a.showProgress("verifying", &p)
+	stop := a.showProgress("verifying", "verifying "+filepath.Base(path), &p)
 	rep, err := verify.Verify(ctx, f, verify.Options{Progress: &p})
 	stop()
 	if err != nil {
@@ -159,7 +160,7 @@ func (a *app) printVerdict(v *manifest.Verify) error {
 	case a.quiet:
 		return nil
 	}
-	t := table.Table{Columns: []string{"VERDICT", "CHECK", "DETAIL"}}
+	t := table.Table{Columns: []string{"VERDICT", "CHECK", "DETAIL"}, Width: terminalColumns(a.stdout)}
 	for _, c := range v.Checks {
 		word := "ok"
 		if !c.OK {

@@ -1,30 +1,26 @@
-// Package progress tells a person or a log how far a long job is.
+// Package progress tells a person, a log or a program how far a long job is: which
+// phase begins, and what is left of it.
 package progress
 
 import (
 	"io"
+	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/rs/zerolog"
-	"github.com/vbauerster/cupwriter"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-
-	"snap/cmd/snap/internal/outlet"
 )
 
-// Intervals between two reports.
-const (
-	barInterval = 200 * time.Millisecond
-	logInterval = 10 * time.Second
-)
-
-// Counter is what a job exposes: bytes done so far and in all. The total may
+// Counter is what a phase exposes: bytes done so far and in all. The total may
 // be 0 while it is not known yet. Both are called from another goroutine.
 type Counter interface {
 	Done() uint64
 	Total() uint64
+}
+
+// Writer is a Counter that also knows how many bytes came out.
+type Writer interface {
+	Counter
+	Written() uint64
 }
 
 // Style says how progress is shown.
@@ -33,86 +29,132 @@ type Style int
 // Styles of progress.
 const (
 	None Style = iota
-	Bar        // a bar that redraws itself, for terminals
-	Log        // a record every 10 s
+	Bar        // a line for each phase that redraws itself, for terminals
+	Log        // a line as a phase begins, after 1 s and every 10 s
+	JSON       // the same as records with fields
 )
 
-// Show reports c under the given name until the returned function is called,
-// which waits for the last report.
-func Show(w io.Writer, log zerolog.Logger, style Style, name string, c Counter) (stop func()) {
-	if style == None {
-		return func() {}
+// Phase is a part of a job.
+type Phase struct {
+	Name string // for programs, such as "compressing"
+	Text string // for people, such as "compressing web01"
+
+	Counter Counter       // nil if nothing is counted
+	Expect  time.Duration // how long it is expected to take, 0 if nothing is known
+	Held    bool          // a guest is held still until it ends
+	// Stood makes the phase one that is over as it begins: a guest goes on after it
+	// stood still for so long.
+	Stood time.Duration
+	Once  bool // it is over as it begins
+}
+
+// Show shows the phases of one job, one after the other. Its methods never wait for
+// whoever reads what is shown, but for End. It is safe for concurrent use.
+type Show struct {
+	mu     sync.Mutex
+	queue  []begun
+	closed bool
+	wake   chan struct{} // of capacity 1
+	done   chan struct{} // closed when all is shown
+}
+
+// begun is a phase with when it began.
+type begun struct {
+	Phase
+	at time.Time
+}
+
+// reporter shows phases in one style. It is for one goroutine.
+type reporter interface {
+	begin(p begun)
+	tick(now time.Time) // every interval while a phase lasts
+	end(now time.Time)  // of the phase
+	finish()            // of the job
+}
+
+// New returns a Show, of which End must be called.
+func New(w io.Writer, log zerolog.Logger, style Style) *Show {
+	s := &Show{wake: make(chan struct{}, 1), done: make(chan struct{})}
+	var r reporter
+	interval := time.Second
+	switch style {
+	case Bar:
+		r, interval = newBarReporter(w), barInterval
+	case Log, JSON:
+		r = &logReporter{log: log, fields: style == JSON}
+	default:
+		s.closed = true
+		close(s.done)
+		return s
 	}
-	quit, done := make(chan struct{}), make(chan struct{})
-	report, interval, finish := logReporter(log, name, c), logInterval, func() {}
-	if style == Bar {
-		report, finish = barReporter(w, name, c)
-		interval = barInterval
+	go s.run(r, interval)
+	return s
+}
+
+// Begin shows that a phase begins, which ends the one before. A phase that goes on
+// under the same name and text is not begun again.
+func (s *Show) Begin(p Phase) { s.push(begun{p, time.Now()}) }
+
+func (s *Show) push(p begun) {
+	s.mu.Lock()
+	if !s.closed {
+		s.queue = append(s.queue, p)
 	}
-	go func() {
-		defer close(done)
-		t := time.NewTicker(interval)
-		defer t.Stop()
-		for {
-			select {
-			case <-quit:
-				return
-			case <-t.C:
-				report()
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// End ends the last phase and returns when everything is shown.
+func (s *Show) End() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	<-s.done
+}
+
+// run shows what is begun until the end.
+func (s *Show) run(r reporter, interval time.Duration) {
+	defer close(s.done)
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	var last *begun // the phase that lasts, nil if none does
+	for {
+		select {
+		case <-s.wake:
+		case now := <-t.C:
+			if last != nil {
+				r.tick(now)
 			}
 		}
-	}()
-	return func() {
-		close(quit)
-		<-done
-		if style == Bar {
-			report()
+		s.mu.Lock()
+		queue, closed := s.queue, s.closed
+		s.queue = nil
+		s.mu.Unlock()
+		for _, p := range queue {
+			if last != nil && last.Name == p.Name && last.Text == p.Text && !p.Once {
+				continue
+			}
+			if last != nil {
+				r.end(p.at)
+			}
+			r.begin(p)
+			if last = &p; p.Once {
+				last = nil
+			}
 		}
-		finish()
-	}
-}
-
-func logReporter(log zerolog.Logger, name string, c Counter) func() {
-	start := time.Now()
-	return func() {
-		done, total := c.Done(), c.Total()
-		e := log.Info().Uint64("bytes_done", done).Uint64("bytes_total", total)
-		if total > 0 {
-			e = e.Int("percent", int(min(done, total)*100/total))
+		if closed {
+			if last != nil {
+				r.end(time.Now())
+			}
+			r.finish()
+			return
 		}
-		if s := time.Since(start).Seconds(); s > 0 {
-			e = e.Str("rate", humanize.IBytes(uint64(float64(done)/s))+"/s")
-		}
-		e.Msg(name)
 	}
-}
-
-func barReporter(w io.Writer, name string, c Counter) (report, finish func()) {
-	cw := cupwriter.New(w, false)
-	if f := outlet.File(w); f != nil {
-		cw.SetTermFd(int(f.Fd())) // w may stand before it
-	}
-	p := mpb.New(mpb.WithConsoleWriter(cw), mpb.WithWidth(40), mpb.WithAutoRefresh())
-	bar := p.AddBar(int64(c.Total()),
-		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR), decor.Percentage(decor.WC{W: 5})),
-		mpb.AppendDecorators(
-			decor.Counters(decor.SizeB1024(0), "% .1f / % .1f"),
-			decor.OnComplete(decor.AverageSpeed(decor.SizeB1024(0), " % .1f"), ""),
-			decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace), ""),
-		),
-	)
-	report = func() {
-		bar.SetTotal(int64(c.Total()), false)
-		bar.SetCurrent(int64(c.Done()))
-	}
-	finish = func() {
-		// A job that ended early keeps the share that it reached.
-		if done, total := c.Done(), c.Total(); total > 0 && done >= total {
-			bar.SetTotal(int64(total), true)
-		} else {
-			bar.Abort(false)
-		}
-		p.Wait()
-	}
-	return report, finish
 }
