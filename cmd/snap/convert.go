@@ -84,6 +84,9 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if o.Look, err = l.options(); err != nil {
 		return err
 	}
+	if _, err := in.segments(); err != nil {
+		return err // before a file is asked for that may not be there
+	}
 	to, err := f.target(a, ofFile(path), o)
 	if err != nil {
 		return err
