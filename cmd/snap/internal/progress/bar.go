@@ -53,7 +53,7 @@ func (r *barReporter) begin(p begun) {
 	text := runewidth.FillRight(runewidth.Truncate(p.Text, textCells, "…"), textCells)
 	name := decor.Any(func(decor.Statistics) string { return text })
 	about := decor.Any(func(decor.Statistics) string { return s.about(time.Now()) })
-	filler := mpb.BarFillerBuilder(mpb.NopStyle())
+	filler := mpb.NopStyle()
 	if p.Counter != nil {
 		filler = mpb.BarStyle()
 	}
