@@ -38,9 +38,6 @@ func (c call) value(flag string) string {
 	return c.cmd.Flags().Lookup(flag).Value.String()
 }
 
-// given reports whether the operator gave a flag.
-func (c call) given(flag string) bool { return c.has(flag) && c.cmd.Flags().Lookup(flag).Changed }
-
 // domain is what the command calls its domain.
 func (c call) domain() string {
 	if c.operand == "" || !c.has("connect") {
