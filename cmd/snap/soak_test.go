@@ -78,7 +78,7 @@ func TestSoak(t *testing.T) {
 		t.Run(s.spec.Name, func(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, s.spec)
-			found := g.searchMemory(t)
+			found := g.searchMemory(t, "/")
 			answers := g.askDaemon(t)
 			n := int(float64(*soakKills)*s.share + 0.5)
 			for i := range n {

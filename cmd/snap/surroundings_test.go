@@ -160,10 +160,10 @@ func (g *heldGuest) askDaemon(t *testing.T) func(*testing.T) {
 // markerSize is how many bytes tell the guest's memory from other things.
 const markerSize = 64
 
-// searchMemory prepares a search for the guest's memory in files. What it returns
-// fails the test if there is a file that was written to since and has it. That it
-// would be found is shown by a dump of libvirt's.
-func (g *heldGuest) searchMemory(t *testing.T) func(*testing.T) {
+// searchMemory prepares a search for the guest's memory in the files of some folders.
+// What it returns fails the test if there is a file that was written to since and has
+// it. That it would be found is shown by a dump of libvirt's.
+func (g *heldGuest) searchMemory(t *testing.T, dirs ...string) func(*testing.T) {
 	t.Helper()
 	marker := g.marker(t)
 	began := time.Now()
@@ -178,8 +178,10 @@ func (g *heldGuest) searchMemory(t *testing.T) func(*testing.T) {
 	began = time.Now()
 	return func(t *testing.T) {
 		t.Helper()
-		if found := filesWith(t, "/", marker, began); len(found) > 0 {
-			t.Errorf("%v have the guest's memory in clear", found)
+		for _, dir := range dirs {
+			if found := filesWith(t, dir, marker, began); len(found) > 0 {
+				t.Errorf("%v have the guest's memory in clear", found)
+			}
 		}
 	}
 }
