@@ -12,6 +12,7 @@ import (
 	"snap/dump"
 	"snap/internal/lab"
 	"snap/internal/ntlab/boot"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -42,7 +43,15 @@ func TestDumpIsTheGuest(t *testing.T) {
 			}
 			// The core makes the same dump.
 			plain := filepath.Join(g.Dir(), "core.dmp")
-			runSnap(t, g.Connection, "convert", before.file.Name(), "-o", plain, "--compress", "none").want(t, exitOK)
+			r := runSnap(t, g.Connection, "convert", before.file.Name(), "-o", plain, "--json").want(t, exitOK)
+			var sum manifest.Manifest
+			if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
+				t.Fatal(err)
+			}
+			// virsh dump could as well have been of a guest that ran.
+			if sum.Consistent || sum.Moment() != manifest.NotKnown {
+				t.Errorf("a converted core is of %q, consistent %v; want what isn't known", sum.Consistency, sum.Consistent)
+			}
 			comparePages(t, g, before, plain)
 			checkContexts(t, g, before, plain)
 			after := takeCore(t, g, "after.elf")

@@ -11,6 +11,7 @@ import (
 
 	"snap/capture"
 	"snap/cmd/snap/internal/table"
+	"snap/hv"
 	"snap/manifest"
 )
 
@@ -102,6 +103,9 @@ type accountLines struct{ *table.Pairs }
 func (p accountLines) add(m *manifest.Manifest) {
 	p.Add("domain", "%s", named(m.Domain, m.UUID))
 	p.Add("host", "%s", named(m.Host, m.Connect))
+	if m.State != "" {
+		p.Add("state", "%s when the dump began", printable(brief(m.State)))
+	}
 	p.Add("started", "%s, by the host's clock", clock(m.Started))
 	switch {
 	case !m.Finished.IsZero():
@@ -160,7 +164,7 @@ func (p accountLines) chain(m *manifest.Manifest) {
 // stillFor is for how long the guest did, where the moment doesn't say it.
 func stillFor(m *manifest.Manifest) string {
 	switch {
-	case m.Mode == manifest.ModeConvert || m.Moment() != manifest.OnePointInTime:
+	case m.Mode == manifest.ModeConvert || m.Moment() != manifest.OnePointInTime || hv.State(m.State).Still():
 		return ""
 	case m.PauseMS <= 0 && m.DowntimeMS == nil && m.PauseEstimateMS > 0:
 		return "not known: the account was written while it did"
