@@ -15,10 +15,13 @@ type counting struct {
 	extent func(page uint64) (pfn phys.PFN, pages uint64, mapped bool)
 }
 
-func (c *counting) Extent(_ context.Context, va phys.VirtAddr) (phys.Addr, uint64, bool, error) {
+func (c *counting) Extent(_ context.Context, va phys.VirtAddr) (phys.Extent, error) {
 	c.calls++
 	pfn, pages, mapped := c.extent(uint64(va) >> phys.PageShift)
-	return pfn.Addr(), pages << phys.PageShift, mapped, nil
+	if !mapped {
+		return phys.Extent{Size: pages << phys.PageShift}, nil
+	}
+	return phys.Extent{Residence: phys.Resident, At: pfn.Addr(), Size: pages << phys.PageShift}, nil
 }
 
 // A hole of terabytes costs one call, however many requests lie in it.

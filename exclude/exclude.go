@@ -112,3 +112,17 @@ func (r Request) virtualSpan() (span, bool) {
 	}
 	return span{lo: lo, hi: hi}, true
 }
+
+// outsideOfBothHalves reports whether nothing can be mapped at any address of a
+// virtual request: all of it lies between the canonical halves.
+func (r Request) outsideOfBothHalves() bool {
+	first := phys.VirtAddr(r.Address).Page()
+	if first.Canonical() {
+		return false
+	}
+	lo := uint64(first) >> phys.PageShift
+	return r.Pages <= upperHalf>>phys.PageShift-lo
+}
+
+// upperHalf is the first canonical address of the kernel's half.
+const upperHalf = 0xffff_8000_0000_0000

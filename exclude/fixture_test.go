@@ -22,6 +22,7 @@ type region struct {
 	pfn   phys.PFN
 	size  uint64 // pages that one call tells about at most
 	err   bool   // the page table can't be read here
+	lost  bool   // it doesn't say where the pages are
 }
 
 // space is a Translator over ascending regions that counts its calls.
@@ -30,22 +31,25 @@ type space struct {
 	calls   int
 }
 
-func (s *space) Extent(_ context.Context, va phys.VirtAddr) (phys.Addr, uint64, bool, error) {
+func (s *space) Extent(_ context.Context, va phys.VirtAddr) (phys.Extent, error) {
 	s.calls++
 	page := uint64(va-kernelHalf) >> phys.PageShift
 	for _, r := range s.regions {
 		switch {
 		case page < r.page:
-			return 0, (r.page - page) << phys.PageShift, false, nil
+			return phys.Extent{Size: (r.page - page) << phys.PageShift}, nil
 		case page >= r.page+r.pages:
 		case r.err:
-			return 0, 0, false, errTable
+			return phys.Extent{}, errTable
 		default:
 			n := min(r.size-(page-r.page)%r.size, r.page+r.pages-page)
-			return (r.pfn + phys.PFN(page-r.page)).Addr(), n << phys.PageShift, true, nil
+			if r.lost {
+				return phys.Extent{Residence: phys.Unresolved, Size: n << phys.PageShift}, nil
+			}
+			return phys.Extent{Residence: phys.Resident, At: (r.pfn + phys.PFN(page-r.page)).Addr(), Size: n << phys.PageShift}, nil
 		}
 	}
-	return 0, -uint64(va), false, nil
+	return phys.Extent{Size: -uint64(va)}, nil
 }
 
 // mustRuns returns the pages in rs, given as base and number of pages.
@@ -60,7 +64,8 @@ func mustRuns(rs ...phys.Run) phys.Runs {
 // smallGuest is a guest with RAM in [0x100, 0x200) and [0x400, 0x500), of which
 // the pages 0x180 and 0x1a0 to 0x1a3 are protected. Its kernel half begins with
 // 16 pages at 0x110, then 16 at 0x408, a hole of 32, 4 pages around a protected
-// one, 2 that are no RAM, a table that can't be read, and the first 16 again.
+// one, 2 that are no RAM, a table that can't be read, the first 16 again, and 4
+// pages of which the tables don't say where they are.
 func smallGuest() Input {
 	return Input{
 		RAM: mustRuns(phys.Run{Base: 0x100, Pages: 0x100}, phys.Run{Base: 0x400, Pages: 0x100}),
@@ -75,6 +80,7 @@ func smallGuest() Input {
 			{page: 68, pages: 2, pfn: 0x300, size: 512},
 			{page: 80, pages: 8, err: true},
 			{page: 96, pages: 16, pfn: 0x110, size: 512},
+			{page: 120, pages: 4, size: 2, lost: true},
 		}},
 		BugCheckCode: 0x161,
 	}
@@ -103,7 +109,7 @@ func checkPlan(t interface {
 	var sum uint64
 	for _, e := range p.Entries {
 		sum += e.Excluded
-		if e.Excluded+e.Shared+e.NotPresent != e.Request.Pages || e.Request.Pages == 0 {
+		if e.Excluded+e.Shared+e.NotPresent+e.Unresolved != e.Request.Pages || e.Request.Pages == 0 {
 			t.Fatalf("%+v doesn't add up", e)
 		}
 	}

@@ -22,6 +22,7 @@ type model struct {
 	protected map[uint64]string
 	mapped    map[uint64]uint64 // virtual page to physical page
 	unread    map[uint64]bool   // virtual pages whose table can't be read
+	lost      map[uint64]bool   // virtual pages that are nobody knows where
 }
 
 func drawPages(t *rapid.T, label string, limit uint64) phys.Runs {
@@ -38,7 +39,7 @@ func drawPages(t *rapid.T, label string, limit uint64) phys.Runs {
 
 // drawGuest draws a guest as the planner and as the model see it.
 func drawGuest(t *rapid.T) (Input, model) {
-	m := model{map[uint64]bool{}, map[uint64]string{}, map[uint64]uint64{}, map[uint64]bool{}}
+	m := model{map[uint64]bool{}, map[uint64]string{}, map[uint64]uint64{}, map[uint64]bool{}, map[uint64]bool{}}
 	in := Input{
 		RAM:          mustRuns(phys.Run{Base: 2, Pages: modelPFNs - 4}).Minus(drawPages(t, "holes", modelPFNs).Intersect(drawPages(t, "holes", modelPFNs))),
 		BugCheckCode: rapid.SampledFrom([]uint32{0x161, 0xe2}).Draw(t, "code"),
@@ -65,10 +66,11 @@ func drawGuest(t *rapid.T) (Input, model) {
 			pfn:   phys.PFN(rapid.Uint64Range(1, modelPFNs-12).Draw(t, "pfn")),
 			size:  rapid.SampledFrom([]uint64{1, 4, 512}).Draw(t, "size"),
 			err:   rapid.IntRange(0, 19).Draw(t, "err") == 0,
+			lost:  rapid.IntRange(0, 7).Draw(t, "lost") == 0,
 		}
 		s.regions = append(s.regions, r)
 		for p := r.page; p < r.page+r.pages; p++ {
-			if m.unread[p] = r.err; !r.err {
+			if m.unread[p], m.lost[p] = r.err, r.lost; !r.err && !r.lost {
 				m.mapped[p] = uint64(r.pfn) + p - r.page
 			}
 		}
@@ -95,15 +97,20 @@ func drawRequest(t *rapid.T) Request {
 }
 
 // verdict decides about a request by the rules, one page after the other: the
-// refusal, or the physical pages and how many pages aren't there.
-func (m model) verdict(r Request) (refused NTStatus, at uint64, pages []uint64, absent uint64) {
+// refusal, or the physical pages, how many pages aren't there, and which are nobody
+// knows where.
+func (m model) verdict(r Request) (refused NTStatus, at uint64, pages []uint64, absent uint64, lost []uint64) {
 	first := r.Address >> 12
 	for i := range r.Pages {
 		page, at := first+i, (first+i)<<12
 		if r.Kind() == Virtual {
 			v := page - kernelHalf>>12
 			if m.unread[v] {
-				return StatusDataError, at, nil, 0
+				return StatusDataError, at, nil, 0, nil
+			}
+			if m.lost[v] {
+				lost = append(lost, at)
+				continue
 			}
 			p, ok := m.mapped[v]
 			if !ok {
@@ -113,14 +120,28 @@ func (m model) verdict(r Request) (refused NTStatus, at uint64, pages []uint64, 
 			page = p
 		}
 		if !m.ram[page] {
-			return StatusInvalidAddress, at, nil, 0
+			return StatusInvalidAddress, at, nil, 0, nil
 		}
 		if m.protected[page] != "" {
-			return StatusAccessDenied, at, nil, 0
+			return StatusAccessDenied, at, nil, 0, nil
 		}
 		pages = append(pages, page)
 	}
-	return StatusSuccess, 0, pages, absent
+	return StatusSuccess, 0, pages, absent, lost
+}
+
+// moot says whether nothing of a refused request is in RAM; of a virtual range
+// that is only known of a single page.
+func (m model) moot(r Request, refused NTStatus) bool {
+	if refused != StatusInvalidAddress || r.Kind() == Virtual {
+		return refused == StatusInvalidAddress && r.Pages == 1
+	}
+	for i := range r.Pages {
+		if m.ram[r.Address>>12+i] {
+			return false
+		}
+	}
+	return true
 }
 
 // plan is what the model makes of the requests; refusals carry no reason.
@@ -142,12 +163,15 @@ func (m model) plan(in Input) (*Plan, map[uint64]bool) {
 			p.Ignored = append(p.Ignored, Ignored{Request: r})
 			continue
 		}
-		status, at, pages, absent := m.verdict(r)
+		status, at, pages, absent, lost := m.verdict(r)
 		if status != StatusSuccess {
-			p.Refused = append(p.Refused, Refusal{Request: r, Status: status, At: at, Requests: 1})
+			p.Refused = append(p.Refused, Refusal{Request: r, Status: status, At: at, Requests: 1, Moot: m.moot(r, status)})
 			continue
 		}
-		e := Entry{Request: r, NotPresent: absent}
+		e := Entry{Request: r, NotPresent: absent, Unresolved: uint64(len(lost))}
+		if len(lost) > 0 {
+			e.UnresolvedAt = phys.VirtAddr(lost[0])
+		}
 		for _, page := range pages {
 			if gone[page] {
 				e.Shared++

@@ -43,19 +43,15 @@ func (e *TooManyError) Is(target error) bool { return target == ErrTooMany }
 // Translator finds the physical memory behind virtual addresses. It need not be
 // safe for concurrent use. A 4-level page table walk is one.
 type Translator interface {
-	// Extent says where the page at va, the first byte of a 4 KiB page, leads,
-	// and for how many bytes n from va on that is all there is to say.
+	// Extent says of the page at va, the first byte of a 4 KiB page, and of those
+	// that follow it, whether they are in physical memory and where: as much at a
+	// time as the walk can vouch for, so that terabytes of nothing take few calls.
 	//
-	// If mapped, virtual memory [va, va+n) is physical memory [at, at+n), which
-	// need not be RAM: n is what is left of a 4 KiB, 2 MiB or 1 GiB page, or more
-	// where pages follow each other. Pages in transition are mapped.
-	//
-	// If not, nothing in [va, va+n) is in RAM: n is what is left of the largest
-	// hole that the walk can vouch for, so that terabytes of nothing take few
-	// calls.
+	// What isn't present for the processor but still in RAM is Resident. Absent is
+	// only what certainly isn't in RAM; all else is Unresolved.
 	//
 	// An error means that the walk could not be made, not that nothing is mapped.
-	Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error)
+	Extent(ctx context.Context, va phys.VirtAddr) (phys.Extent, error)
 }
 
 // Protected is a set of pages that are never left out.
@@ -98,13 +94,18 @@ type Plan struct {
 	Ignored []Ignored
 }
 
-// Entry is a request that is honoured. Excluded, Shared and NotPresent add up
-// to Request.Pages.
+// Entry is a request that is honoured. Excluded, Shared, NotPresent and Unresolved
+// add up to Request.Pages.
 type Entry struct {
 	Request    Request
 	Excluded   uint64 // pages that stay out, and that no earlier entry asked for
 	Shared     uint64 // pages that an earlier entry asked for, or this one by another virtual address
 	NotPresent uint64 // pages that are not in RAM; nothing to leave out
+	// Unresolved pages may be in RAM, but page tables don't say where: unless an
+	// entry asks for them otherwise, they are in the dump. The first is at
+	// UnresolvedAt, if there are any.
+	Unresolved   uint64
+	UnresolvedAt phys.VirtAddr
 }
 
 // Refusal is a request that is not honoured, as a whole.
@@ -118,10 +119,46 @@ type Refusal struct {
 	// Requests is how many requests this line stands for: 1, or those of one
 	// driver above MaxRequests or MaxRequestsBy, of which Request is the first.
 	Requests int
+	// Moot: nothing is in the dump for that the request is refused. All that it
+	// names is outside of RAM, or Input.KeepAdvertised keeps it anyway.
+	Moot bool
 }
 
 // Ignored is a well-formed request that does not concern this dump.
 type Ignored struct {
 	Request Request
 	Why     string // such as "asks for no pages"
+	Kept    bool   // by Input.KeepAdvertised: its pages are in the dump
+}
+
+// Unmet says how far a plan falls short of what was asked for. The zero value says
+// that no page is in the dump that somebody asked to leave out of it, but for
+// those of Kept.
+type Unmet struct {
+	Refused    int    // requests that are refused, but for those that are moot
+	Unresolved int    // requests that are honoured in part: where the rest is isn't known
+	Pages      uint64 // of the latter, so many
+	Kept       int    // requests that are ignored by Input.KeepAdvertised
+}
+
+// Unmet counts what p does not leave out.
+func (p *Plan) Unmet() Unmet {
+	var u Unmet
+	for _, r := range p.Refused {
+		if !r.Moot {
+			u.Refused += r.Requests
+		}
+	}
+	for _, e := range p.Entries {
+		if e.Unresolved > 0 {
+			u.Unresolved++
+			u.Pages += e.Unresolved // a request has fewer than 2^52, and there are fewer than 2^18
+		}
+	}
+	for _, i := range p.Ignored {
+		if i.Kept {
+			u.Kept++
+		}
+	}
+	return u
 }

@@ -34,6 +34,11 @@ func TestPlanOneRequest(t *testing.T) {
 	refused := func(status NTStatus, at uint64, reason string) Plan {
 		return Plan{Refused: []Refusal{{Status: status, At: at, Reason: reason, Requests: 1}}}
 	}
+	moot := func(status NTStatus, at uint64, reason string) Plan {
+		p := refused(status, at, reason)
+		p.Refused[0].Moot = true
+		return p
+	}
 	ignored := func(why string) Plan { return Plan{Ignored: []Ignored{{Why: why}}} }
 	const (
 		denied  = 0xc0000022
@@ -54,12 +59,12 @@ func TestPlanOneRequest(t *testing.T) {
 		{"physical, one page too many", physical(0x400000, 0x101), refused(address, 0x500000, outside)},
 		{"physical, before RAM", physical(0xff000, 2), refused(address, 0xff000, outside)},
 		{"physical, over a hole", physical(0x1f0000, 0x300), refused(address, 0x200000, outside)},
-		{"physical, no RAM", physical(0x300000, 1), refused(address, 0x300000, outside)},
+		{"physical, no RAM", physical(0x300000, 1), moot(address, 0x300000, outside)},
 		{"physical, everything", physical(0, 1<<52>>12), refused(address, 0, outside)},
 		{"physical, 2^64-1 pages", physical(0x110000, ^uint64(0)), refused(address, 0x110000, noPhys)},
 		{"physical, wraps to a good page", physical(0x110000, 1<<52), refused(address, 0x110000, noPhys)},
-		{"physical, above 52 bits", physical(1<<52, 1), refused(address, 1<<52, noPhys)},
-		{"physical, highest address", physical(^uint64(0), 1), refused(address, ^uint64(0), noPhys)},
+		{"physical, above 52 bits", physical(1<<52, 1), moot(address, 1<<52, noPhys)},
+		{"physical, highest address", physical(^uint64(0), 1), moot(address, ^uint64(0), noPhys)},
 		{"physical, protected", physical(0x180000, 1), refused(denied, 0x180000, "protected: KDBG")},
 		{"physical, around a protected page", physical(0x17f000, 3), refused(denied, 0x180000, "protected: KDBG")},
 		{"physical, ends at a protected page", physical(0x17e000, 2), honoured(run(0x17e, 2), Entry{Excluded: 2})},
@@ -87,9 +92,18 @@ func TestPlanOneRequest(t *testing.T) {
 		{"virtual, wraps by pages", virtual(va(1), -(va(0) >> 12)), refused(address, va(1), noRange)},
 		{"virtual, past the last page", virtual(^uint64(0), 2), refused(address, ^uint64(0), noRange)},
 		{"virtual, the last page", virtual(^uint64(0), 1), honoured(nil, Entry{NotPresent: 1})},
-		{"virtual, not canonical", virtual(0x8000_0000_0000, 1), refused(address, 0x8000_0000_0000, noRange)},
+		{"virtual, not canonical", virtual(0x8000_0000_0000, 1), moot(address, 0x8000_0000_0000, noRange)},
 		{"virtual, into the gap", virtual(0x7fff_ffff_f000, 2), refused(address, 0x7fff_ffff_f000, noRange)},
 		{"virtual, over the gap", virtual(0x7fff_ffff_f000, 0xffff0_0000_0002), refused(address, 0x7fff_ffff_f000, noRange)},
+		{"virtual, no RAM, alone", virtual(va(68), 1), moot(address, va(68), outside)},
+		{"virtual, in the gap, up to the other half", virtual(0xffff_7fff_ffff_f000, 1), moot(address, 0xffff_7fff_ffff_f000, noRange)},
+		{"virtual, in the gap and beyond", virtual(0xffff_7fff_ffff_f000, 2), refused(address, 0xffff_7fff_ffff_f000, noRange)},
+		{"virtual, nobody knows where", virtual(va(122), 2), honoured(nil, Entry{Unresolved: 2, UnresolvedAt: phys.VirtAddr(va(122))})},
+		{
+			"virtual, in part nobody knows where", virtual(va(108), 20),
+			honoured(run(0x11c, 4), Entry{Excluded: 4, NotPresent: 8 + 4, Unresolved: 4, UnresolvedAt: phys.VirtAddr(va(120))}),
+		},
+		{"virtual, from the middle of them", virtual(va(123), 2), honoured(nil, Entry{NotPresent: 1, Unresolved: 1, UnresolvedAt: phys.VirtAddr(va(123))})},
 		{
 			"virtual, unreadable table", virtual(va(79), 2),
 			refused(0xc000003e, va(80), "page tables can't be read: page table is gone"),
@@ -156,23 +170,23 @@ func TestPlanManyRequests(t *testing.T) {
 	want := &Plan{
 		Exclude: phys.Runs{{Base: 0x110, Pages: 16}, {Base: 0x17e, Pages: 1}, {Base: 0x400, Pages: 0x18}},
 		Entries: []Entry{
-			{requests[0], 4, 0, 0},
-			{requests[2], 4, 4, 0},
-			{requests[4], 4, 4, 0},
-			{requests[7], 1, 0, 0},
-			{requests[8], 1, 0, 0},
-			{requests[9], 0, 1, 0},
-			{requests[10], 3 + 16, 13, 0},
-			{requests[11], 0, 0, 2},
-			{requests[13], 0, 16, 0},
-			{requests[14], 8, 8, 0},
+			{requests[0], 4, 0, 0, 0, 0},
+			{requests[2], 4, 4, 0, 0, 0},
+			{requests[4], 4, 4, 0, 0, 0},
+			{requests[7], 1, 0, 0, 0, 0},
+			{requests[8], 1, 0, 0, 0, 0},
+			{requests[9], 0, 1, 0, 0, 0},
+			{requests[10], 3 + 16, 13, 0, 0, 0},
+			{requests[11], 0, 0, 2, 0, 0},
+			{requests[13], 0, 16, 0, 0, 0},
+			{requests[14], 8, 8, 0, 0, 0},
 		},
 		Refused: []Refusal{
-			{wrong, 0xc000000d, "must be either virtual or physical", 0x110000, 1},
-			{requests[3], 0xc0000022, "protected: KDBG", 0x180000, 1},
-			{requests[5], 0xc0000141, "outside the guest's RAM", 0x300000, 1},
-			{requests[6], 0xc0000022, "protected: KDBG", va(66), 1},
-			{requests[12], 0xc000003e, "page tables can't be read: page table is gone", va(80), 1},
+			{wrong, 0xc000000d, "must be either virtual or physical", 0x110000, 1, false},
+			{requests[3], 0xc0000022, "protected: KDBG", 0x180000, 1, false},
+			{requests[5], 0xc0000141, "outside the guest's RAM", 0x300000, 1, true},
+			{requests[6], 0xc0000022, "protected: KDBG", va(66), 1, false},
+			{requests[12], 0xc000003e, "page tables can't be read: page table is gone", va(80), 1, false},
 		},
 	}
 	got, err := NewPlan(t.Context(), in)
@@ -194,7 +208,7 @@ func TestPlanHoleBetweenNeighbours(t *testing.T) {
 	in.Requests = []Request{virtual(va(0), 3), virtual(va(4), 1)}
 	want := &Plan{
 		Exclude: phys.Runs{{Base: 0x110, Pages: 3}},
-		Entries: []Entry{{in.Requests[0], 2, 0, 1}, {in.Requests[1], 1, 0, 0}},
+		Entries: []Entry{{in.Requests[0], 2, 0, 1, 0, 0}, {in.Requests[1], 1, 0, 0, 0, 0}},
 	}
 	got, err := NewPlan(t.Context(), in)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -211,11 +225,11 @@ func TestPlanKeepAdvertised(t *testing.T) {
 	in.Requests = []Request{physical(0x110000, 1), own, wrong, virtual(va(1), 1)}
 	want := &Plan{
 		Exclude: phys.Runs{{Base: 0x120, Pages: 1}},
-		Entries: []Entry{{own, 1, 0, 0}},
-		Refused: []Refusal{{wrong, 0xc000000d, "must be either virtual or physical", 0x110000, 1}},
+		Entries: []Entry{{own, 1, 0, 0, 0, 0}},
+		Refused: []Refusal{{wrong, 0xc000000d, "must be either virtual or physical", 0x110000, 1, true}},
 		Ignored: []Ignored{
-			{physical(0x110000, 1), "advertised ranges are kept"},
-			{virtual(va(1), 1), "advertised ranges are kept"},
+			{physical(0x110000, 1), "advertised ranges are kept", true},
+			{virtual(va(1), 1), "advertised ranges are kept", true},
 		},
 	}
 	got, err := NewPlan(t.Context(), in)
@@ -295,9 +309,9 @@ func TestPlanCancelled(t *testing.T) {
 // cancelling is a Translator whose context ends while it walks.
 type cancelling struct{ cancel func() }
 
-func (c cancelling) Extent(ctx context.Context, _ phys.VirtAddr) (phys.Addr, uint64, bool, error) {
+func (c cancelling) Extent(ctx context.Context, _ phys.VirtAddr) (phys.Extent, error) {
 	c.cancel()
-	return 0, 0, false, ctx.Err()
+	return phys.Extent{}, ctx.Err()
 }
 
 // That is not an unreadable page table.

@@ -15,7 +15,9 @@ import (
 // protected page, or if looking at it would cost too much. So a request for
 // all of memory leaves out nothing instead of everything but the page tables,
 // and no request says anything about its neighbours: a driver with one wrong
-// entry still gets the others.
+// entry still gets the others. What page tables say nothing of is the one thing
+// that a request doesn't get while it gets the rest; Plan.Unmet counts all that
+// somebody asked for and doesn't get.
 //
 // Requests may overlap; each page counts once. If more pages than the limit
 // would be left out, the error is a *TooManyError, and the plan comes with it,
@@ -50,7 +52,11 @@ type verdict struct {
 	ignored    string // if set, why
 	alike      int    // further requests that are refused along with this one
 	folded     bool   // refused along with an earlier one
+	moot       bool   // refused, and nothing of it is in RAM
+	kept       bool   // ignored, and it is in the dump
 	notPresent uint64 // pages
+	unresolved uint64 // pages
+	firstLost  uint64 // virtual page that is the first of the unresolved
 }
 
 // judge decides on everything that needs no page table.
@@ -92,8 +98,8 @@ func (p *planner) judgeOne(i int, r Request, v *verdict) {
 		v.obstacle = notOneKind
 	case !entry.AppliesTo(p.BugCheckCode):
 		v.ignored = fmt.Sprintf("is for bug check %#x", r.BugCheckCode)
-	case r.Reason == Advertised && p.KeepAdvertised:
-		v.ignored = "advertised ranges are kept"
+	case p.keeps(r):
+		v.ignored, v.kept = "advertised ranges are kept", true
 	case r.Kind() == Physical:
 		p.judgePhysical(i, r, v)
 	default:
@@ -101,14 +107,18 @@ func (p *planner) judgeOne(i int, r Request, v *verdict) {
 	}
 }
 
+// keeps reports whether what r asks for is kept, whatever it is.
+func (p *planner) keeps(r Request) bool { return r.Reason == Advertised && p.KeepAdvertised }
+
 func (p *planner) judgePhysical(i int, r Request, v *verdict) {
 	run, ok := r.physicalRun()
 	if !ok {
-		v.obstacle = notPhysical
+		v.obstacle, v.moot = notPhysical, p.RAM.End() <= run.Base
 		return
 	}
 	if bad, why, ok := p.ground.check(run); !ok {
 		v.obstacle, v.at = why, uint64(bad.Addr())
+		v.moot = len(p.RAM.Intersect(phys.Runs{run})) == 0
 		return
 	}
 	p.pages = append(p.pages, span{uint64(run.Base), uint64(run.End()), i})
@@ -118,7 +128,7 @@ func (p *planner) judgeVirtual(i int, r Request, v *verdict) {
 	s, ok := r.virtualSpan()
 	switch {
 	case !ok:
-		v.obstacle = notCanonical
+		v.obstacle, v.moot = notCanonical, r.outsideOfBothHalves()
 	case p.Translator == nil:
 		v.obstacle = noTranslator
 	default:
@@ -141,9 +151,12 @@ func (p *planner) translate(ctx context.Context) error {
 		v := &p.verdicts[s.owner]
 		if page, why, ok := w.stopIn(s.lo, s.hi); !ok {
 			v.obstacle, v.at = why, page<<phys.PageShift
+			v.moot = why == outsideRAM && s.hi-s.lo == 1
 			continue
 		}
-		v.notPresent = (s.hi - s.lo) - (w.pagesBefore(s.hi) - w.pagesBefore(s.lo))
+		v.unresolved, v.firstLost = w.lost.within(s.lo, s.hi)
+		mapped, _ := w.mapped.within(s.lo, s.hi)
+		v.notPresent = (s.hi - s.lo) - mapped - v.unresolved
 		honoured = append(honoured, s)
 	}
 	p.pages = w.appendPhysical(p.pages, honoured)
@@ -169,12 +182,15 @@ func (p *planner) plan() *Plan {
 		case v.status != StatusSuccess:
 			plan.Refused = append(plan.Refused, Refusal{
 				Request: r, Status: v.status, Reason: v.reason, At: v.at, Requests: 1 + v.alike,
+				Moot: v.moot || p.keeps(r),
 			})
 		case v.ignored != "":
-			plan.Ignored = append(plan.Ignored, Ignored{r, v.ignored})
+			plan.Ignored = append(plan.Ignored, Ignored{r, v.ignored, v.kept})
 		default:
 			plan.Entries = append(plan.Entries, Entry{
-				Request: r, Excluded: excluded[i], NotPresent: v.notPresent, Shared: r.Pages - v.notPresent - excluded[i],
+				Request: r, Excluded: excluded[i], NotPresent: v.notPresent,
+				Shared:     r.Pages - v.notPresent - v.unresolved - excluded[i],
+				Unresolved: v.unresolved, UnresolvedAt: phys.VirtAddr(v.firstLost << phys.PageShift),
 			})
 		}
 	}

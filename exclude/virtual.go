@@ -31,8 +31,54 @@ type walk struct {
 	steps      uint64 // left to do
 
 	segments []segment // ascending and disjoint
-	mapped   []uint64  // mapped[i] is the number of pages in segments[:i]
+	mapped   tally     // pages in segments
+	lost     tally     // pages of which it isn't known where they are
 	stops    []stop    // ascending
+}
+
+// tally counts virtual pages.
+type tally struct {
+	runs   []pageRun // ascending and disjoint
+	before []uint64  // before[i] is the number of pages in runs[:i]
+}
+
+// pageRun is virtual pages [lo, hi).
+type pageRun struct{ lo, hi uint64 }
+
+// add adds pages above all that were added before.
+func (c *tally) add(lo, hi uint64) {
+	if n := len(c.runs); n > 0 && c.runs[n-1].hi == lo {
+		c.runs[n-1].hi = hi
+		return
+	}
+	c.runs = append(c.runs, pageRun{lo, hi})
+}
+
+// sum ends adding.
+func (c *tally) sum() {
+	c.before = make([]uint64, len(c.runs)+1)
+	for i, r := range c.runs {
+		c.before[i+1] = c.before[i] + r.hi - r.lo
+	}
+}
+
+// below returns how many of the pages are below page.
+func (c *tally) below(page uint64) uint64 {
+	i := sort.Search(len(c.runs), func(i int) bool { return c.runs[i].hi > page })
+	n := c.before[i]
+	if i < len(c.runs) && c.runs[i].lo < page {
+		n += page - c.runs[i].lo
+	}
+	return n
+}
+
+// within returns how many of the pages are in [lo, hi), and the first of them.
+func (c *tally) within(lo, hi uint64) (n, first uint64) {
+	if n = c.below(hi) - c.below(lo); n == 0 {
+		return 0, 0
+	}
+	i := sort.Search(len(c.runs), func(i int) bool { return c.runs[i].hi > lo })
+	return n, max(lo, c.runs[i].lo)
 }
 
 // stop is a virtual page that can't be left out.
@@ -78,16 +124,9 @@ func newWalk(ctx context.Context, g ground, t Translator, spans []span) (*walk, 
 		at++
 		end = at
 	}
-	w.count()
+	w.mapped.sum()
+	w.lost.sum()
 	return w, nil
-}
-
-// count adds up the segments.
-func (w *walk) count() {
-	w.mapped = make([]uint64, len(w.segments)+1)
-	for i, s := range w.segments {
-		w.mapped[i+1] = w.mapped[i] + s.hi - s.lo
-	}
 }
 
 // step looks at virtual pages from at on, but not at end and beyond, and
@@ -101,18 +140,26 @@ func (w *walk) step(ctx context.Context, at, end uint64) (uint64, obstacle, erro
 	if err := ctx.Err(); err != nil {
 		return 0, obstacle{}, fmt.Errorf("translate virtual ranges to leave out: %w", err)
 	}
-	addr, bytes, mapped, err := w.translator.Extent(ctx, phys.VirtAddr(at<<phys.PageShift))
+	e, err := w.translator.Extent(ctx, phys.VirtAddr(at<<phys.PageShift))
 	if err != nil {
 		if ctx.Err() != nil {
 			return 0, obstacle{}, fmt.Errorf("translate virtual ranges to leave out: %w", err)
 		}
 		return 0, obstacle{StatusDataError, "page tables can't be read: " + err.Error()}, nil
 	}
-	pages := min(max(bytes>>phys.PageShift, 1), end-at)
-	if !mapped {
+	pages := min(max(e.Size>>phys.PageShift, 1), end-at)
+	switch e.Residence {
+	case phys.Absent:
+		return pages, obstacle{}, nil
+	case phys.Resident:
+	default:
+		if len(w.lost.runs) == MaxFragments {
+			return 0, outOfPieces, nil
+		}
+		w.lost.add(at, at+pages)
 		return pages, obstacle{}, nil
 	}
-	base := addr.PFN()
+	base := e.At.PFN()
 	bad, why, ok := w.check(phys.Run{Base: base, Pages: pages})
 	if !ok {
 		pages = uint64(bad - base)
@@ -128,6 +175,7 @@ func (w *walk) add(s segment) bool {
 	if s.lo == s.hi {
 		return true
 	}
+	w.mapped.add(s.lo, s.hi)
 	if n := len(w.segments); n > 0 {
 		last := &w.segments[n-1]
 		if last.hi == s.lo && last.pfn+phys.PFN(last.hi-last.lo) == s.pfn {
@@ -153,16 +201,6 @@ func (w *walk) stopIn(lo, hi uint64) (page uint64, why obstacle, ok bool) {
 		return lo, w.stops[n-1].why, false // the pass never came here
 	}
 	return 0, obstacle{}, true
-}
-
-// pagesBefore returns how many virtual pages below page are mapped.
-func (w *walk) pagesBefore(page uint64) uint64 {
-	i := sort.Search(len(w.segments), func(i int) bool { return w.segments[i].hi > page })
-	n := w.mapped[i]
-	if i < len(w.segments) && w.segments[i].lo < page {
-		n += page - w.segments[i].lo
-	}
-	return n
 }
 
 // appendPhysical appends to out the physical pages behind the spans, which

@@ -102,7 +102,7 @@ type paging struct {
 	// Bits of an entry.
 	present, write, user, large, noExec uint64
 	// Bits of an entry that is not present, as Windows uses them.
-	prototype, transition uint64
+	prototype, transition, swizzle uint64
 
 	frame   uint64 // where the entry leads
 	ignored uint64 // say nothing of where a present entry leads
@@ -135,13 +135,6 @@ func (p *paging) canonical(va phys.VirtAddr) bool {
 
 // at returns the address that an entry holds, of a table or a page.
 func (p *paging) at(e uint64) phys.Addr { return phys.Addr(e & p.frame) }
-
-// inTransition reports whether an entry that is not present leads to a page or
-// table that Windows has taken out of use but not overwritten. At the root
-// there is none.
-func (p *paging) inTransition(e uint64, level int) bool {
-	return e&(p.present|p.transition|p.prototype) == p.transition && level != p.top
-}
 
 // selfEntry returns what an entry of the table at root that maps the table
 // itself for the kernel, present, writable, not for user mode, not a large page,

@@ -14,12 +14,13 @@ const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
 // amd64 is x86-64 with 4-level paging.
 var amd64 = Arch{
 	name: "amd64", machine: MachineAMD64, pointer: 8,
-	// Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.3 and 5.4. Transition and
-	// Prototype are MMPTE_TRANSITION in the public ntkrnlmp symbols.
+	// Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.3 and 5.4. Transition,
+	// Prototype and SwizzleBit are MMPTE_TRANSITION in the public ntkrnlmp symbols;
+	// kernels that have no SwizzleBit hide no frame numbers either.
 	paging: paging{
 		top: 4, addressBits: 48, shifts: [8]uint8{1: 12, 2: 21, 3: 30, 4: 39}, // the root is the PML4
 		present: 1 << 0, write: 1 << 1, user: 1 << 2, large: 1 << 7, noExec: 1 << 63,
-		prototype: 1 << 10, transition: 1 << 11,
+		prototype: 1 << 10, transition: 1 << 11, swizzle: 1 << 4,
 		frame: 0x000f_ffff_ffff_f000, // bits 51..12
 		// Accessed and Dirty, which the processor sets, and those from 52 to 62,
 		// which it ignores in 4-level paging or takes for a protection key, and

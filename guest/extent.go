@@ -6,80 +6,81 @@ import (
 	"snap/phys"
 )
 
-// Extent says where the byte at va leads, and for how many bytes n from va on
-// that is all there is to say.
+// Extent says of the byte at va, and of those that follow it, whether they are in
+// physical memory, and where.
 //
-// If mapped, the n bytes from va on are the n bytes of guest-physical memory
-// from at on, which need not be RAM: what is left of the page that va lies in,
-// of whatever size, and the pages of the same size that follow it in both kinds
-// of address within one table. Pages in transition are mapped.
+// What is Resident is the rest of the page that va lies in, of whatever size, and
+// the pages of the same size that follow it in both kinds of address within one
+// table; a page behind a prototype PTE stands alone. What is Absent, or
+// Unresolved, is all of which the entries of one table, from va's on, say the
+// same, or what is left of the addresses that aren't canonical. va plus the size
+// may be 2^64.
 //
-// If not, no byte of [va, va+n) is mapped: all that the entries of one table,
-// from va's on, leave empty, or what is left of the addresses that aren't
-// canonical. va+n may be 2^64.
+// Resident are pages that are present, in transition (also where their frame
+// number is hidden from L1TF), or in RAM by the word of a prototype PTE. Absent
+// are those in a page file, and those that hold nothing yet. Unresolved are those
+// whose prototype PTE can't be found or read, or leads to another one, and those
+// whose frame, or page table, is neither in RAM nor said not to be.
 //
 // The error is that of ctx, or a *TranslateError about a table that could not
 // be read or is not in RAM, so that nothing is known of va. A call reads at
-// most 4 tables and looks at 512 entries of the last.
-func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error) {
+// most 9 tables, looks at 512 entries of the last, and follows one prototype PTE.
+func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (phys.Extent, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, 0, false, err
+		return phys.Extent{}, err
 	}
 	p := &s.arch.paging
 	if !p.canonical(va) {
-		return 0, uint64(s.arch.kernelHalf - va), false, nil
+		return phys.Extent{Size: uint64(s.arch.kernelHalf - va)}, nil
 	}
 	next := s.root
 	for level := p.top; ; level-- {
 		t, err := s.table(ctx, next)
 		if err != nil {
-			return 0, 0, false, p.walkError(va, level, uint64(next), err)
+			return phys.Extent{}, p.walkError(va, level, uint64(next), err)
 		}
 		size, i := p.size(level), p.index(va, level)
-		e, offset := t.entries[i], uint64(va)&(size-1)
-		leaf, err := s.step(&Mapping{}, level, e)
-		switch {
-		case err != nil: // the entry leads nowhere, for whatever reason
-			return 0, s.emptyEntries(t, level, i)*size - offset, false, nil
-		case leaf:
-			first := uint64(p.at(e)) &^ (size - 1)
-			return phys.Addr(first + offset), s.followingPages(t, level, i)*size - offset, true, nil
+		offset := uint64(va) & (size - 1)
+		first := s.entries().lead(t.entries[i], level)
+		if first.kind == leadsToTable {
+			next = first.at
+			continue
 		}
-		next = p.at(e)
+		l, err := s.follow(ctx, t.entries[i], level)
+		if err != nil {
+			return phys.Extent{}, err
+		}
+		e := phys.Extent{Size: s.alike(t, level, i, first)*size - offset}
+		switch l.kind {
+		case leadsToPage:
+			e.Residence, e.At = phys.Resident, l.at+phys.Addr(offset)
+		case leadsUnknown:
+			e.Residence = phys.Unresolved
+		}
+		return e, nil
 	}
 }
 
-// emptyEntries returns how many entries of a table, from entry i on, lead
-// nowhere.
-func (s *AddressSpace) emptyEntries(t *table, level int, i uint64) uint64 {
+// alike returns how many entries of a table, from entry i on, which leads as
+// first says, lead likewise: to pages that follow each other in guest-physical
+// memory, or all nowhere, or all to what isn't known. Of those that name
+// prototype PTEs it is one, so that a guest that has many gets none of them
+// followed unasked.
+func (s *AddressSpace) alike(t *table, level int, i uint64, first lead) uint64 {
+	if first.kind == leadsToEntry {
+		return 1
+	}
 	end := uint64(tableEntries)
 	if level == s.arch.paging.top && i < kernelEntry {
 		end = kernelEntry // what follows is the other half
 	}
+	f, size := s.entries(), s.arch.paging.size(level)
 	n := uint64(1)
-	for i+n < end {
-		if _, err := s.step(&Mapping{}, level, t.entries[i+n]); err == nil {
+	for ; i+n < end; n++ {
+		l := f.lead(t.entries[i+n], level)
+		if l.kind != first.kind || l.kind == leadsToPage && l.at != first.at+phys.Addr(n*size) {
 			break
 		}
-		n++
-	}
-	return n
-}
-
-// followingPages returns how many entries of a table, from entry i on, map
-// pages that follow each other in guest-physical memory.
-func (s *AddressSpace) followingPages(t *table, level int, i uint64) uint64 {
-	p := &s.arch.paging
-	size := p.size(level)
-	first := uint64(p.at(t.entries[i])) &^ (size - 1)
-	n := uint64(1)
-	for i+n < tableEntries {
-		e := t.entries[i+n]
-		leaf, err := s.step(&Mapping{}, level, e)
-		if err != nil || !leaf || uint64(p.at(e))&^(size-1) != first+n*size {
-			break
-		}
-		n++
 	}
 	return n
 }

@@ -103,19 +103,19 @@ func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, h hint, ac
 func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, chunk phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
 	for off := uint64(0); off < scanChunk; {
 		at := chunk + phys.VirtAddr(off)
-		pa, n, mapped, err := space.Extent(ctx, at)
+		e, err := space.Extent(ctx, at)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
 		if err != nil { // a table that can't be read
-			mapped, n = false, missing(err, at)
+			e = phys.Extent{Size: missing(err, at)}
 		}
-		n = min(n, scanChunk-off)
+		n := min(e.Size, scanChunk-off)
 		if err := k.budget.spend(workEntries, 1+n>>phys.PageShift); err != nil {
 			return false, err
 		}
-		if mapped {
-			if done, err := k.inPages(ctx, space, at, pa, n, from, accept); done || err != nil {
+		if e.Residence == phys.Resident {
+			if done, err := k.inPages(ctx, space, at, e.At, n, from, accept); done || err != nil {
 				return done, err
 			}
 		}

@@ -70,16 +70,13 @@ func (w *rangeWalk) entries(ctx context.Context, t *table, level int, base phys.
 	}
 	for i := first; i < end; {
 		n := uint64(1)
-		va, at := base+phys.VirtAddr(i*p.size(level)), p.at(t.entries[i])
-		leaf, stepErr := w.space.step(&Mapping{}, level, t.entries[i])
-		switch {
-		case stepErr != nil: // it leads nowhere, for whatever reason
-		case leaf:
-			n = w.space.followingPages(t, level, i)
-			at &^= phys.Addr(p.size(level) - 1)
-			done, err = w.inPages(ctx, w.space, va, at, n*p.size(level), foundInRange, w.accept)
-		default:
-			done, err = w.table(ctx, at, level-1, va)
+		va := base + phys.VirtAddr(i*p.size(level))
+		switch l := w.space.entries().lead(t.entries[i], level); l.kind {
+		case leadsToPage:
+			n = w.space.alike(t, level, i, l)
+			done, err = w.inPages(ctx, w.space, va, l.at, n*p.size(level), foundInRange, w.accept)
+		case leadsToTable:
+			done, err = w.table(ctx, l.at, level-1, va)
 		}
 		if done || err != nil {
 			return done, err

@@ -324,16 +324,28 @@ func TestKernelWithoutExports(t *testing.T) {
 
 // Pages that Windows has trimmed but not reused are read like any other.
 func TestOddMappings(t *testing.T) {
-	for _, p := range ntlab.Profiles() {
-		im := build(t, ntlab.Config{Profile: p, Seed: 10, Memory: 5 << 30})
+	for i, p := range slices.Repeat(ntlab.Profiles(), 3) { // there are three masks
+		im := build(t, ntlab.Config{Profile: p, Seed: uint64(10 + i/2), Memory: 5 << 30})
 		space := guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase)
 		kinds := map[ntlab.MappingKind]int{}
 		for _, m := range im.Truth.Mappings {
 			kinds[m.Kind]++
 			got, err := space.Translate(t.Context(), m.VA+0x123)
 			var want guest.Mapping
+			e, extentErr := space.Extent(t.Context(), m.VA)
+			residence := phys.Resident
 			switch m.Kind {
-			case ntlab.MappingTransition:
+			case ntlab.MappingLost:
+				residence = phys.Unresolved
+			case ntlab.MappingPagefile, ntlab.MappingDemandZero, ntlab.MappingProtoGone:
+				residence = phys.Absent
+			}
+			if extentErr != nil || e.Residence != residence || residence == phys.Resident && e.At != m.PFN.Addr() {
+				t.Errorf("%s: %s at %#x: Extent = %+v, %v; want it %v", p, m.Kind, uint64(m.VA), e, extentErr, residence)
+			}
+			switch m.Kind {
+			case ntlab.MappingTransition, ntlab.MappingHidden, ntlab.MappingPrototype,
+				ntlab.MappingProtoTransition, ntlab.MappingProtoHidden:
 				want = guest.Mapping{Size: 1 << 12, Transition: true}
 			case ntlab.MappingLarge:
 				want = guest.Mapping{Size: 1 << 21}
@@ -349,7 +361,10 @@ func TestOddMappings(t *testing.T) {
 				t.Errorf("%s: %s at %#x: %+v, %v; want PFN %#x", p, m.Kind, uint64(m.VA), got, err, uint64(m.PFN))
 			}
 		}
-		for _, k := range []ntlab.MappingKind{ntlab.MappingTransition, ntlab.MappingPrototype, ntlab.MappingPagefile, ntlab.MappingLarge} {
+		for _, k := range []ntlab.MappingKind{
+			ntlab.MappingTransition, ntlab.MappingHidden, ntlab.MappingPrototype, ntlab.MappingProtoTransition,
+			ntlab.MappingProtoHidden, ntlab.MappingProtoGone, ntlab.MappingLost, ntlab.MappingPagefile, ntlab.MappingLarge,
+		} {
 			if kinds[k] == 0 {
 				t.Errorf("%s: no %s mapping was tried", p, k)
 			}

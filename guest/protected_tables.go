@@ -20,9 +20,8 @@ const (
 
 // tableWalk collects the pages that hold page tables.
 type tableWalk struct {
-	p    *paging
+	entryFormat
 	mem  phys.Reader
-	ram  phys.Runs
 	root phys.Addr
 	max  int
 	// tables are those found, with a bit for each level at which they were: a
@@ -35,10 +34,10 @@ type tableWalk struct {
 // lowest level are not read. A table that is not in RAM is passed over.
 func (s *AddressSpace) kernelTables(ctx context.Context) (phys.Runs, error) {
 	w := &tableWalk{
-		p: &s.arch.paging, mem: s.mem, ram: s.ram, root: s.root, tables: map[phys.PFN]uint8{},
+		entryFormat: s.entries(), mem: s.mem, root: s.root, tables: map[phys.PFN]uint8{},
 		max: int(min(leastMaxTables+s.ram.Pages()/maxTablesPerRAM, mostTables)),
 	}
-	err := w.table(ctx, s.root, w.p.top)
+	err := w.table(ctx, s.root, w.top)
 	runs := make([]phys.Run, 0, len(w.tables))
 	for pfn := range w.tables {
 		runs = append(runs, phys.Run{Base: pfn, Pages: 1})
@@ -73,28 +72,23 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 		return ctx.Err() // the reader keeps the error
 	}
 	first := 0
-	if level == w.p.top {
+	if level == w.top {
 		first = kernelEntry
 	}
 	for i := first; i < tableEntries; i++ {
 		e := binary.LittleEndian.Uint64(page[8*i:])
-		if !w.p.leadsToTable(e, level) || level == w.p.top && w.p.at(e) == w.root {
+		l := w.lead(e, level)
+		switch {
+		case level == w.top && w.at(e) == w.root:
 			continue // the self-map shows tables that are reached otherwise too
+		case l.malformed:
+			l.at = w.at(e) // but for a bit that is reserved, it leads to a table
+		case l.kind != leadsToTable:
+			continue
 		}
-		if err := w.table(ctx, w.p.at(e), level-1); err != nil {
+		if err := w.table(ctx, l.at, level-1); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// leadsToTable reports whether an entry of a table of the given level, 2 or
-// more, leads to a table: one that is present, or that Windows has taken out of
-// use but not overwritten.
-func (p *paging) leadsToTable(e uint64, level int) bool {
-	if e&p.present == 0 {
-		return p.inTransition(e, level)
-	}
-	// The bit of a large page is reserved in the top level.
-	return e&p.large == 0 || level == p.top
 }

@@ -91,7 +91,7 @@ func TestOtherSystemIsRefused(t *testing.T) {
 // A page table in which everything is one page, over and over, through tables
 // that are reached over and over: each is looked at once.
 func TestHostileTablesEnd(t *testing.T) {
-	im := build(t, ntlab.Config{Seed: 27, NoLowStub: true})
+	im := build(t, ntlab.Config{Seed: 28, NoLowStub: true})
 	root, err := im.AllocPhys(4)
 	if err != nil {
 		t.Fatal(err)

@@ -50,14 +50,14 @@ func (e *TranslateError) Error() string {
 func (e *TranslateError) Unwrap() error { return e.Err }
 
 // AddressSpace translates guest-virtual addresses by a 4-level x86-64 page
-// table: 4 KiB, 2 MiB and 1 GiB pages, and pages that Windows has taken from a
-// working set but not yet reused (transition pages: not present, Transition
-// set, Prototype clear), at every level at which Windows pages tables out.
+// table: 4 KiB, 2 MiB and 1 GiB pages, and pages that are not present for the
+// processor but still in RAM: those that Windows has taken from a working set but
+// not yet reused (transition pages), at every level at which Windows pages tables
+// out and also where the frame number is hidden from L1TF, and those that a
+// prototype PTE leads to.
 //
-// Not supported: prototype PTEs, pages in a page file, 5-level paging. Windows
-// versions with the L1TF mitigation may keep the frame number of an entry that
-// is not present XORed with a secret mask that points it outside of RAM; such
-// an entry gives ErrNotPresent.
+// Not supported: pages in a page file, prototype PTEs that only a VAD names,
+// 5-level paging.
 //
 // It keeps a bounded number of table pages, so that a guest that goes on
 // changing its tables is seen as it was: make one for each discovery. It is
@@ -129,6 +129,15 @@ func (s *AddressSpace) table(ctx context.Context, at phys.Addr) (*table, error) 
 // Translate walks the page table for va. The page it leads to need not be RAM:
 // a kernel maps device memory too. Errors are of type *TranslateError.
 func (s *AddressSpace) Translate(ctx context.Context, va phys.VirtAddr) (Mapping, error) {
+	return s.translate(ctx, va, (*AddressSpace).follow)
+}
+
+// leadFunc says where an entry of a table of a level leads. It fails only when
+// its context ends.
+type leadFunc func(s *AddressSpace, ctx context.Context, e uint64, level int) (lead, error)
+
+// translate is Translate, with what says where entries lead.
+func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf leadFunc) (Mapping, error) {
 	p := &s.arch.paging
 	if !p.canonical(va) {
 		return Mapping{}, &TranslateError{At: va, Err: ErrNotCanonical}
@@ -141,14 +150,18 @@ func (s *AddressSpace) Translate(ctx context.Context, va phys.VirtAddr) (Mapping
 			return Mapping{}, p.walkError(va, level, uint64(at), err)
 		}
 		e := t.entries[p.index(va, level)]
-		leaf, err := s.step(&m, level, e)
+		l, err := leadOf(s, ctx, e, level)
+		if err == nil {
+			err = l.err()
+		}
 		if err != nil {
 			return Mapping{}, p.walkError(va, level, e, err)
 		}
-		at = p.at(e)
-		if leaf {
+		m.add(p, e, l)
+		at = l.at
+		if l.kind == leadsToPage {
 			m.Size = p.size(level)
-			m.Addr = at&^phys.Addr(m.Size-1) | phys.Addr(uint64(va)&(m.Size-1))
+			m.Addr = at | phys.Addr(uint64(va)&(m.Size-1))
 			return m, nil
 		}
 	}
@@ -160,35 +173,30 @@ func (p *paging) walkError(va phys.VirtAddr, level int, entry uint64, err error)
 	return &TranslateError{At: va, Level: level, Entry: entry, Err: err, maps: p.size(level)}
 }
 
-// step takes entry e of a table of the given level into m and reports whether
-// it maps a page rather than a table.
-func (s *AddressSpace) step(m *Mapping, level int, e uint64) (leaf bool, err error) {
-	p := &s.arch.paging
-	if e&p.present == 0 {
-		if !p.inTransition(e, level) {
-			return false, ErrNotPresent
-		}
-		if !s.ram.Has(p.at(e).PFN()) {
-			return false, fmt.Errorf("%w: transition frame is not in RAM", ErrNotPresent)
-		}
-		// The protection of such an entry is encoded otherwise; the page is
-		// reachable for reading, which is all that matters here.
+// err returns why an entry leads to neither page nor table, nil if it does.
+func (l lead) err() error {
+	switch {
+	case l.kind == leadsToPage || l.kind == leadsToTable:
+		return nil
+	case l.malformed:
+		return fmt.Errorf("%w: reserved bit 7 of a PML4 entry is set", ErrMalformed)
+	case l.kind == leadsUnknown:
+		return fmt.Errorf("%w: where it is, the entry doesn't say", ErrNotPresent)
+	}
+	return ErrNotPresent
+}
+
+// add takes the protection of entry e into m. Of an entry that is not present it
+// is encoded otherwise: the page is reachable for reading, which is all that
+// matters here.
+func (m *Mapping) add(p *paging, e uint64, l lead) {
+	if l.transition {
 		m.Transition = true
-		return level == 1, nil
+		return
 	}
 	m.Writable = m.Writable && e&p.write != 0
 	m.User = m.User && e&p.user != 0
 	m.NX = m.NX || e&p.noExec != 0
-	if level == 1 {
-		return true, nil
-	}
-	if e&p.large == 0 {
-		return false, nil
-	}
-	if level == p.top {
-		return false, fmt.Errorf("%w: reserved bit 7 of a PML4 entry is set", ErrMalformed)
-	}
-	return true, nil
 }
 
 // ReadVirt fills p with the memory at the virtual address at. Pages that

@@ -320,9 +320,15 @@ func (g guest) checkMarked(m *Marked, n int) {
 		switch {
 		case ok:
 			present = append(present, phys.Addr(at).PFN())
+		case e>>10&1 == 1: // a prototype entry, which has no page or one at most
+			e = g.u64(0xffff000000000000 | e>>16)
+			if e&1 == 0 && e>>10&3 != 2 {
+				break
+			}
+			fallthrough
 		case e>>10&3 == 2:
 			transition++
-			present = append(present, phys.Addr(e&0x000ffffffffff000).PFN())
+			present = append(present, phys.Addr(e&0x000ffffffffff000).PFN()&g.frames())
 		}
 	}
 	if !slices.Equal(present, m.PFNs) || r.Flags != 1 || r.Address != uint64(m.VA) || r.Count != m.Pages {
@@ -332,7 +338,7 @@ func (g guest) checkMarked(m *Marked, n int) {
 	switch {
 	case large != (m.Kind == MarkLarge || m.Kind == MarkHuge):
 		g.t.Errorf("%s: in a large page: %v", m.Kind, large)
-	case m.Kind == MarkTransition && transition != n, m.Kind == MarkPartly && (transition != 2 || len(present) != 5):
+	case (m.Kind == MarkTransition || m.Kind == MarkHidden) && transition != n, m.Kind == MarkPartly && (transition != 2 || len(present) != 5):
 		g.t.Errorf("%s: %d of %d pages in RAM, %d of them in transition", m.Kind, len(present), m.Pages, transition)
 	case m.Kind == MarkSmall && slices.IsSorted(present):
 		g.t.Errorf("%s: the pages are in physical order", m.Kind)

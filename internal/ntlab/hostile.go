@@ -2,6 +2,7 @@ package ntlab
 
 import (
 	"fmt"
+	"slices"
 
 	"snap/phys"
 )
@@ -147,6 +148,51 @@ func listAttacks() []Attack {
 			}),
 		},
 		{
+			"runs unsorted", "the runs of MmPhysicalMemoryBlock descend", false,
+			relist(func(_ *Image, runs []phys.Run) []phys.Run {
+				slices.Reverse(runs)
+				return runs
+			}),
+		},
+		{
+			"page count", "MmPhysicalMemoryBlock says one page more than its runs have", false,
+			attack(func(e *edits) {
+				at := e.symbol("*MmPhysicalMemoryBlock") + 8
+				e.put64(at, uint64(e.get64(at))+1)
+			}),
+		},
+		{
+			"empty runs", "all runs of MmPhysicalMemoryBlock have no page", false,
+			relist(func(_ *Image, runs []phys.Run) []phys.Run {
+				for i := range runs {
+					runs[i].Pages = 0
+				}
+				return runs
+			}),
+		},
+		{
+			"no runs", "MmPhysicalMemoryBlock has none", false,
+			relist(func(*Image, []phys.Run) []phys.Run { return nil }),
+		},
+		{
+			"foreign runs", "MmPhysicalMemoryBlock names what is no RAM, and none that is", false,
+			relist(func(im *Image, _ []phys.Run) []phys.Run { return []phys.Run{{Base: im.ram.End(), Pages: 1 << 20}} }),
+		},
+		{
+			"half of memory", "MmPhysicalMemoryBlock names the lower half of memory, whatever Windows has in the other", false,
+			relist(func(im *Image, _ []phys.Run) []phys.Run {
+				return []phys.Run{{Base: 1, Pages: uint64(vgaHole) - 1}, {Base: highMemory, Pages: im.ram.Pages() / 2}}
+			}),
+		},
+		{
+			"single pages", "MmPhysicalMemoryBlock names every second page, some hundred of them", false,
+			relist(func(*Image, []phys.Run) []phys.Run { return singlePages(300) }),
+		},
+		{
+			"many single pages", "MmPhysicalMemoryBlock names every second page, some thousands of them", false,
+			relist(func(*Image, []phys.Run) []phys.Run { return singlePages(6000) }),
+		},
+		{
 			"processor block", "KiProcessorBlock repeats processor 0 beyond the last one", false,
 			attack(func(e *edits) {
 				block := e.symbol("KiProcessorBlock")
@@ -160,4 +206,17 @@ func listAttacks() []Attack {
 			attack(func(e *edits) { e.put32(kuserKernel+kuserProcessors, 0xFFFF_FFFF) }),
 		},
 	}
+}
+
+// relist makes MmPhysicalMemoryBlock say what f makes of its runs.
+func relist(f func(*Image, []phys.Run) []phys.Run) func(*Image) error {
+	return func(im *Image) error { return im.ListMemory(f(im, slices.Clone(im.Truth.Runs))) }
+}
+
+func singlePages(n int) []phys.Run {
+	var out []phys.Run
+	for i := range phys.PFN(n) {
+		out = append(out, phys.Run{Base: highMemory + 2*i, Pages: 1})
+	}
+	return out
 }

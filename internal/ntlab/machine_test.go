@@ -109,23 +109,49 @@ func TestMappings(t *testing.T) {
 				t.Fatal(err)
 			}
 			v := le.Uint64(e[:])
-			switch m.Kind {
-			case MappingTransition:
-				if v>>10&3 != 2 || v&0x000ffffffffff000>>12 != uint64(m.PFN) {
-					t.Errorf("transition entry %#x; want page %#x", v, m.PFN)
-				}
-			case MappingPrototype:
-				proto := g.u64(0xffff000000000000 | v>>16)
-				if v>>10&1 != 1 || proto&1 != 1 || proto&0x000ffffffffff000>>12 != uint64(m.PFN) {
-					t.Errorf("prototype entry %#x leads to %#x; want page %#x", v, proto, m.PFN)
-				}
-			default:
-				if v>>10&3 != 0 {
-					t.Errorf("%s entry %#x", m.Kind, v)
+			// Only what leads to a prototype entry is held against the page, or nothing.
+			proto := uint64(1)
+			if v>>10&1 == 1 && v>>32 != 0xffffffff {
+				if at, ok := walk(t, g.im, g.root, 0xffff000000000000|v>>16); ok {
+					var b [8]byte
+					if err := g.im.ReadPhys(t.Context(), b[:], phys.Addr(at)); err != nil {
+						t.Fatal(err)
+					}
+					proto = le.Uint64(b[:])
 				}
 			}
+			frame := func(e uint64) phys.PFN { return phys.PFN(e & 0x000ffffffffff000 >> 12) }
+			hidden := func(e uint64) bool {
+				if g.im.Config.Profile == "ws2003sp1-x64" { // too old to hide anything
+					return e&0x10 == 0 && frame(e) == m.PFN
+				}
+				return e&0x10 == 0 && frame(e) != m.PFN && frame(e)&g.frames() == m.PFN && !g.im.RAM().Has(frame(e))
+			}
+			good := false
+			switch m.Kind {
+			case MappingTransition:
+				good = v>>10&3 == 2 && frame(v) == m.PFN
+			case MappingHidden:
+				good = v>>10&3 == 2 && hidden(v)
+			case MappingPrototype:
+				good = v>>10&1 == 1 && proto&1 == 1 && frame(proto) == m.PFN
+			case MappingProtoTransition:
+				good = v>>10&1 == 1 && proto>>10&3 == 2 && proto&1 == 0 && frame(proto) == m.PFN
+			case MappingProtoHidden:
+				good = v>>10&1 == 1 && proto>>10&3 == 2 && proto&1 == 0 && hidden(proto)
+			case MappingProtoGone:
+				good = v>>10&1 == 1 && proto>>10&3 == 0 && proto&1 == 0
+			case MappingLost:
+				good = v>>10&3 == 2 && !g.im.RAM().Has(frame(v)) && !g.im.RAM().Has(frame(v)&g.frames()) ||
+					v>>10&1 == 1 && (proto == 1 || proto&1 == 1 && !g.im.RAM().Has(frame(proto)) || proto>>10&1 == 1 || v>>63 == 0)
+			default:
+				good = v>>10&3 == 0
+			}
+			if !good {
+				t.Errorf("%s entry %#x, by way of %#x; want page %#x", m.Kind, v, proto, m.PFN)
+			}
 		}
-		if !kinds[MappingTransition] || !kinds[MappingPrototype] || !kinds[MappingLarge] ||
+		if !kinds[MappingTransition] || !kinds[MappingHidden] || !kinds[MappingProtoHidden] || !kinds[MappingLost] || !kinds[MappingLarge] ||
 			kinds[MappingHuge] != (g.im.Config.Memory >= minHuge) {
 			t.Errorf("kinds of mappings: %v", kinds)
 		}

@@ -13,18 +13,25 @@ type MarkKind string
 
 // Kinds of marked pages.
 const (
-	MarkSmall      MarkKind = "4 KiB pages"   // nonpaged memory, scattered physically
-	MarkLarge      MarkKind = "2 MiB page"    // part of one
-	MarkHuge       MarkKind = "1 GiB page"    // part of one; only images of 4 GiB and more have it
-	MarkRunEnds    MarkKind = "ends of runs"  // where MmPhysicalMemoryBlock's runs begin and end; nothing maps them
-	MarkShared     MarkKind = "shared pages"  // two processes and the kernel map them
-	MarkTransition MarkKind = "transition"    // out of the working set, still in RAM
-	MarkPartly     MarkKind = "partly in RAM" // mapped, in transition, in the page file, demand-zero by turns
+	MarkSmall      MarkKind = "4 KiB pages"       // nonpaged memory, scattered physically
+	MarkLarge      MarkKind = "2 MiB page"        // part of one
+	MarkHuge       MarkKind = "1 GiB page"        // part of one; only images of 4 GiB and more have it
+	MarkRunEnds    MarkKind = "ends of runs"      // where MmPhysicalMemoryBlock's runs begin and end; nothing maps them
+	MarkShared     MarkKind = "shared pages"      // two processes and the kernel map them
+	MarkTransition MarkKind = "transition"        // out of the working set, still in RAM
+	MarkHidden     MarkKind = "hidden transition" // the same, with frame numbers hidden from L1TF
+	MarkPartly     MarkKind = "partly in RAM"     // mapped, in transition, in the page file, demand-zero by turns
+	MarkPrototype  MarkKind = "prototype"         // by prototype PTEs of each form by turns, in RAM or not
+	// MarkLost is memory that no reader of page tables can find, though their entries
+	// say that it may be in RAM, in each way by turns. PFNs are what nobody finds.
+	MarkLost MarkKind = "lost"
 )
 
-// MarkKinds are all kinds.
+// MarkKinds are all kinds that a reader of page tables can find.
 func MarkKinds() []MarkKind {
-	return []MarkKind{MarkSmall, MarkLarge, MarkHuge, MarkRunEnds, MarkShared, MarkTransition, MarkPartly}
+	return []MarkKind{
+		MarkSmall, MarkLarge, MarkHuge, MarkRunEnds, MarkShared, MarkTransition, MarkHidden, MarkPartly, MarkPrototype,
+	}
 }
 
 // Marked is a range of memory all of which holds a marker.
@@ -83,9 +90,15 @@ func (im *Image) Mark(n int, kind MarkKind) ([]Marked, error) {
 		case MarkShared:
 			out = b.markShared(n)
 		case MarkTransition:
-			out = b.markTransition(n)
+			out = b.markTransition(n, (*builder).transition)
+		case MarkHidden:
+			out = b.markTransition(n, (*builder).hide)
 		case MarkPartly:
 			out = b.markPartly(n)
+		case MarkPrototype:
+			out = b.markPrototype(n)
+		case MarkLost:
+			out = b.markLost(n)
 		default:
 			check(errors.New("no such kind"))
 		}
@@ -219,15 +232,46 @@ func (b *builder) mapped(dtb phys.Addr, va phys.VirtAddr, n int) bool {
 	return false
 }
 
-// markTransition marks paged pool that isn't in the working set.
-func (b *builder) markTransition(n int) []Marked {
+// markTransition marks paged pool that trim takes out of the working set.
+func (b *builder) markTransition(n int, trim func(*builder, phys.VirtAddr, *rng)) []Marked {
 	va := must(b.paged.pages(b.Image, uint64(n)))
 	out := b.markMapped(va, n)
 	r := stream(b.Config.Seed, 'w')
 	for i := range phys.VirtAddr(n) {
-		b.transition(va+i<<phys.PageShift, r)
+		trim(b, va+i<<phys.PageShift, r)
 	}
 	return out
+}
+
+// markPrototype marks pages that prototype PTEs lead to. A form by which the page
+// is nowhere has none.
+func (b *builder) markPrototype(n int) []Marked {
+	m := Marked{VA: must(b.paged.pages(b.Image, uint64(n))), Pages: uint64(n)}
+	r := stream(b.Config.Seed, 'v')
+	for i := range n {
+		va, f := m.VA+phys.VirtAddr(i)<<phys.PageShift, &protoForms[i%len(protoForms)]
+		p := must(b.alloc.page())
+		b.prototype(va, f.entry(b, p, r))
+		b.note(f.kind, va, p)
+		if f.resident {
+			m.PFNs = append(m.PFNs, p)
+		}
+	}
+	return []Marked{m}
+}
+
+// markLost marks pages that nobody finds.
+func (b *builder) markLost(n int) []Marked {
+	m := Marked{VA: must(b.paged.pages(b.Image, uint64(n))), Pages: uint64(n)}
+	r := stream(b.Config.Seed, 'x')
+	for i := range n {
+		va := m.VA + phys.VirtAddr(i)<<phys.PageShift
+		p := must(b.alloc.page())
+		lostForms[i%len(lostForms)](b, va, p, r)
+		b.note(MappingLost, va, p)
+		m.PFNs = append(m.PFNs, p)
+	}
+	return []Marked{m}
 }
 
 // markPartly marks paged pool of which one page in four is in a page file, one
@@ -243,13 +287,13 @@ func (b *builder) markPartly(n int) []Marked {
 		case 0:
 			m.PFNs = append(m.PFNs, at.PFN())
 		case 1:
-			b.setPTE(page, r.below(1<<20)<<32|0x80)
+			b.setPTE(page, pagefilePTE(r))
 			b.note(MappingPagefile, page, 0)
 		case 2:
 			m.PFNs = append(m.PFNs, at.PFN())
 			b.transition(page, r)
 		case 3:
-			b.setPTE(page, 0x80)
+			b.setPTE(page, demandZero)
 			b.note(MappingDemandZero, page, 0)
 		}
 	}

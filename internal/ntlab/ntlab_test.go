@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"math/bits"
 	"testing"
 
 	"snap/phys"
@@ -38,6 +39,10 @@ type guest struct {
 	im   *Image
 	root uint64
 }
+
+// frames are the bits that numbers of the guest's pages have, below all that hides
+// them.
+func (g guest) frames() phys.PFN { return 1<<bits.Len64(uint64(g.im.RAM().End()-1)) - 1 }
 
 func (g guest) bytes(va uint64, n int) []byte {
 	g.t.Helper()

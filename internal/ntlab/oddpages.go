@@ -10,11 +10,18 @@ type MappingKind string
 // Kinds of mapping.
 const (
 	MappingTransition MappingKind = "transition" // not present, but still in RAM at PFN
-	MappingPrototype  MappingKind = "prototype"  // not present; the prototype entry says that it is at PFN
-	MappingPagefile   MappingKind = "pagefile"   // not present, in a page file
-	MappingDemandZero MappingKind = "demand-zero"
-	MappingLarge      MappingKind = "2 MiB"
-	MappingHuge       MappingKind = "1 GiB"
+	MappingHidden     MappingKind = "transition, hidden from L1TF"
+	MappingPrototype  MappingKind = "prototype" // not present; the prototype entry says that it is at PFN
+	// The same, by an entry that is in transition itself, so that it is hidden, or
+	// that has no page.
+	MappingProtoTransition MappingKind = "prototype in transition"
+	MappingProtoHidden     MappingKind = "prototype in transition, hidden from L1TF"
+	MappingProtoGone       MappingKind = "prototype of nothing in RAM"
+	MappingLost            MappingKind = "lost"     // not present; where it is, nobody can tell
+	MappingPagefile        MappingKind = "pagefile" // not present, in a page file
+	MappingDemandZero      MappingKind = "demand-zero"
+	MappingLarge           MappingKind = "2 MiB"
+	MappingHuge            MappingKind = "1 GiB"
 )
 
 // Mapping is a page that is mapped in another way than most.
@@ -40,8 +47,14 @@ func (b *builder) placeOddPages() {
 		check(b.MapPage(dtb, va, b.huge, 3, kernelData))
 		b.note(MappingHuge, va, b.huge)
 	}
-	present := must(b.paged.pages(b.Image, 8))
 	content := make([]byte, phys.PageSize)
+	fresh := func() phys.PFN {
+		p := must(b.alloc.page())
+		r.fill(content)
+		copy(b.mem.page(p)[:], content)
+		return p
+	}
+	present := must(b.paged.pages(b.Image, 8))
 	for i := range phys.VirtAddr(8) {
 		r.fill(content)
 		b.put(present+i<<phys.PageShift, content)
@@ -49,18 +62,26 @@ func (b *builder) placeOddPages() {
 	for i := range phys.VirtAddr(4) {
 		b.transition(present+i<<phys.PageShift, r)
 	}
-	odd := must(b.paged.pages(b.Image, 3))
-	// A prototype entry, in paged pool, which says that the page is in memory.
-	shared := must(b.alloc.page())
-	r.fill(b.mem.page(shared)[:])
-	proto := b.block(&b.paged, "MmSt", 8)
-	b.put64(proto, uint64(shared.Addr())|kernelData)
-	b.setPTE(odd, uint64(proto)<<16|ptePrototype)
-	b.note(MappingPrototype, odd, shared)
-	b.setPTE(odd+0x1000, r.below(1<<20)<<32|0x80)
-	b.note(MappingPagefile, odd+0x1000, 0)
-	b.setPTE(odd+0x2000, 0x80)
-	b.note(MappingDemandZero, odd+0x2000, 0)
+	for i := range phys.VirtAddr(2) {
+		b.hide(present+(4+i)<<phys.PageShift, r)
+	}
+	odd := must(b.paged.pages(b.Image, uint64(2+len(protoForms)+len(lostForms))))
+	for _, f := range protoForms {
+		p := fresh()
+		b.prototype(odd, f.entry(b, p, r))
+		b.note(f.kind, odd, p)
+		odd += phys.PageSize
+	}
+	for _, lose := range lostForms {
+		p := fresh()
+		lose(b, odd, p, r)
+		b.note(MappingLost, odd, p)
+		odd += phys.PageSize
+	}
+	b.setPTE(odd, pagefilePTE(r))
+	b.note(MappingPagefile, odd, 0)
+	b.setPTE(odd+0x1000, demandZero)
+	b.note(MappingDemandZero, odd+0x1000, 0)
 }
 
 func (b *builder) large(va phys.VirtAddr) {
@@ -82,12 +103,19 @@ func (b *builder) transition(va phys.VirtAddr, r *rng) {
 	if !ok {
 		panic("ntlab: internal error: transition page is not mapped")
 	}
-	e := uint64(at) | pteTransition | r.between(1, 7)<<5 // protection
-	if b.p.swizzle {
-		e |= 1 << 4
-	}
-	b.setPTE(va, e)
+	b.setPTE(va, b.transitionPTE(at.PFN(), r))
 	b.note(MappingTransition, va, at.PFN())
+}
+
+// hide is transition with the frame number hidden from L1TF, where this kernel
+// does that.
+func (b *builder) hide(va phys.VirtAddr, r *rng) {
+	at, ok := b.Translate(va)
+	if !ok {
+		panic("ntlab: internal error: transition page is not mapped")
+	}
+	b.setPTE(va, b.hiddenPTE(at.PFN(), r))
+	b.note(MappingHidden, va, at.PFN())
 }
 
 func (b *builder) setPTE(va phys.VirtAddr, e uint64) {

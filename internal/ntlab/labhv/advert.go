@@ -1,6 +1,8 @@
 package labhv
 
 import (
+	"fmt"
+
 	"snap/internal/ntlab"
 )
 
@@ -38,6 +40,45 @@ func advertise(im *ntlab.Image) error {
 		}
 	}
 	return nil
+}
+
+// secret loads a driver that asks for memory of every kind that a guest of this size
+// has, and can have all of it.
+func secret(im *ntlab.Image) error {
+	for i, kind := range ntlab.MarkKinds() {
+		if kind == ntlab.MarkHuge {
+			continue
+		}
+		if err := ask(im, fmt.Sprintf("secret%d.sys", i), kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lost loads a driver that asks for memory that nobody finds.
+func lost(im *ntlab.Image) error { return ask(im, goodDriver, ntlab.MarkSmall, ntlab.MarkLost) }
+
+// ask loads a driver that asks for memory of some kinds.
+func ask(im *ntlab.Image, driver string, kinds ...ntlab.MarkKind) error {
+	table := &ntlab.Advert{}
+	for _, kind := range kinds {
+		marks, err := im.Mark(6, kind)
+		if err != nil {
+			return err
+		}
+		for _, m := range marks {
+			table.Entries = append(table.Entries, m.Request())
+		}
+	}
+	_, err := im.Advertise(driver, table)
+	return err
+}
+
+// hiding hides half of memory.
+func hiding(im *ntlab.Image) error {
+	_, err := im.HideMemory()
+	return err
 }
 
 // hostile loads the drivers of all attacks but the greedy one.

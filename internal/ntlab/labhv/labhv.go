@@ -47,6 +47,9 @@ var variants = []struct {
 	}, nil},
 	{"-advert", "a driver asks to leave pages out, one of which it can't have; another only has a callback", func(*ntlab.Config) {}, advertise},
 	{"-hostile", "drivers ask to leave out what a dump needs, and worse", func(*ntlab.Config) {}, hostile},
+	{"-secret", "a driver asks to leave out pages of every kind that page tables lead to", func(*ntlab.Config) {}, secret},
+	{"-lost", "a driver asks to leave out pages that page tables don't lead to", func(*ntlab.Config) {}, lost},
+	{"-hiding", "Windows' list of memory names half of it", func(*ntlab.Config) {}, hiding},
 	{"-greedy", "a driver asks to leave out more than half of memory", func(*ntlab.Config) {}, greedy},
 }
 
