@@ -46,6 +46,8 @@ func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 	sys := a.System
 	m.Guest = DescribeGuest(sys)
 	addExclusions(m, a)
+	m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden = a.Memory.RAM.Pages(), a.Memory.Unlisted.Pages(), a.Memory.Hidden.Pages()
+	m.HidesMemory = a.Memory.Suspicious
 	m.Header = manifest.Header{
 		DumpType: int(a.Header.DumpType), Runs: len(a.Plan.Runs), Fields: map[string]manifest.Field{},
 	}
@@ -99,6 +101,7 @@ func addStats(m *manifest.Manifest, st *dump.Stats) {
 		Total:    st.Pages + m.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
 		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
 		ChangedWhileReading: m.Pages.ChangedWhileReading,
+		RAM:                 m.Pages.RAM, Unlisted: m.Pages.Unlisted, Hidden: m.Pages.Hidden,
 	}
 	m.Bytes = manifest.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
 	m.Gaps = nil
@@ -124,7 +127,9 @@ func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
 
 // degraded reports whether a dump is not what it should be, as far as it is known
 // before it is verified.
-func degraded(m *manifest.Manifest) bool { return m.Pages.Unreadable > 0 || smeared(m) }
+func degraded(m *manifest.Manifest) bool {
+	return m.Pages.Unreadable > 0 || smeared(m) || m.Unmet.Any() || m.HidesMemory
+}
 
 // smeared reports whether a dump of mode live is worse than it may be.
 func smeared(m *manifest.Manifest) bool {
@@ -135,16 +140,18 @@ func smeared(m *manifest.Manifest) bool {
 // addExclusions adds the account of all requests to leave pages out.
 func addExclusions(m *manifest.Manifest, a *Analysis) {
 	m.Pages.Excluded = a.Excluded
+	u := &a.Unmet
+	m.Unmet = &manifest.Unmet{Refused: u.Refused, Unresolved: u.Unresolved, Pages: u.Pages, Unread: u.Unread, Kept: u.Kept}
 	plan := a.Exclusions
 	m.Excluded, m.Repeated, m.Refused, m.Ignored = []manifest.Exclusion{}, 0, nil, nil
 	for _, e := range plan.Entries {
-		if e.Excluded == 0 && e.Shared > 0 {
+		if e.Excluded == 0 && e.Shared > 0 && e.Unresolved == 0 {
 			// Nothing but pages that others asked for before.
 			m.Repeated++
 			continue
 		}
 		line := exclusionOf(e.Request)
-		line.Pages, line.Shared, line.NotPresent = e.Excluded, e.Shared, e.NotPresent
+		line.Pages, line.Shared, line.NotPresent, line.Unresolved = e.Excluded, e.Shared, e.NotPresent, e.Unresolved
 		m.Excluded = append(m.Excluded, line)
 	}
 	for i, r := range plan.Refused {

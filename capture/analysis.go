@@ -24,6 +24,8 @@ type Analysis struct {
 	Adverts    *guest.Adverts // what drivers in the guest ask to leave out
 	Exclusions *exclude.Plan  // what stays out, and the account of every request
 	Excluded   uint64         // pages of the dump that stay out
+	Unmet      Unmet          // what should stay out, and doesn't or may not
+	Memory     DumpedMemory   // what the dump is made of
 
 	Took time.Duration // to find all this
 
@@ -31,6 +33,12 @@ type Analysis struct {
 
 	// Warnings are for the operator: what is odd and could be worked around.
 	Warnings []string
+	// Contents are those of Warnings that say what the dump lacks of the guest's
+	// memory, or may hold against somebody's wish.
+	Contents []string
+
+	whyUnmet []string // a sentence for each of Unmet but Kept
+	keeps    bool     // what drivers advertise, as the operator wants
 }
 
 // ErrTooManyRuns says that a dump of the wished format has no room for so many
@@ -41,7 +49,9 @@ var ErrTooManyRuns = errors.New("too many runs")
 // of it will be. cpus are the registers of the guest's processors, and may be
 // empty where a source has none. Without a Windows that is understood the error
 // is that of guest.Discover; it is exclude.ErrTooMany where more is asked to stay
-// out than may, and ErrTooManyRuns where the format has no room.
+// out than may, ErrNotExcluded where the operator asks in vain, ErrUnmet where all
+// that is asked out must stay out and doesn't, and ErrTooManyRuns where the format
+// has no room.
 func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
 	start := time.Now()
 	sys, err := guest.Discover(ctx, mem, ram, cpus)
@@ -51,16 +61,22 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
 	a.saveContexts(ctx)
 	facts := a.facts(o.Comment)
+	needed, err := a.neededPages(ctx, &o.Exclusion)
+	if err != nil {
+		return nil, err
+	}
+	facts.Runs = a.chooseMemory(ram, pagesNeeded(needed), o.AllRAM)
 	var earlier *guest.Adverts
 	if o.Earlier != nil {
 		earlier = o.Earlier.Adverts
 	}
-	if err := a.planExclusion(ctx, ram, facts.BugCheckCode.Value, o.Exclusion, earlier); err != nil {
+	if err := a.planExclusion(ctx, needed, facts.BugCheckCode.Value, o.Exclusion, earlier); err != nil {
 		return nil, err
 	}
 	whole := pagesOf(facts.Runs.Value)
 	facts.Runs = a.withoutExcluded(facts.Runs)
 	a.Excluded = whole - pagesOf(facts.Runs.Value)
+	a.warnOfHidden(a.Excluded, o.Exclusion.Limit.pages(ram.Pages()))
 	if a.Header, a.Plan, err = newPlan(facts, o.Format); err != nil {
 		return nil, err
 	}
@@ -73,7 +89,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 
 func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
 
-// facts collects what the header says.
+// facts collects what the header says, but for the runs.
 func (a *Analysis) facts(comment string) *header.Facts {
 	sys := a.System
 	f := &header.Facts{
@@ -93,10 +109,6 @@ func (a *Analysis) facts(comment string) *header.Facts {
 		Comment:             phys.Know(comment, "snap"),
 	}
 	f.SetBugCheck(sys.BugCheck.Code, sys.BugCheck.Parameter)
-	var warning string
-	if f.Runs, warning = sys.DumpMemory(); warning != "" {
-		a.warn("%s", warning)
-	}
 	if at := f.PfnDatabase.Value; !at.Kernel() {
 		a.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))
 		f.PfnDatabase = phys.Known[phys.VirtAddr]{}
@@ -123,4 +135,11 @@ func (a *Analysis) firstCPU() *phys.Registers {
 
 func (a *Analysis) warn(format string, args ...any) {
 	a.Warnings = append(a.Warnings, fmt.Sprintf(format, args...))
+}
+
+// warnOfContents is warn for what the dump lacks, or may hold against somebody's
+// wish.
+func (a *Analysis) warnOfContents(format string, args ...any) {
+	a.warn(format, args...)
+	a.Contents = append(a.Contents, a.Warnings[len(a.Warnings)-1])
 }

@@ -12,38 +12,56 @@ import (
 	"snap/phys"
 )
 
-// planExclusion decides which pages stay out of the dump. earlier is what the
-// guest advertised when it was looked at before: it stands in for a table that
-// a driver is just changing.
-func (a *Analysis) planExclusion(ctx context.Context, ram phys.Runs, code uint32, x Exclusion, earlier *guest.Adverts) error {
+// neededPages returns the pages without which the dump could not be opened. Where
+// not all of them can be told, nothing may be left out: that is an error if the
+// operator asks for anything.
+func (a *Analysis) neededPages(ctx context.Context, x *Exclusion) ([]guest.ProtectedPages, error) {
+	a.keeps = x.NoAdvertised
+	needed, err := a.System.Protected(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, err
+	case err != nil && len(x.Requests) > 0:
+		return nil, fmt.Errorf("find the pages that a dump needs: %w", err)
+	case err != nil && a.keeps:
+		a.warn("the pages that a dump needs can't all be told: %v", err)
+	case err != nil:
+		a.unread("nothing that the guest advertises is left out: the pages that a dump needs can't all be told: %v", err)
+		x.NoAdvertised = true
+	}
+	return needed, nil
+}
+
+func pagesNeeded(sets []guest.ProtectedPages) phys.Runs {
+	var all phys.Runs
+	for _, s := range sets {
+		all = all.Union(s.Pages)
+	}
+	return all
+}
+
+// planExclusion decides which pages stay out of the dump: none of those that it
+// needs. earlier is what the guest advertised when it was looked at before: it
+// stands in for a table that a driver is just changing.
+func (a *Analysis) planExclusion(ctx context.Context, needed []guest.ProtectedPages, code uint32, x Exclusion, earlier *guest.Adverts) error {
 	var err error
 	if a.Adverts, err = a.System.Adverts(ctx); ctx.Err() != nil {
 		return err
 	} else if err != nil {
-		a.warn("what drivers advertise could be read in part only: %v", err)
-	}
-	protected, err := a.System.Protected(ctx)
-	switch {
-	case ctx.Err() != nil:
-		return err
-	case err != nil && len(x.Requests) > 0:
-		return fmt.Errorf("find the pages that a dump needs: %w", err)
-	case err != nil:
-		a.warn("nothing that the guest advertises is left out: the pages that a dump needs can't all be told: %v", err)
-		x.NoAdvertised = true
+		a.unread("what drivers advertise could be read in part only: %v", err)
 	}
 	in := exclude.Input{
-		RAM: ram, Translator: a.System.Space, BugCheckCode: code,
-		KeepAdvertised: x.NoAdvertised, Limit: x.Limit.pages(ram.Pages()),
+		RAM: a.Memory.RAM, Translator: a.System.Space, BugCheckCode: code,
+		KeepAdvertised: x.NoAdvertised, Limit: x.Limit.pages(a.Memory.RAM.Pages()),
 	}
-	for _, p := range protected {
+	for _, p := range needed {
 		in.Protected = append(in.Protected, exclude.Protected{Reason: p.Reason, Pages: p.Pages})
 	}
 	in.Requests = append(in.Requests, x.Requests...)
 	for _, t := range a.stableTables(earlier) {
 		requests, err := exclude.DecodeTable(t.Module, t.Entries, exclude.Layout(t.EntrySize))
 		if err != nil {
-			a.warn("%s advertises a table at %#x that can't be read: %v", t.Module, uint64(t.At), err)
+			a.unread("%s advertises a table at %#x that can't be read: %v", t.Module, uint64(t.At), err)
 			continue
 		}
 		in.Requests = append(in.Requests, requests...)
@@ -52,8 +70,11 @@ func (a *Analysis) planExclusion(ctx context.Context, ram phys.Runs, code uint32
 	if err != nil {
 		return fmt.Errorf("leave out what was asked for: %w", err)
 	}
-	a.warnOfExclusions()
-	return a.checkOperators()
+	a.judgeExclusions()
+	if err := a.checkOperators(); err != nil {
+		return err
+	}
+	return a.checkUnmet(x)
 }
 
 // ErrNotExcluded is the class of an operator's request that leaves out nothing. There
@@ -70,12 +91,15 @@ func (a *Analysis) checkOperators() error {
 	}
 	for _, e := range a.Exclusions.Entries {
 		switch {
-		case e.Request.Reason != exclude.Operator || e.NotPresent == 0:
+		case e.Request.Reason != exclude.Operator:
+		case e.Excluded+e.Shared == 0 && e.Unresolved > 0:
+			return fmt.Errorf("leave out %s: %w: the System process's page tables don't say where its pages are",
+				named(e.Request), ErrNotExcluded)
 		case e.Excluded+e.Shared == 0:
 			return fmt.Errorf("leave out %s: %w: none of its pages is in memory where the System process's page tables say",
 				named(e.Request), ErrNotExcluded)
-		default:
-			a.warn("%d of the pages of %s are not in memory where the System process's page tables say: what they held may be in the dump, elsewhere",
+		case e.NotPresent > 0:
+			a.warnOfContents("%d of the pages of %s are not in memory by the System process's page tables: there is nothing of them to leave out",
 				e.NotPresent, named(e.Request))
 		}
 	}
@@ -84,11 +108,7 @@ func (a *Analysis) checkOperators() error {
 
 // named says which pages a request is about.
 func named(r exclude.Request) string {
-	pages := "1 page"
-	if r.Pages != 1 {
-		pages = fmt.Sprintf("%d pages", r.Pages)
-	}
-	return fmt.Sprintf("%s from %s %#x (%s)", pages, r.Kind(), r.Address, r.By)
+	return fmt.Sprintf("%s from %s %#x (%s)", counted(r.Pages, "page"), r.Kind(), r.Address, r.By)
 }
 
 // stableTables returns the tables that were read whole, and earlier ones of
@@ -97,7 +117,7 @@ func (a *Analysis) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
 	tables := a.Adverts.Tables
 	for i, p := range a.Adverts.Problems {
 		if i == maxNamed {
-			a.warn("%d more tables that drivers advertise are not left out: they can't be read", len(a.Adverts.Problems)-i)
+			a.unread("%d more tables that drivers advertise are not left out: they can't be read", len(a.Adverts.Problems)-i)
 			break
 		}
 		found := false
@@ -110,11 +130,11 @@ func (a *Analysis) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
 		}
 		switch {
 		case p.Module == "":
-			a.warn("what drivers advertise could be read in part only: %s", p.Reason)
+			a.unread("what drivers advertise could be read in part only: %s", p.Reason)
 		case found:
-			a.warn("%s was changing what it advertises: what it advertised a moment before counts", p.Module)
+			a.unread("%s was changing what it advertises: what it advertised a moment before is left out, what it was about to isn't", p.Module)
 		default:
-			a.warn("what %s advertises at %#x is not left out: %s", p.Module, uint64(p.At), p.Reason)
+			a.unread("what %s advertises at %#x is not left out: %s", p.Module, uint64(p.At), p.Reason)
 		}
 	}
 	return tables
@@ -123,27 +143,19 @@ func (a *Analysis) stableTables(earlier *guest.Adverts) []guest.AdvertTable {
 // maxNamed bounds how many drivers warnings name one by one.
 const maxNamed = 32
 
-// warnOfExclusions says what an operator should know: who asked for what is
-// kept, and who might have asked but did not.
-func (a *Analysis) warnOfExclusions() {
-	refused := map[string]int{}
-	var order []string
-	first := map[string]string{}
-	for _, r := range a.Exclusions.Refused {
-		by := r.Request.By
-		if refused[by] == 0 {
-			order = append(order, by)
-			first[by] = r.Reason
-		}
-		refused[by] += r.Requests
+// judgeExclusions counts what is not met, and says what an operator should know:
+// who asked for what is, or may be, in the dump, and who might have asked but did
+// not.
+func (a *Analysis) judgeExclusions() {
+	a.Unmet.Unmet = a.Exclusions.Unmet()
+	switch kept := a.Unmet.Kept; {
+	case kept > 0 && a.keeps:
+		a.warnOfContents("%s that drivers make to leave pages out are not honoured, because --no-advertised says so", counted(kept, "request"))
+	case kept > 0:
+		a.Unmet.Refused, a.Unmet.Kept = a.Unmet.Refused+kept, 0
 	}
-	for i, by := range order {
-		if i == maxNamed {
-			a.warn("%d more ask for what must stay", len(order)-i)
-			break
-		}
-		a.warn("%s asks to leave out what stays in the dump (requests refused: %d): %s", by, refused[by], first[by])
-	}
+	a.warnOfRefused()
+	a.warnOfUnresolved()
 	for i, d := range a.Adverts.Silent {
 		if i == maxNamed {
 			a.warn("%d more drivers have pages to remove and don't advertise them", len(a.Adverts.Silent)-i)
@@ -151,6 +163,74 @@ func (a *Analysis) warnOfExclusions() {
 		}
 		a.warn("%s registered pages to remove (%s) but does not advertise them: they are in the dump", d.Module, d.Component)
 	}
+}
+
+// warnOfRefused names those whose requests are refused.
+func (a *Analysis) warnOfRefused() {
+	type refusals struct {
+		requests, moot int
+		why            string
+	}
+	by := map[string]*refusals{}
+	var order []string
+	for _, r := range a.Exclusions.Refused {
+		if r.Request.Reason == exclude.Operator {
+			continue // that is an error
+		}
+		who := r.Request.By
+		if by[who] == nil {
+			order = append(order, who)
+			by[who] = &refusals{why: r.Reason}
+		}
+		if by[who].requests += r.Requests; r.Moot {
+			by[who].moot += r.Requests
+		}
+	}
+	for i, who := range order {
+		r, say := by[who], a.unmet
+		if r.moot == r.requests {
+			say = a.warn
+		}
+		if i >= maxNamed {
+			// Nobody who is refused goes unsaid, but in one line.
+			a.unmet("%d more ask for what must stay", len(order)-i)
+			break
+		}
+		say("%s asks to leave out what stays in the dump (requests refused: %d): %s", who, r.requests, r.why)
+	}
+}
+
+// warnOfUnresolved names those some of whose pages can't be found.
+func (a *Analysis) warnOfUnresolved() {
+	pages := map[string]uint64{}
+	first := map[string]phys.VirtAddr{}
+	var order []string
+	for _, e := range a.Exclusions.Entries {
+		if e.Unresolved == 0 {
+			continue
+		}
+		who := e.Request.By
+		if pages[who] == 0 {
+			order, first[who] = append(order, who), e.UnresolvedAt
+		}
+		pages[who] += e.Unresolved
+	}
+	for i, who := range order {
+		if i == maxNamed {
+			a.unmet("pages that %d more ask to leave out may be in the dump", len(order)-i)
+			break
+		}
+		a.unmet("%s that %s asks to leave out may be in the dump: the System process's page tables don't say where they are (the first is at virtual %#x)",
+			counted(pages[who], "page"), who, uint64(first[who]))
+	}
+}
+
+// counted puts a number before a word.
+func counted[N int | uint64](n N, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // withoutExcluded returns the parts of the dump's runs that stay in it. Runs

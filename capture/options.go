@@ -65,6 +65,10 @@ type LookOptions struct {
 	Format    Format
 	Exclusion Exclusion
 
+	// AllRAM puts all of the guest's RAM into the dump, not only what Windows lists
+	// as its own.
+	AllRAM bool
+
 	// Earlier is an analysis of the same guest some time before, or nil.
 	Earlier *Analysis
 }
@@ -74,6 +78,9 @@ type Exclusion struct {
 	Requests     []exclude.Request // the operator's
 	NoAdvertised bool              // what drivers advertise is listed, not left out
 	Limit        Limit
+	// Require wants no dump if a page that was asked out would, or might, be in it:
+	// errors.Is(err, ErrUnmet).
+	Require bool
 }
 
 // Limit caps the pages that may stay out: above it there is no dump rather

@@ -84,6 +84,7 @@ func (p *Preparation) run(ctx context.Context, vm hv.VM, place store.Place, name
 		return
 	}
 	p.Session = s
+	p.Degraded = append(p.Degraded, s.Analysis.whyDegraded()...)
 	if p.failed(ctx, s.MayAcquire(ctx), all) || place == nil {
 		return
 	}

@@ -32,12 +32,14 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 	}
 	return produce(ctx, place, name, &o, man, func(w io.Writer) (*Result, error) {
 		acc := Account{Mode: manifest.ModeConvert, Mechanism: mechanismDump, Consistency: manifest.NotKnown}
+		var contents []string
 		plan, err := f.Plan()
 		if err != nil {
 			return nil, err
 		}
 		if extra := uint64(f.Size()) - end(f); extra > 0 {
-			acc.warn("%d bytes after the last page (secondary data) are left out", extra)
+			contents = append(contents, fmt.Sprintf("%d bytes after the last page (secondary data) are left out", extra))
+			acc.warn("%s", contents[0])
 		}
 		warning, err := o.fits(ctx, place, name, plan, func() (*Sample, error) { return sampleDump(ctx, f, plan, f.RAM(), o.writeOptions()) })
 		if err != nil {
@@ -73,7 +75,7 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			return nil, err
 		}
 		complete(st)
-		return &Result{Account: acc, Stats: st, Manifest: man}, nil
+		return &Result{Account: acc, Stats: st, Manifest: man, Contents: contents}, nil
 	})
 }
 
@@ -125,6 +127,8 @@ const (
 func (a *SourceAccount) carry(man *manifest.Manifest) {
 	m := a.Manifest
 	man.Pages.Excluded, man.Pages.ChangedWhileReading, man.Live = m.Pages.Excluded, m.Pages.ChangedWhileReading, m.Live
+	man.Pages.RAM, man.Pages.Unlisted, man.Pages.Hidden, man.HidesMemory = m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden, m.HidesMemory
+	man.Unmet = m.Unmet
 	man.Excluded, man.Repeated = firstOf(m.Excluded, maxCarriedLines), m.Repeated
 	if n := len(m.Excluded) - len(man.Excluded); n > 0 {
 		man.Warn("%d more requests to leave pages out were granted: converted_from lists them", n)

@@ -80,7 +80,7 @@ func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 			return nil, err
 		}
 		a, err := Analyze(ctx, s.Memory, s.Memory.RAM(), cpus, s.Options.Look)
-		if err == nil || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || try >= tries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
+		if err == nil || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrTooManyRuns) || try >= tries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
 			return a, err
 		}
 		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"snap/dump"
+	"snap/exclude"
 	"snap/manifest"
 	"snap/phys"
 )
@@ -23,10 +24,13 @@ type Result struct {
 	// Manifest is the account of all that, as it lies in the file and, complete
 	// with the verdict, beside it.
 	Manifest *manifest.Manifest
-	// Degraded: the dump was written, but pages are missing, it could not be
-	// verified, or too many pages changed in mode live; Manifest.Warnings say
-	// what it is.
+	// Degraded: the dump was written, but pages are missing, or may be in it that
+	// were asked to stay out (Analysis.Degraded), it could not be verified, or too
+	// many pages changed in mode live; Manifest.Warnings say what it is.
 	Degraded bool
+	// Contents are those of Manifest.Warnings that say what the dump lacks of the
+	// guest's memory, or may hold against somebody's wish.
+	Contents []string
 }
 
 // Dump acquires the guest's memory, analyzes it and writes the dump to w, which
@@ -102,7 +106,7 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	if err := complete(st); err != nil {
 		return nil, err
 	}
-	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man}, nil
+	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man, Contents: a.Contents}, nil
 }
 
 // lastPage notes that the last page is written, for the account inside the dump.
@@ -131,9 +135,14 @@ func (s *Session) analyze(m *Moment) (*Analysis, error) {
 	a, err := Analyze(ctx, m.Memory, m.Memory.RAM(), m.CPUs, look)
 	switch {
 	case err == nil:
-	case m.early != nil && ctx.Err() == nil && !errors.Is(err, ErrNotExcluded):
-		a = m.early
+	case m.early != nil && ctx.Err() == nil && !isVerdict(err):
+		stands := *m.early
+		a = &stands
 		m.Account.warn("the guest changed while it was looked at again: the header is of %v", err)
+		a.unread("what drivers advertise could not be read again: what they advertised a moment before is left out")
+		if err := a.checkUnmet(look.Exclusion); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, err
 	}
@@ -141,6 +150,12 @@ func (s *Session) analyze(m *Moment) (*Analysis, error) {
 		m.Account.warn("the guest's memory changed while the dump began: the header was made again")
 	}
 	return a, nil
+}
+
+// isVerdict reports whether an analysis failed not because the guest isn't
+// understood, but because there must be no dump of it as it is.
+func isVerdict(err error) bool {
+	return errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrUnmet) || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrTooManyRuns)
 }
 
 // setPopulated completes the plan by what of the moment can hold anything.

@@ -65,6 +65,8 @@ type Manifest struct {
 
 	Excluded       []Exclusion `json:"excluded"`
 	Repeated       int         `json:"excluded_repeated,omitempty"` // requests that add no page to these
+	Unmet          *Unmet      `json:"unmet,omitempty"`             // nil where it isn't known
+	HidesMemory    bool        `json:"hides_memory,omitempty"`      // far more of Pages.Unlisted than firmware keeps
 	Refused        []Exclusion `json:"refused_exclusions"`
 	RefusedOmitted int         `json:"refused_exclusions_omitted,omitempty"` // refused, but not listed
 	Ignored        []Exclusion `json:"ignored_exclusions,omitempty"`         // not for this dump, or --no-advertised
@@ -113,6 +115,13 @@ type Pages struct {
 	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the host never populated them
 	Excluded    uint64 `json:"excluded"`    // not in the file, because they were asked to stay out
 	Unreadable  uint64 `json:"unreadable"`  // gaps: in the file as zeros
+
+	// Of the guest's RAM map, as far as it is known: all of it, what Windows'
+	// MmPhysicalMemoryBlock doesn't name, and what isn't in the header's runs for
+	// that reason.
+	RAM      uint64 `json:"ram,omitempty"`
+	Unlisted uint64 `json:"unlisted,omitempty"`
+	Hidden   uint64 `json:"hidden,omitempty"`
 
 	// ChangedWhileReading is 0 but in mode live. There, as soon as all pages are
 	// read, all that the host has populated are read again: this many are not
@@ -165,11 +174,26 @@ type Exclusion struct {
 	Pages      uint64 `json:"pages"`   // left out for this request; of a refused one, asked for
 	Shared     uint64 `json:"shared,omitempty"`
 	NotPresent uint64 `json:"not_present,omitempty"` // not in RAM: nothing to leave out
+	Unresolved uint64 `json:"unresolved,omitempty"`  // may be in the file: page tables don't say where they are
 	Features   Hex    `json:"features,omitempty"`    // feature bits of its flags
 	Reason     string `json:"reason"`
 	Status     string `json:"status,omitempty"`   // NTSTATUS of a refused one
 	Requests   int    `json:"requests,omitempty"` // how many refused ones the line stands for
 }
+
+// Unmet counts what was asked to stay out of the file and is, or may be, in it. If
+// all but Kept are 0, no page is in the file that somebody asked to leave out.
+type Unmet struct {
+	Refused    int    `json:"refused"`    // requests that are not honoured at all
+	Unresolved int    `json:"unresolved"` // requests that are honoured but for pages that page tables don't lead to
+	Pages      uint64 `json:"pages"`      // of the latter: they may be in the file
+	Unread     int    `json:"unread"`     // tables of requests, modules or lists of them that could not be read, or not in full
+	Kept       int    `json:"kept"`       // advertised requests that the operator chose not to honour
+}
+
+// Any reports whether pages may be in the file against somebody's wish; what the
+// operator chose doesn't count. Of nil nothing is known.
+func (u *Unmet) Any() bool { return u != nil && (u.Refused > 0 || u.Unresolved > 0 || u.Unread > 0) }
 
 // Gap is a range of pages that could not be read.
 type Gap struct {

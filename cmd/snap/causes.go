@@ -176,6 +176,7 @@ func causes() []cause {
 		because(capture.ErrNotExcluded, exitFailed, func(c call, _ error) string {
 			return "correct --exclude: pa: ranges must be the guest's memory, and va: ranges mapped for the System process"
 		}),
+		because(capture.ErrUnmet, exitUnmet, say("leave --require-exclusions away: the dump then ends with exit code 3, and its manifest lists what is in it against somebody's wish; or have the driver that the error names corrected")),
 		because(capture.ErrTooManyRuns, exitFailed, say("--format bitmap has room for any number of holes")),
 
 		ofType[*store.SpaceError](exitNoSpace, func(_ call, err error) string {

@@ -93,6 +93,7 @@ func inSituations() map[string][]situation {
 		"exclude.ErrTooMany":     {{exclude.ErrTooMany, d, exitFailed, "snap check --no-advertised -c lab:/// web01 | --max-excluded", ""}},
 		"exclude.ErrRange":       {{exclude.ErrRange, d, exitUsage, "pa:0x1000+16", ""}},
 		"capture.ErrNotExcluded": {{capture.ErrNotExcluded, d, exitFailed, "correct --exclude", ""}},
+		"capture.ErrUnmet":       {{capture.ErrUnmet, "dump --require-exclusions web01", exitUnmet, "--require-exclusions | exit code 3", "--force"}},
 		"capture.ErrTooManyRuns": {{capture.ErrTooManyRuns, d, exitFailed, "--format bitmap", ""}},
 		"dump.ErrSource":         {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}},
 		"dump.ErrSequential":     {{dump.ErrSequential, "info x.gz", exitFailed, "snap expand x.gz -o", ""}},
@@ -105,6 +106,7 @@ func inSituations() map[string][]situation {
 		"snap.valueError":        {{wrongValue("nice", 20, "0 to 19"), d, exitUsage, "snap dump --help", ""}},
 		"snap.cmdError":          {{usageError("wrong"), "list", exitUsage, "snap list --help", ""}, {next(errDegraded, "read"), d, exitFailed, "read", ""}},
 		"snap.errDegraded":       {{&cmdError{err: errDegraded, code: exitDegraded, next: "read"}, d, exitDegraded, "read", ""}},
+		"snap.errHeaderDegraded": {{&cmdError{err: errHeaderDegraded, code: exitDegraded, next: "read"}, "header web01", exitDegraded, "read", ""}},
 		"snap.errWouldDegrade":   {{&cmdError{err: errWouldDegrade, code: exitDegraded, next: "take"}, "check web01", exitDegraded, "take", ""}},
 		"snap.errVerdict":        {{failedVerdict("x", &manifest.Verify{}, nil), "verify x", exitFailed, "FAIL", ""}},
 		"guest.ErrNotWindows":    {{guest.ErrNotWindows, d, exitNotWindows, "64-bit Windows | virsh dump", ""}, {guest.ErrNotWindows, "convert x", exitNotWindows, "64-bit Windows", "virsh"}},
@@ -185,6 +187,7 @@ var neverAlone = map[string]string{
 	"store.errGivenUp":        "with the context's error",
 	"guardian.errRemoved":     "what was to be removed is gone",
 	"store.ErrWriteOnly":      "a warning: the dump isn't verified",
+	"capture.UnmetError":      "capture.ErrUnmet",
 	"capture.errNoCopy":       "a warning: pages are compressed while the guest stands still",
 	"capture.errCopyFull":     "as capture.errNoCopy",
 	"capture.errOverlayPlace": "a fault of snap's own: -v",
@@ -436,7 +439,7 @@ func TestAdviceNamesFlagsThatThereAre(t *testing.T) {
 // what a dump is to hold.
 func aboutFlags(err error) bool {
 	var p *capture.PauseError
-	for _, of := range []error{exclude.ErrTooMany, exclude.ErrRange, capture.ErrNotExcluded, capture.ErrTooManyRuns, capture.ErrPauseTooLong, phys.ErrNotRAM, errOverdue} {
+	for _, of := range []error{exclude.ErrTooMany, exclude.ErrRange, capture.ErrNotExcluded, capture.ErrUnmet, capture.ErrTooManyRuns, capture.ErrPauseTooLong, phys.ErrNotRAM, errOverdue} {
 		if errors.Is(err, of) {
 			return true
 		}

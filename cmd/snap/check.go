@@ -40,10 +40,15 @@ type checkResult struct {
 	Modes         []modeEstimate       `json:"modes"`
 	ExcludedPages uint64               `json:"pages_excluded"`
 	Excluded      []manifest.Exclusion `json:"excluded"`
+	Unmet         *manifest.Unmet      `json:"unmet,omitempty"`
 	Refused       []manifest.Exclusion `json:"refused_exclusions"`
+	RAM           uint64               `json:"pages_of_ram"`
+	Unlisted      uint64               `json:"pages_unlisted"`   // that Windows doesn't list as its memory
+	Hidden        uint64               `json:"pages_hidden"`     // of these, not in the dump
 	Attempts      []attemptInfo        `json:"attempts"`         // to find Windows in the guest's memory
 	Search        *lookedFor           `json:"search,omitempty"` // for Windows, where none was found
 	Warnings      []string             `json:"warnings"`
+	contents      []string             // those of Warnings that nothing silences
 	id            hv.Identity
 	account       *manifest.Manifest // nil if the guest can't be looked at
 	crFrom        string
@@ -179,6 +184,7 @@ func (r *checkResult) addAnalysis(an *capture.Analysis) {
 	r.account = capture.Describe(an)
 	r.Guest, r.Header = &r.account.Guest, &r.account.Header
 	r.ExcludedPages, r.Excluded, r.Refused = r.account.Pages.Excluded, r.account.Excluded, r.account.Refused
+	r.Unmet, r.RAM, r.Unlisted, r.Hidden = r.account.Unmet, r.account.Pages.RAM, r.account.Pages.Unlisted, r.account.Pages.Hidden
 	r.Attempts = attemptsOf(an.System.Attempts)
 	r.crFrom = an.System.DirectoryTableBase.From
 	for _, p := range an.System.Processors {
@@ -186,7 +192,7 @@ func (r *checkResult) addAnalysis(an *capture.Analysis) {
 			r.Matched++
 		}
 	}
-	r.Warnings = append(r.Warnings, an.Warnings...)
+	r.Warnings, r.contents = append(r.Warnings, an.Warnings...), an.Contents
 }
 
 // addEstimates adds what each mode would take.
@@ -276,6 +282,7 @@ func (a *app) printCheck(r *checkResult, code int) error {
 		p.Add("source", "%s", r.Source)
 		p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
 		p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))
+		addLeftOut(p, r.account)
 	}
 	if r.Output != "" {
 		p.Add("output", "%s", r.Output)
@@ -299,9 +306,7 @@ func (a *app) printCheck(r *checkResult, code int) error {
 			return err
 		}
 	}
-	for _, w := range r.Warnings {
-		a.log.Warn().Msg(w)
-	}
+	a.warnOf(r.Warnings, r.contents, code == exitDegraded)
 	return nil
 }
 

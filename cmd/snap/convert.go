@@ -60,7 +60,7 @@ account inside, or beside it if the hash is the file's: that is kept as
 converted_from in the new one, and what it says of the moment, of pages left out
 and of pages that could not be read holds for the new dump, exit code 3 included.`,
 		Args:        oneArg("INPUT"),
-		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace),
+		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace, exitUnmet),
 		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
 			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,8 +105,8 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	}
 	if old != nil {
 		defer old.Close()
-		if len(l.exclude) > 0 || l.noAdvertised || l.format.value != capture.FormatAuto {
-			return usageError("--exclude, --no-advertised and --format don't apply to an existing dump: its header and pages are kept")
+		if err := l.notForDumps(); err != nil {
+			return err
 		}
 	} else {
 		defer src.Close()

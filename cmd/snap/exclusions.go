@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 
 	"snap/cmd/snap/internal/table"
 	"snap/manifest"
+	"snap/phys"
 )
 
 // exclusionTable lists what stays out of a dump, what was refused and what was
@@ -28,6 +30,9 @@ func exclusionTable(sum *manifest.Manifest) *table.Table {
 			if l.NotPresent > 0 {
 				why += fmt.Sprintf(", %s not in memory", humanize.Comma(int64(l.NotPresent)))
 			}
+			if l.Unresolved > 0 {
+				why += fmt.Sprintf(", %s MAY BE IN THE DUMP", humanize.Comma(int64(l.Unresolved)))
+			}
 			if l.Status != "" {
 				why += " (" + l.Status + ")"
 			}
@@ -41,6 +46,36 @@ func exclusionTable(sum *manifest.Manifest) *table.Table {
 	add("refused", sum.Refused, sum.RefusedOmitted)
 	add("kept", sum.Ignored, sum.IgnoredOmitted)
 	return t
+}
+
+// addLeftOut adds lines on what a dump lacks of the guest's memory, and on what was to
+// stay out and is, or may be, in it.
+func addLeftOut(p *table.Pairs, m *manifest.Manifest) {
+	count := func(n uint64) string { return humanize.Comma(int64(n)) }
+	if m.Pages.Excluded > 0 {
+		p.Add("left out", "%s pages, as asked for; the manifest lists by whom", count(m.Pages.Excluded))
+	}
+	if u := m.Unmet; u.Any() {
+		var parts []string
+		add := func(n int, format string, args ...any) {
+			if n > 0 {
+				parts = append(parts, fmt.Sprintf(format, args...))
+			}
+		}
+		add(u.Refused, "%s refused", plural(u.Refused, "request"))
+		add(u.Unresolved, "%s not found (%s)", plural(int(u.Pages), "page"), plural(u.Unresolved, "request"))
+		add(u.Unread, "%s of requests not read", plural(u.Unread, "table"))
+		p.Add("NOT left out", "%s: may be in the dump", strings.Join(parts, ", "))
+	}
+	if u := m.Unmet; u != nil && u.Kept > 0 {
+		p.Add("kept", "%s to leave pages out, by --no-advertised", plural(u.Kept, "request"))
+	}
+	switch {
+	case m.Pages.Hidden > 0:
+		p.Add("not listed", "%s of RAM that Windows doesn't list as its memory: not in the dump", humanize.IBytes(m.Pages.Hidden<<phys.PageShift))
+	case m.Pages.Unlisted > 0:
+		p.Add("not listed", "%s of RAM that Windows doesn't list as its memory: in the dump too", humanize.IBytes(m.Pages.Unlisted<<phys.PageShift))
+	}
 }
 
 // maxListed bounds the lines of a verdict in a table for people.

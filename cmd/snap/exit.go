@@ -21,6 +21,7 @@ const (
 	exitTooLong      = 17
 	exitUnsupported  = 19
 	exitStillPaused  = 20
+	exitUnmet        = 21
 	exitInterrupted  = 130
 )
 
@@ -29,7 +30,7 @@ var exitMeaning = map[int]string{
 	exitOK:           "done (a dump: written and verified)",
 	exitFailed:       "failed",
 	exitUsage:        "wrong usage",
-	exitDegraded:     "written but degraded: unreadable pages, not verified, or too much changed in mode live",
+	exitDegraded:     "written but degraded: pages unreadable, hidden by the guest or not left out; not verified; or smeared",
 	exitNoDomain:     "no such domain, or it is not running",
 	exitLocked:       "another dump of it is running",
 	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",
@@ -40,6 +41,7 @@ var exitMeaning = map[int]string{
 	exitTooLong:      "the pause would be, or became, too long",
 	exitUnsupported:  "the mode or source that was asked for can't work safely here",
 	exitStillPaused:  "THE GUEST MAY STILL BE PAUSED: act now",
+	exitUnmet:        "no dump: pages that were to stay out would, or might, be in it (--require-exclusions)",
 	exitInterrupted:  "interrupted",
 }
 

@@ -18,6 +18,7 @@ import (
 
 func newHeaderCommand(a *app) *cobra.Command {
 	var in inputFlags
+	var look lookFlags
 	var to outputFlags
 	cmd := &cobra.Command{
 		Use:   "header [flags] SOURCE",
@@ -27,11 +28,11 @@ the guest would get from KeInitializeCrashDumpHeader. SOURCE is a domain, or a
 file (whatever snap convert takes). A running guest is not paused. The
 header holds for as long as the guest's memory ranges don't change.`,
 		Args: oneArg("SOURCE"),
-		Annotations: exitCodes(exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitNoSpace,
-			exitBusy, exitUnsupported),
+		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitNoSpace,
+			exitBusy, exitUnsupported, exitUnmet),
 		Example: "  snap header web01 -o web01.hdr\n  snap header web01 | xxd | head",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.header(cmd.Context(), args[0], &in, &to); err != nil {
+			if err := a.header(cmd.Context(), args[0], &in, &look, &to); err != nil {
 				return fmt.Errorf("header of %s: %w", args[0], err)
 			}
 			return nil
@@ -39,12 +40,17 @@ header holds for as long as the guest's memory ranges don't change.`,
 	}
 	addConnectFlag(cmd, a)
 	in.addTo(cmd)
+	look.addTo(cmd)
 	to.addTo(cmd, stdoutDestination, "; {domain} and {time} stand for those")
 	return cmd
 }
 
 // header is snap header.
-func (a *app) header(ctx context.Context, source string, in *inputFlags, o *outputFlags) error {
+func (a *app) header(ctx context.Context, source string, in *inputFlags, l *lookFlags, o *outputFlags) error {
+	look, err := l.options()
+	if err != nil {
+		return err
+	}
 	kinds := []fileKind{headerFile()}
 	if err := o.check(a, kinds); err != nil {
 		return err
@@ -65,14 +71,29 @@ func (a *app) header(ctx context.Context, source string, in *inputFlags, o *outp
 	if err := place.Check(ctx, name); err != nil {
 		return err
 	}
-	header := from.header
-	if header == nil {
-		if header, err = a.lookHeader(ctx, from.guest); err != nil {
+	if from.header != nil {
+		if err := l.notForDumps(); err != nil {
 			return err
 		}
+		return store.WriteFile(ctx, place, name, from.header)
 	}
-	return store.WriteFile(ctx, place, name, header)
+	an, err := lookAt(ctx, from.guest, look)
+	if err != nil {
+		return err
+	}
+	if err := store.WriteFile(ctx, place, name, an.Plan.Header); err != nil {
+		return err
+	}
+	a.warnOf(an.Warnings, an.Contents, an.Degraded())
+	if an.Degraded() {
+		return &cmdError{err: errHeaderDegraded, code: exitDegraded, next: "read the warnings above; snap check tells more"}
+	}
+	return nil
 }
+
+// errHeaderDegraded ends a command that wrote the header of a dump that would not be
+// what it should be.
+var errHeaderDegraded = errors.New("the header was written, but a dump that begins with it is degraded")
 
 // headerSource is what a header is of.
 type headerSource struct {
@@ -114,8 +135,8 @@ func (a *app) headerSource(ctx context.Context, source string, in *inputFlags) (
 	}
 }
 
-// lookHeader makes the header of a source as it is right now.
-func (a *app) lookHeader(ctx context.Context, src hv.Source) (_ []byte, err error) {
+// lookAt analyzes a source as it is right now.
+func lookAt(ctx context.Context, src hv.Source, o capture.LookOptions) (_ *capture.Analysis, err error) {
 	mem, err := src.OpenMemory(ctx, hv.MechanismAuto)
 	if err != nil {
 		return nil, err
@@ -125,14 +146,7 @@ func (a *app) lookHeader(ctx context.Context, src hv.Source) (_ []byte, err erro
 	if err != nil {
 		return nil, err
 	}
-	an, err := capture.Analyze(ctx, mem, mem.RAM(), cpus, capture.LookOptions{Comment: comment()})
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range an.Warnings {
-		a.log.Warn().Msg(w)
-	}
-	return an.Plan.Header, nil
+	return capture.Analyze(ctx, mem, mem.RAM(), cpus, o)
 }
 
 // namesFile reports whether source is a file rather than a domain: something of

@@ -36,9 +36,11 @@ func TestManifestsFollowTheSchema(t *testing.T) {
 		{"pause", []int{exitOK}, []string{"dump", "win10-22h2", "--mode", "pause", "--max-pause", "10m"}},
 		{"unspooled", []int{exitOK}, []string{"dump", "ws2003sp1-x64", "--spool", "off", "--max-pause", "10m"}},
 		{"live", degraded, []string{"dump", "win10-22h2", "--mode", "live"}},
-		{"advertised", []int{exitOK}, []string{"dump", "win10-22h2-advert", "--exclude", "pa:0x2000000+2", "--max-pause", "10m"}},
+		{"advertised", []int{exitDegraded}, []string{"dump", "win10-22h2-advert", "--exclude", "pa:0x2000000+2", "--max-pause", "10m"}},
 		{"ignored", []int{exitOK}, []string{"dump", "win10-22h2-advert", "--no-advertised", "--max-pause", "10m"}},
-		{"bitmap", []int{exitOK}, []string{"dump", "win10-22h2-hostile", "--max-pause", "10m"}},
+		{"lost", []int{exitDegraded}, []string{"dump", "win10-22h2-lost", "--max-pause", "10m"}},
+		{"hiding", []int{exitDegraded}, []string{"dump", "win10-22h2-hiding", "--max-pause", "10m"}},
+		{"bitmap", []int{exitDegraded}, []string{"dump", "win10-22h2-hostile", "--max-pause", "10m"}},
 		{"convert", []int{exitOK}, []string{"convert", first}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

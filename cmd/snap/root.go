@@ -105,7 +105,7 @@ in the guest, and nothing is downloaded.`,
 		Version: versionText(),
 	}
 	pf := root.PersistentFlags()
-	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors")
+	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors, and what a dump lacks or holds against somebody's wish")
 	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a debug log")
 	pf.StringVar(&a.logFormat, "log-format", "", "console or json (default console on a terminal, else json)")
 	root.CompletionOptions.HiddenDefaultCmd = false

@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/rs/zerolog"
 
 	"snap/capture"
 	"snap/cmd/snap/internal/table"
@@ -23,6 +25,7 @@ func (a *app) report(res *capture.Result) error {
 	if err != nil {
 		return err
 	}
+	a.warnOf(res.Manifest.Warnings, res.Contents, res.Degraded)
 	if err := a.tell(res.Manifest, doc); err != nil {
 		return err
 	}
@@ -30,6 +33,22 @@ func (a *app) report(res *capture.Result) error {
 		return &cmdError{err: errDegraded, code: exitDegraded, next: "read the warnings above; snap info and snap verify tell more"}
 	}
 	return nil
+}
+
+// warnOf logs warnings. Nothing silences those of contents, which say what is in the
+// file or isn't, nor any if it is degraded by them.
+func (a *app) warnOf(warnings, contents []string, degraded bool) {
+	always := a.log
+	if a.quiet {
+		always = a.log.Level(zerolog.WarnLevel)
+	}
+	for _, w := range warnings {
+		if degraded || slices.Contains(contents, w) {
+			always.Warn().Msg(w)
+			continue
+		}
+		a.log.Warn().Msg(w)
+	}
 }
 
 // takeAdvice adds what to do next to an error of a capture.
@@ -43,9 +62,6 @@ func takeAdvice(err error) error {
 // tell reports a finished dump: JSON for programs, a record for a log, a few
 // lines for a person.
 func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
-	for _, w := range sum.Warnings {
-		a.log.Warn().Msg(w)
-	}
 	if a.json {
 		_, err := a.stdout.Write(doc)
 		return err
@@ -57,7 +73,8 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
 			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("pause_estimate_max_ms", sum.PauseEstimateMaxMS).Float64("duration_ms", sum.DurationMS).
-			Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
+			Uint64("excluded_pages", sum.Pages.Excluded).Bool("exclusions_met", !sum.Unmet.Any()).
+			Uint64("hidden_pages", sum.Pages.Hidden).Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
 			Bool("consistent", sum.Consistent).Str("consistency", string(sum.Moment())).
 			Msg("dump written")
 		return nil
@@ -79,9 +96,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	p.Add("kernel", "System CR3 %v, KDBG %v", sum.Guest.SystemCR3, sum.Guest.KDBG)
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
 		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
-	if sum.Pages.Excluded > 0 {
-		p.Add("left out", "%s more, as asked for; the manifest lists by whom", humanize.Comma(int64(sum.Pages.Excluded)))
-	}
+	addLeftOut(p, sum)
 	p.Add("moment", "%s", moment(sum))
 	p.Add("time", "%s in all", duration(sum.DurationMS))
 	if v := sum.Verify; v != nil {
