@@ -80,7 +80,8 @@ func TestHiddenMemory(t *testing.T) {
 		{"all RAM", LookOptions{AllRAM: true}, ram, 0, false},
 		{"all RAM, with a bitmap", LookOptions{AllRAM: true, Format: FormatBitmap}, ram, 0, false},
 		{
-			"all RAM but a page", LookOptions{AllRAM: true, Exclusion: Exclusion{Requests: []exclude.Request{request}}},
+			"all RAM but a page",
+			LookOptions{AllRAM: true, Exclusion: Exclusion{Requests: []exclude.Request{request}}},
 			ram.Minus(phys.Runs{{Base: at.PFN(), Pages: 1}}), 0, false,
 		},
 	} {

@@ -273,6 +273,11 @@ func FuzzWalk(f *testing.F) {
 	m := tables()
 	f.Add(m.b[0x1000:0x5000], uint64(0x1000), uint64(testVA), uint16(100))
 	f.Add(bytes.Repeat([]byte{0x07, 0x10, 0, 0, 0, 0, 0, 0}, 512), uint64(0x1000), uint64(testVA), uint16(0x2000))
+	for _, e := range []uint64{proto(testVA + 0x2008), 1<<45 | 9<<12 | 1<<11, 0xFFFF_FFFF_0000_0420, 77<<32 | 0x80, proto(testVA)} {
+		m.set(4, 0, e)
+		m.set(8, 1, 1<<45|0xB<<12|1<<11)
+		f.Add(append([]byte(nil), m.b[:0xC000]...), uint64(0x1000), uint64(testVA), uint16(0x1000))
+	}
 	f.Fuzz(func(t *testing.T, b []byte, root, va uint64, n uint16) {
 		// 64 pages of the fuzzer's choice, repeated: entries with small frame
 		// numbers lead into them.
@@ -282,9 +287,10 @@ func FuzzWalk(f *testing.F) {
 		}
 		s := NewAddressSpace(m, m.ram(), phys.Addr(root))
 		mapping, err := s.Translate(t.Context(), phys.VirtAddr(va))
-		if m.reads > amd64.paging.top {
+		if m.reads > 2*amd64.paging.top+1 { // the tables to it, those to a prototype PTE, and that
 			t.Errorf("one translation took %d reads", m.reads)
 		}
+		fuzzExtent(t, s, phys.VirtAddr(va), mapping, err)
 		if err == nil && (mapping.Addr >= phys.MaxAddr || uint64(mapping.Addr)%mapping.Size != va%mapping.Size) {
 			t.Errorf("Translate(%#x) = %+v", va, mapping)
 		}
@@ -304,4 +310,25 @@ func FuzzWalk(f *testing.F) {
 			t.Errorf("readSparse failed: %v", err)
 		}
 	})
+}
+
+// fuzzExtent demands that Extent says the same as Translate.
+func fuzzExtent(t *testing.T, s *AddressSpace, va phys.VirtAddr, m Mapping, translateErr error) {
+	t.Helper()
+	e, err := s.Extent(t.Context(), va)
+	resident := err == nil && e.Residence == phys.Resident
+	if resident != (translateErr == nil) || resident && e.At != m.Addr {
+		t.Errorf("Extent(%#x) = %+v, %v; Translate: %+v, %v", uint64(va), e, err, m, translateErr)
+	}
+	if err == nil && (e.Size == 0 || uint64(va)+e.Size-1 < uint64(va)) {
+		t.Errorf("Extent(%#x) = %+v", uint64(va), e)
+	}
+	if err != nil {
+		return
+	}
+	// The last byte of it is as the first.
+	last, err := s.Extent(t.Context(), va+phys.VirtAddr(e.Size-1))
+	if err != nil || last.Residence != e.Residence || resident && last.At != e.At+phys.Addr(e.Size-1) {
+		t.Errorf("Extent(%#x) = %+v, but of its last byte %+v, %v", uint64(va), e, last, err)
+	}
 }
