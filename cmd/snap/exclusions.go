@@ -48,13 +48,21 @@ func exclusionTable(sum *manifest.Manifest) *table.Table {
 	return t
 }
 
-// addLeftOut adds lines on what a dump lacks of the guest's memory, and on what was to
-// stay out and is, or may be, in it.
+// addLeftOut adds lines on what a dump lacks of the guest's memory because it was
+// asked to stay out, and on what is in it all the same.
 func addLeftOut(p *table.Pairs, m *manifest.Manifest) {
-	count := func(n uint64) string { return humanize.Comma(int64(n)) }
 	if m.Pages.Excluded > 0 {
-		p.Add("left out", "%s pages, as asked for; the manifest lists by whom", count(m.Pages.Excluded))
+		p.Add("left out", "%s pages, as asked for; the manifest lists by whom", humanize.Comma(int64(m.Pages.Excluded)))
 	}
+	addUnmet(p, m)
+	if u := m.Unmet; u != nil && u.Kept > 0 {
+		p.Add("kept", "%s to leave pages out, by --no-advertised", plural(u.Kept, "request"))
+	}
+}
+
+// addUnmet adds lines on what was to stay out and is, or may be, in a dump, and on
+// the RAM that Windows doesn't list.
+func addUnmet(p *table.Pairs, m *manifest.Manifest) {
 	if u := m.Unmet; u.Any() {
 		var parts []string
 		add := func(n int, format string, args ...any) {
@@ -66,9 +74,6 @@ func addLeftOut(p *table.Pairs, m *manifest.Manifest) {
 		add(u.Unresolved, "%s not found (%s)", plural(int(u.Pages), "page"), plural(u.Unresolved, "request"))
 		add(u.Unread, "%s of requests not read", plural(u.Unread, "table"))
 		p.Add("NOT left out", "%s: may be in the dump", strings.Join(parts, ", "))
-	}
-	if u := m.Unmet; u != nil && u.Kept > 0 {
-		p.Add("kept", "%s to leave pages out, by --no-advertised", plural(u.Kept, "request"))
 	}
 	switch {
 	case m.Pages.Hidden > 0:
