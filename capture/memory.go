@@ -45,6 +45,11 @@ const (
 	devicesTo   phys.PFN = 4 << 30 >> phys.PageShift
 )
 
+// localAPIC is the page of the processors' interrupt controllers, which no PC has RAM
+// at (Intel SDM volume 3, 11.4.1). A map that has it is of a file that holds all
+// physical addresses, RAM or not.
+const localAPIC phys.PFN = 0xfee00
+
 // chooseMemory decides which pages the dump is made of, before any is left out.
 // needed are the pages without which it could not be opened.
 //
@@ -86,14 +91,18 @@ func (m *DumpedMemory) judge() {
 	m.Suspicious = m.Unlisted.Minus(m.devices()).Pages() > limit
 }
 
-// devices returns what in the RAM map is as apart from all else as the memory of a
-// device is, if nothing of it is Windows'.
+// devices returns what in the RAM map is no RAM, as far as can be told: what is as
+// apart from all else as the memory of a device is, if nothing of it is Windows', and
+// what isn't listed around the local APIC.
 func (m *DumpedMemory) devices() phys.Runs {
 	var out phys.Runs
 	for _, r := range m.RAM {
 		if r.Base >= devicesFrom && r.End() <= devicesTo && len(phys.Runs{r}.Minus(m.Unlisted)) == 0 {
 			out = append(out, r)
 		}
+	}
+	if i, ok := m.Unlisted.Find(localAPIC); ok {
+		out = out.Union(phys.Runs{m.Unlisted[i]})
 	}
 	return out
 }

@@ -147,6 +147,8 @@ func TestSuspicious(t *testing.T) {
 		{"a hot-plugged module", []phys.Run{low(2048 * mib), high(8192 * mib)}, []phys.Run{top(high(8192*mib), 1024*mib)}, true},
 		{"all above 4 GiB", []phys.Run{low(2048 * mib), high(8192 * mib)}, []phys.Run{high(8192 * mib)}, true},
 		{"a graphics card's memory", []phys.Run{low(256 * mib), video}, []phys.Run{video}, false},
+		{"the hole of a flat image", []phys.Run{low(5120 * mib)}, []phys.Run{{Base: 2048 * mib, Pages: 2048 * mib}}, false},
+		{"more of a flat image", []phys.Run{low(5120 * mib)}, []phys.Run{{Base: 2048 * mib, Pages: 2048 * mib}, {Base: 4608 * mib, Pages: 65 * mib}}, true},
 		{"and a page of it that Windows lists", []phys.Run{low(256*mib - 1), video}, []phys.Run{top(video, 16*mib-1), top(low(256*mib), 16*mib)}, true},
 	} {
 		ram, err := phys.NewRuns(tt.ram...)

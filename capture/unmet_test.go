@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/exclude"
-	"snap/guest"
 	"snap/internal/ntlab"
 	"snap/phys"
 )
@@ -246,16 +245,35 @@ func TestUnmetWhenHeld(t *testing.T) {
 	}
 }
 
-// TestEarlierStandsIn: in mode live, a look at the guest that can't be repeated
-// stands in for another, but not if there must be no dump, nor without its being
-// said.
-func TestEarlierStandsIn(t *testing.T) {
-	verdicts := []error{
-		&UnmetError{Why: []string{"x"}}, &exclude.TooManyError{}, fmt.Errorf("x: %w", ErrNotExcluded), fmt.Errorf("x: %w", ErrTooManyRuns),
-	}
-	for _, err := range append(verdicts, guest.ErrNotWindows) {
-		if got, want := isVerdict(err), err != guest.ErrNotWindows; got != want {
-			t.Errorf("isVerdict(%v) = %v; want %v", err, got, want)
+// TestEarlierIsNoVerdict: in mode live, a look at the guest that fails can be stood in
+// for by an earlier one, but not if it says that there must be no dump.
+func TestEarlierIsNoVerdict(t *testing.T) {
+	open := func(look LookOptions) (*imageVM, *Session) {
+		vm := newGuest(t, ntlab.Config{Seed: 331})
+		advertise(t, vm.im, mark(t, vm.im, ntlab.MarkSmall, 1).Request())
+		s, err := Open(t.Context(), vm, Options{Mode: Live{}, MemoryCopy: spoolSize, MaxChanged: &ChangeLimit{Share: 1}, Look: look})
+		if err != nil {
+			t.Fatal(err)
 		}
+		t.Cleanup(func() { s.Close() })
+		return vm, s
+	}
+	vm, s := open(LookOptions{Exclusion: Exclusion{Require: true}})
+	advertiseToo(t, vm.im, ntlab.RemovePages{Flags: ntlab.RemoveVirtual, Address: uint64(vm.im.Truth.KDBG), Count: 1})
+	if _, err := s.Dump(t.Context(), new(bytes.Buffer)); !errors.Is(err, ErrUnmet) {
+		t.Errorf("a driver that asks for the KDBG meanwhile: %v; want ErrUnmet", err)
+	}
+	vm, s = open(LookOptions{Exclusion: Exclusion{Limit: Limit{Pages: 2}}})
+	advertiseToo(t, vm.im, mark(t, vm.im, ntlab.MarkSmall, 9).Request())
+	if _, err := s.Dump(t.Context(), new(bytes.Buffer)); !errors.Is(err, exclude.ErrTooMany) {
+		t.Errorf("a driver that asks for too much meanwhile: %v; want ErrTooMany", err)
+	}
+}
+
+// advertiseToo loads another driver that asks.
+func advertiseToo(t *testing.T, im *ntlab.Image, entries ...ntlab.RemovePages) {
+	t.Helper()
+	if _, err := im.Advertise("another.sys", &ntlab.Advert{Entries: entries}); err != nil {
+		t.Fatal(err)
 	}
 }
