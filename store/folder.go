@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -52,8 +51,8 @@ func openPath(dest string, o Options) (Place, string, error) {
 // Folder returns a folder of this host as a place for files. Only their owner may
 // read them. The path is used when a file is created; "" is the current folder.
 //
-// A file is written beside its final name, which it gets when it is synced, and
-// the folder is synced after that; neither symbolic links nor anything but
+// A file is written beside its final name, or without any, and gets the name when it
+// is synced; the folder is synced after that; neither symbolic links nor anything but
 // regular files are followed or replaced.
 //
 // google/renameio gives a file beside the final name and syncs it too, but it
@@ -164,7 +163,7 @@ func (d *folder) begin(name string) (*pending, error) {
 type pending struct {
 	sparseFile
 	dir   *os.File // names are relative to it, so that moving the folder changes nothing
-	temp  string
+	temp  string   // its name until then, "" if it has none
 	name  string
 	force bool
 }
@@ -172,12 +171,18 @@ type pending struct {
 var _ HoleWriter = (*pending)(nil)
 
 // create makes the new, empty file. prefix makes its name a path.
+//
+// Where nobody would remove it should this process be killed, it has no name at all
+// until it is whole, if the file system can do that (open(2), O_TMPFILE); where it
+// can't, as NFS, a later run removes it (removeStale).
 func (p *pending) create(prefix string, k Guardian) error {
-	token := rand.Text()[:10]
-	if k != nil {
-		token = k.Token()
+	if k == nil {
+		removeStale(p.dir)
+		if p.createNameless() {
+			return nil
+		}
 	}
-	p.temp = p.name[:min(len(p.name), maxStem)] + partialInfix + token
+	p.temp = p.tempName(k)
 	if k != nil {
 		if err := k.Expect(prefix + p.temp); err != nil {
 			return err
@@ -188,6 +193,7 @@ func (p *pending) create(prefix string, k Guardian) error {
 	if err != nil {
 		return err
 	}
+	_ = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) // somebody writes it
 	p.f = os.NewFile(uintptr(fd), filepath.Join(p.dir.Name(), p.temp))
 	return nil
 }
@@ -254,10 +260,15 @@ func (p *pending) place() error {
 	if err := p.f.Sync(); err != nil {
 		return err
 	}
+	fd := int(p.dir.Fd())
+	if p.temp == "" {
+		if placed, err := p.giveName(); placed || err != nil {
+			return errors.Join(err, p.f.Close())
+		}
+	}
 	if err := p.f.Close(); err != nil {
 		return err
 	}
-	fd := int(p.dir.Fd())
 	if p.force {
 		if err := p.mayPlace(); err != nil {
 			return err
@@ -287,7 +298,10 @@ func (p *pending) Abort() error {
 		return nil
 	}
 	p.closed = true
-	err := unix.Unlinkat(int(p.dir.Fd()), p.temp, 0)
+	var err error
+	if p.temp != "" {
+		err = unix.Unlinkat(int(p.dir.Fd()), p.temp, 0)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

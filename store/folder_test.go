@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -37,11 +38,17 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// begin is Create of the file at path.
+// someGuardian has files have a name before they are whole.
+type someGuardian struct{}
+
+func (someGuardian) Token() string          { return rand.Text() }
+func (someGuardian) Expect(...string) error { return nil }
+
+// begin is Create of the file at path, with a guardian.
 func begin(t *testing.T, path string, force bool) (*pending, error) {
 	t.Helper()
 	dir, name := filepath.Split(path)
-	f, err := newFolder(dir, Options{Force: force}).Create(t.Context(), name)
+	f, err := newFolder(dir, Options{Force: force, Guardian: someGuardian{}}).Create(t.Context(), name)
 	if err != nil {
 		return nil, err
 	}

@@ -90,6 +90,9 @@ in the guest, and nothing is downloaded.`,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := keepPrivate(); err != nil {
+				return err
+			}
 			if err := a.flagsFromEnv(cmd); err != nil {
 				return err
 			}
