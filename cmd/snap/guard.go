@@ -170,7 +170,7 @@ func (h *held) whyEnded(err error) error {
 
 func newGuardianCommand(*app) *cobra.Command {
 	return ownCommand(guardianCommand, "Undo a dump whose snap is killed or stopped (started by snap dump)",
-		func() error { return guardian.Serve(connect.Open, toSyslog) })
+		func() error { return guardian.Serve(connect.Open, within(syslogFor, toSyslog)) })
 }
 
 func newGateCommand(*app) *cobra.Command {
@@ -188,6 +188,25 @@ func ownCommand(name, short string, serve func() error) *cobra.Command {
 		// the snap that starts it.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
 		RunE:              func(*cobra.Command, []string) error { return serve() },
+	}
+}
+
+// syslogFor is how long the host's log may take a line: a guest may be waiting for what
+// is done after it.
+const syslogFor = 2 * time.Second
+
+// within is report, given up after a time: what it still does it does in the background.
+func within(d time.Duration, report func(string)) func(string) {
+	return func(text string) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			report(text)
+		}()
+		select {
+		case <-done:
+		case <-time.After(d):
+		}
 	}
 }
 

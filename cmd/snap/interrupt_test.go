@@ -266,3 +266,25 @@ func TestSecondSignal(t *testing.T) {
 		}
 	}
 }
+
+// TestLogStalls: a log that takes nothing keeps a guardian from nothing, and one that
+// does has the line before it goes on.
+func TestLogStalls(t *testing.T) {
+	stuck := make(chan struct{})
+	defer close(stuck)
+	done := make(chan struct{})
+	go func() {
+		within(time.Millisecond, func(string) { <-stuck })("a line")
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(endsWithin):
+		t.Fatal("it waits for the log")
+	}
+	got := ""
+	within(endsWithin, func(text string) { got = text })("a line")
+	if got != "a line" {
+		t.Errorf("the log has %q; want the line", got)
+	}
+}
