@@ -24,7 +24,7 @@ const (
 
 // Bounds on finding out why a domain went away.
 const (
-	endWait = 2 * time.Second // for the daemon to notice
+	endWait = 5 * time.Second // for the daemon to notice
 	endPoll = 50 * time.Millisecond
 )
 
@@ -147,7 +147,10 @@ func (h *held) whyEnded(err error) error {
 		if !h.cut.Load() {
 			return nil
 		}
-	case exitFailed, exitDenied, exitNoDomain, exitUnsupported, exitStillPaused:
+	case exitFailed, exitDenied, exitNoDomain, exitUnsupported, exitStillPaused,
+		// A domain that is being shut down is busy, pages that are gone are no
+		// Windows, and what waits for them takes too long.
+		exitBusy, exitNotWindows, exitTooLong:
 	default:
 		return nil
 	}
