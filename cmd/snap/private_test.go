@@ -39,7 +39,7 @@ func TestNoCoreDump(t *testing.T) {
 			if !ok {
 				t.Fatalf("%v ended with %v; want a crash", args, err)
 			}
-			status := exit.ProcessState.Sys().(interface{ CoreDump() bool })
+			status := exit.Sys().(interface{ CoreDump() bool })
 			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 || status.CoreDump() {
 				t.Errorf("%v: a core dump was made: %v, files %v (%v); want none", args, status.CoreDump(), left, err)
 			}
