@@ -68,6 +68,9 @@ func (a *app) recover(ctx context.Context, ref string, force bool) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	r := &recovering{a: a, dir: dir, force: force, known: map[string]bool{}}
+	if err := a.checkURI(ctx); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
 	if force {
 		gone, err := guardian.RemoveDamaged(dir)
 		for _, path := range gone {
@@ -84,7 +87,10 @@ func (a *app) recover(ctx context.Context, ref string, force bool) error {
 			r.tell(run.Name, done, err)
 		}
 	}
-	err = r.marked(ctx, ref)
+	// State files tell of domains of any connection, which must not need this one.
+	if err = r.marked(ctx, ref); err != nil {
+		err = fmt.Errorf("look for marks on domains: %w", err)
+	}
 	// A state file knew the domain, which may be gone, and another connection.
 	if r.found == 0 || !errors.Is(err, hv.ErrNoDomain) {
 		r.fail(err)
@@ -122,14 +128,14 @@ func (r *recovering) tell(name string, done guardian.Recovery, err error) {
 func (r *recovering) marked(ctx context.Context, ref string) error {
 	conn, err := r.a.openConnection(ctx)
 	if err != nil {
-		return fmt.Errorf("look for marks on domains: %w", err)
+		return err
 	}
 	defer conn.Close()
 	refs := []string{ref}
 	if ref == "" {
 		domains, err := conn.Domains(ctx)
 		if err != nil {
-			return fmt.Errorf("look for marks on domains: %w", err)
+			return err
 		}
 		refs = nil
 		for _, d := range domains {
@@ -142,7 +148,7 @@ func (r *recovering) marked(ctx context.Context, ref string) error {
 	var errs []error
 	for _, ref := range refs {
 		if err := r.mark(ctx, conn, ref); err != nil {
-			errs = append(errs, fmt.Errorf("look for a mark: %w", err))
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

@@ -60,6 +60,20 @@ func (a *app) openConnection(ctx context.Context) (hv.Connection, error) {
 	return conn, err
 }
 
+// checkURI fails if -c can't be a URI of a host. It connects to nobody.
+func (a *app) checkURI(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	conn, err := a.openConnection(ctx)
+	if err == nil {
+		return conn.Close()
+	}
+	if code, _ := classify(err); code == exitUsage {
+		return err
+	}
+	return nil
+}
+
 // domains lists the connection's domains.
 func (a *app) domains(ctx context.Context) ([]hv.DomainInfo, error) {
 	conn, err := a.openConnection(ctx)
