@@ -146,16 +146,20 @@ func TestLiMEAndAVMLRefuse(t *testing.T) {
 			t.Errorf("%s: Open = %v; want %v saying %q", tt.name, err, tt.want, tt.say)
 		}
 	}
-	// Damage inside of a chunk is a gap.
-	src, err := Open(t.Context(), writeFile(t, change(avml, 60, ^avml[60])), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	m := open(t, src)
-	defer m.Close()
-	if err := m.ReadPhys(t.Context(), make([]byte, 8), 0); !phys.IsGap(err) || !errors.Is(err, hv.ErrFormat) {
-		t.Errorf("ReadPhys of a damaged chunk = %v; want a gap", err)
+	// Damage inside of a chunk is a gap: of what is compressed, and of the checksum
+	// (behind the header, the stream's first chunk and the chunk's own header).
+	for _, at := range []int{60, limeHeader + 10 + snappyHeader} {
+		src, err := Open(t.Context(), writeFile(t, change(avml, at, ^avml[at])), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := open(t, src)
+		if err := m.ReadPhys(t.Context(), make([]byte, 8), 0); !phys.IsGap(err) || !errors.Is(err, hv.ErrFormat) {
+			t.Errorf("ReadPhys of a chunk damaged at %d = %v; want a gap", at, err)
+		}
+		if err := errors.Join(m.Close(), src.Close()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
