@@ -207,6 +207,7 @@ var neverAlone = map[string]string{
 	"libvirt.flatError":       "hv.ErrUnreachable or hv.ErrDenied",
 	"bounded.TimeoutError":    "a reason within those of who waited",
 	"bounded.endedError":      "the context's error",
+	"snap.interruption":       "the context's error, with what became of the guest",
 	"snap.errSize":            "within snap.valueError",
 	"snap.errNoManifest":      "has its advice where it is made",
 }
