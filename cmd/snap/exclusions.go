@@ -77,9 +77,9 @@ func addUnmet(p *table.Pairs, m *manifest.Manifest) {
 	}
 	switch {
 	case m.Pages.Hidden > 0:
-		p.Add("not listed", "%s of RAM that Windows doesn't list as its memory: not in the dump", humanize.IBytes(m.Pages.Hidden<<phys.PageShift))
+		p.Add("not listed", "%s of RAM, which Windows doesn't list: not in the dump", humanize.IBytes(m.Pages.Hidden<<phys.PageShift))
 	case m.Pages.Unlisted > 0:
-		p.Add("not listed", "%s of RAM that Windows doesn't list as its memory: in the dump too", humanize.IBytes(m.Pages.Unlisted<<phys.PageShift))
+		p.Add("not listed", "%s of RAM, which Windows doesn't list: in the dump too", humanize.IBytes(m.Pages.Unlisted<<phys.PageShift))
 	}
 }
 
