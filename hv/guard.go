@@ -143,14 +143,15 @@ func (e *OverdueError) Is(target error) bool { return target == ErrOverdue }
 // before a pause until after the resume, so that a guest without it was not
 // paused by that process. A VM bears one at most.
 type Marker struct {
-	Run   string    // names the dump
-	Host  string    // that the process runs on
-	Boot  string    // boot id of that host (/proc/sys/kernel/random/boot_id)
-	PID   int       // of the process there
-	Start uint64    // of the process, in clock ticks since boot (proc(5), stat, field 22)
-	Since time.Time // to the second
-	Was   State     // the guest's before: always StateRunning
-	Why   Reason
+	Run       string    // names the dump
+	Host      string    // that the process runs on
+	Boot      string    // boot id of that host (/proc/sys/kernel/random/boot_id)
+	Namespace uint64    // PID namespace of the process, by the inode of /proc/PID/ns/pid
+	PID       int       // of the process there
+	Start     uint64    // of the process, in clock ticks since boot (proc(5), stat, field 22)
+	Since     time.Time // to the second
+	Was       State     // the guest's before: always StateRunning
+	Why       Reason
 }
 
 // Watch follows what happens to a VM. It goes on through lost connections; what

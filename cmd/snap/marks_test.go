@@ -26,7 +26,11 @@ func TestMarksOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mark := func(run, host, why string) string {
-		return `<hold run="` + run + `" host="` + host + `" boot="` + self.Boot + `" pid="2" start="1" since="` +
+		boot := self.Boot
+		if host != self.Host {
+			boot = "00000000-0000-0000-0000-000000000000"
+		}
+		return `<hold run="` + run + `" host="` + host + `" boot="` + boot + `" pidns="7" pid="2" start="1" since="` +
 			time.Now().UTC().Format(time.RFC3339) + `" was="running" why="` + why + `"/>`
 	}
 	for _, tt := range []struct {

@@ -33,7 +33,7 @@ func plain(text string) bool {
 
 // check fails unless p can name a process.
 func (p Process) check() error {
-	if !plain(p.Host) || p.Host == "" || !bootForm.MatchString(p.Boot) || p.PID < 1 || p.PID > maxPID {
+	if !plain(p.Host) || p.Host == "" || !bootForm.MatchString(p.Boot) || p.Namespace == 0 || p.PID < 1 || p.PID > maxPID {
 		return fmt.Errorf("%w: %.40q is no process of a host", hv.ErrFormat, fmt.Sprintf("%s/%s/%d", p.Host, p.Boot, p.PID))
 	}
 	return nil
@@ -105,7 +105,7 @@ func checkMarker(m *hv.Marker) error {
 	if err := checkReason(m.Why); err != nil {
 		return err
 	}
-	return Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start}.check()
+	return Process{Host: m.Host, Boot: m.Boot, Namespace: m.Namespace, PID: m.PID, Start: m.Start}.check()
 }
 
 // ErrUnbelieved is a mark or a state file that no dump can have written.

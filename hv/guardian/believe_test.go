@@ -129,7 +129,7 @@ func TestStateOwn(t *testing.T) {
 // FuzzState: whatever a state file holds, what is read of it can be written and read
 // again, and leads to no file but partial ones.
 func FuzzState(f *testing.F) {
-	r := Run{ID: "abcdefgh234567xy", URI: "qemu:///system", Name: "web01", UUID: "01020304-0506-0708-090a-0b0c0d0e0f10", Snap: Process{Host: "h", Boot: "0a-1", PID: 7}}
+	r := Run{ID: "abcdefgh234567xy", URI: "qemu:///system", Name: "web01", UUID: "01020304-0506-0708-090a-0b0c0d0e0f10", Snap: Process{Host: "h", Boot: "0a-1", Namespace: 9, PID: 7}}
 	b, err := json.Marshal(r)
 	if err != nil {
 		f.Fatal(err)
@@ -163,23 +163,24 @@ func FuzzState(f *testing.F) {
 // TestMarkFields: so is each of a mark.
 func TestMarkFields(t *testing.T) {
 	good := func() *hv.Marker {
-		return &hv.Marker{Run: "abcdefgh234567xy", Why: hv.ForPause, Host: "h", Boot: "0a-1", PID: 7}
+		return &hv.Marker{Run: "abcdefgh234567xy", Why: hv.ForPause, Host: "h", Boot: "0a-1", Namespace: 9, PID: 7}
 	}
 	if err := checkMarker(good()); err != nil {
 		t.Errorf("checkMarker() of a good one = %v", err)
 	}
 	for name, spoil := range map[string]func(m *hv.Marker){
-		"run":         func(m *hv.Marker) { m.Run = "../x" },
-		"no reason":   func(m *hv.Marker) { m.Why = "" },
-		"reason":      func(m *hv.Marker) { m.Why = "destroy" },
-		"no host":     func(m *hv.Marker) { m.Host = "" },
-		"host":        func(m *hv.Marker) { m.Host = "\x1b[2J" },
-		"long host":   func(m *hv.Marker) { m.Host = strings.Repeat("h", 1<<16) },
-		"no boot":     func(m *hv.Marker) { m.Boot = "" },
-		"boot":        func(m *hv.Marker) { m.Boot = "/proc" },
-		"no process":  func(m *hv.Marker) { m.PID = 0 },
-		"a group":     func(m *hv.Marker) { m.PID = -1 },
-		"high number": func(m *hv.Marker) { m.PID = 1 << 30 },
+		"run":          func(m *hv.Marker) { m.Run = "../x" },
+		"no reason":    func(m *hv.Marker) { m.Why = "" },
+		"reason":       func(m *hv.Marker) { m.Why = "destroy" },
+		"no host":      func(m *hv.Marker) { m.Host = "" },
+		"host":         func(m *hv.Marker) { m.Host = "\x1b[2J" },
+		"long host":    func(m *hv.Marker) { m.Host = strings.Repeat("h", 1<<16) },
+		"no boot":      func(m *hv.Marker) { m.Boot = "" },
+		"boot":         func(m *hv.Marker) { m.Boot = "/proc" },
+		"no namespace": func(m *hv.Marker) { m.Namespace = 0 },
+		"no process":   func(m *hv.Marker) { m.PID = 0 },
+		"a group":      func(m *hv.Marker) { m.PID = -1 },
+		"high number":  func(m *hv.Marker) { m.PID = 1 << 30 },
 	} {
 		m := good()
 		spoil(m)
@@ -212,7 +213,7 @@ func TestForce(t *testing.T) {
 	for name, p := range map[string]Process{"another host": elsewhere, "a process that lives": self} {
 		r, y := deadRun(t, hv.ForPause)
 		y.did = "resumed the guest"
-		y.marker = &hv.Marker{Run: r.ID, Why: hv.ForPause, Host: p.Host, Boot: p.Boot, PID: p.PID, Start: p.Start}
+		y.marker = &hv.Marker{Run: r.ID, Why: hv.ForPause, Host: p.Host, Boot: p.Boot, Namespace: p.Namespace, PID: p.PID, Start: p.Start}
 		dir := t.TempDir()
 		done, err := RecoverMarked(t.Context(), dir, y, y.marker, false)
 		if err != nil || !done.Running || !strings.Contains(done.Who, p.Host) || len(y.left) > 0 {

@@ -310,7 +310,7 @@ func (g *Guardian) Guard(k hv.Keeper, w hv.Watch) hv.Guard {
 	s := g.run.Snap
 	return hv.Guard{
 		Keeper: k, Watch: w,
-		Marker: hv.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, PID: s.PID, Start: s.Start},
+		Marker: hv.Marker{Run: g.run.ID, Host: s.Host, Boot: s.Boot, Namespace: s.Namespace, PID: s.PID, Start: s.Start},
 		Gate: func(ctx context.Context) (hv.Gate, error) {
 			gate, err := openGate(ctx, g.gate)
 			if err != nil {

@@ -14,15 +14,27 @@ import (
 // Process names one process for good: its number may be used again, but not
 // with the same start time in the same boot of the host.
 type Process struct {
-	Host  string `json:"host"`
-	Boot  string `json:"boot"` // /proc/sys/kernel/random/boot_id
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // clock ticks since boot (proc(5), stat, field 22)
+	Host      string `json:"host"`
+	Boot      string `json:"boot"`          // /proc/sys/kernel/random/boot_id
+	Namespace uint64 `json:"pid_namespace"` // inode of /proc/PID/ns/pid, in which PID is its number
+	PID       int    `json:"pid"`
+	Start     uint64 `json:"start"` // clock ticks since boot (proc(5), stat, field 22)
+}
+
+// firstNamespace is the PID namespace that all others are in, from which all
+// processes can be seen (PID_NS_INIT_INO of the kernel's include/uapi/linux/nsfs.h,
+// PROC_PID_INIT_INO of include/linux/proc_ns.h before).
+const firstNamespace = 0xEFFFFFFC
+
+// place is where processes can be looked at.
+type place struct {
+	host, boot string
+	namespace  uint64
 }
 
 // Self returns the calling process.
 func Self() (Process, error) {
-	host, boot, err := here()
+	h, err := here()
 	if err != nil {
 		return Process{}, err
 	}
@@ -31,38 +43,115 @@ func Self() (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	return Process{Host: host, Boot: boot, PID: pid, Start: start}, nil
+	return Process{Host: h.host, Boot: h.boot, Namespace: h.namespace, PID: pid, Start: start}, nil
 }
 
 // String names the process for messages.
-func (p Process) String() string { return fmt.Sprintf("process %d on host %s", p.PID, p.Host) }
+func (p Process) String() string {
+	if h, err := here(); err == nil && h.boot == p.Boot && h.namespace != p.Namespace {
+		return fmt.Sprintf("process %d of another PID namespace (a container?) of host %s", p.PID, p.Host)
+	}
+	return fmt.Sprintf("process %d on host %s", p.PID, p.Host)
+}
 
-// here returns this host's name and boot id.
-func here() (host, boot string, err error) {
-	if host, err = os.Hostname(); err != nil {
-		return "", "", err
+// here returns where this process is.
+func here() (h place, err error) {
+	if h.host, err = os.Hostname(); err != nil {
+		return place{}, err
 	}
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", "", err
+		return place{}, err
 	}
-	return host, strings.TrimSpace(string(b)), nil
+	h.boot = strings.TrimSpace(string(b))
+	h.namespace, err = namespaceOf("self")
+	return h, err
+}
+
+// namespaceOf returns the inode of the PID namespace that a process is in.
+func namespaceOf(pid string) (uint64, error) {
+	link, err := os.Readlink("/proc/" + pid + "/ns/pid")
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(link, "pid:[%d]", &n); err != nil {
+		return 0, fmt.Errorf("/proc/%s/ns/pid leads to %.40q, which is no PID namespace", pid, link)
+	}
+	return n, nil
 }
 
 // Alive reports whether p still runs. What can't be told counts as alive.
 func (p Process) Alive() bool {
-	host, boot, err := here()
-	if err != nil || host != p.Host {
-		return true
+	h, err := here()
+	return err != nil || p.aliveSeenFrom(h)
+}
+
+// aliveSeenFrom is Alive where this process is at h. The boot decides whether the
+// host is the same: a container has a name of its own, and a rebooted host its old one.
+func (p Process) aliveSeenFrom(h place) bool {
+	switch {
+	case h.boot != p.Boot:
+		return h.host != p.Host
+	case h.namespace == p.Namespace:
+		return p.is(p.PID)
+	case h.namespace == firstNamespace:
+		pid, err := p.find()
+		return err != nil || pid != 0
 	}
-	if boot != p.Boot {
-		return false
-	}
-	state, start, err := stat(p.PID)
+	return true // it can't be seen from here
+}
+
+// is reports whether the process of the given number, in this process's PID
+// namespace, is p and has not ended.
+func (p Process) is(pid int) bool {
+	state, start, err := stat(pid)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return false
+		// /proc may hide the processes of others (proc(5), hidepid).
+		return errors.Is(unix.Kill(pid, 0), unix.EPERM)
 	}
 	return err != nil || start == p.Start && state != 'Z' && state != 'X'
+}
+
+// find returns the number that p, of another PID namespace, has in this one, 0 if
+// there is no such process.
+func (p Process) find() (int, error) {
+	// Where the first process is hidden, so are others (proc(5), hidepid).
+	if _, err := os.Stat("/proc/1"); err != nil {
+		return 0, err
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || !p.is(pid) {
+			continue
+		}
+		// One of another start time was passed over; what can't be read may be p.
+		if number, err := innermost(pid); err != nil || number == p.PID {
+			return pid, nil
+		}
+	}
+	return 0, nil
+}
+
+// innermost returns the number that a process has in its own PID namespace: the last
+// of NSpid (proc_pid_status(5)), which everybody may read.
+func innermost(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			if f := strings.Fields(numbers); len(f) > 0 {
+				return strconv.Atoi(f[len(f)-1])
+			}
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no NSpid", pid)
 }
 
 // open returns a descriptor of p that turns readable when it ends. The number is

@@ -16,7 +16,7 @@ func TestRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dead.Host, dead.Boot = self.Host, self.Boot
+	dead.Host, dead.Boot, dead.Namespace = self.Host, self.Boot, self.Namespace
 	for _, tt := range []struct {
 		name           string
 		snap, guardian Process

@@ -220,6 +220,6 @@ func runOf(vm hv.Guardable, m *hv.Marker) (*Run, error) {
 	}
 	return &Run{
 		ID: m.Run, URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host, Holding: true, Why: m.Why,
-		Snap: Process{Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start},
+		Snap: Process{Host: m.Host, Boot: m.Boot, Namespace: m.Namespace, PID: m.PID, Start: m.Start},
 	}, nil
 }

@@ -153,7 +153,8 @@ func TestUndoSays(t *testing.T) {
 func TestRecoverMarked(t *testing.T) {
 	r, y := deadRun(t, hv.ForJob)
 	y.did = "had it let go"
-	y.marker.Host, y.marker.Boot, y.marker.PID, y.marker.Start = r.Snap.Host, r.Snap.Boot, r.Snap.PID, r.Snap.Start
+	y.marker.Host, y.marker.Boot, y.marker.Namespace = r.Snap.Host, r.Snap.Boot, r.Snap.Namespace
+	y.marker.PID, y.marker.Start = r.Snap.PID, r.Snap.Start
 	done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker, false)
 	if diff := cmp.Diff([]string{"had it let go", "removed the mark"}, done.Did); err != nil || diff != "" {
 		t.Errorf("RecoverMarked() = %v (-want +got):\n%s", err, diff)
@@ -161,7 +162,7 @@ func TestRecoverMarked(t *testing.T) {
 	if len(y.left) != 1 || y.left[0].Why != hv.ForJob || y.closed != 0 {
 		t.Errorf("Undo() was told %+v, and %d things were closed; want the mark's reason, and none", y.left, y.closed)
 	}
-	y.marker = &hv.Marker{Run: "otherotherotherr", Why: hv.ForJob, Host: r.Snap.Host, Boot: r.Snap.Boot, PID: os.Getpid(), Start: r.Snap.Start - 1}
+	y.marker = &hv.Marker{Run: "otherotherotherr", Why: hv.ForJob, Host: r.Snap.Host, Boot: r.Snap.Boot, Namespace: r.Snap.Namespace, PID: os.Getpid(), Start: r.Snap.Start - 1}
 	if done, err := RecoverMarked(t.Context(), t.TempDir(), y, y.marker, false); err != nil || !done.Running || y.marker == nil {
 		t.Errorf("RecoverMarked() of a dump that runs = %+v, %v; want that it runs", done, err)
 	}

@@ -113,7 +113,7 @@ func guarded(t *testing.T, vm, other hv.Guardable) (k *keeper, w hv.Watch) {
 	}
 	t.Cleanup(w.Close)
 	k = &keeper{t: t, look: other}
-	vm.Guard(hv.Guard{Keeper: k, Watch: w, Marker: hv.Marker{Run: aRun, Host: "host", Boot: "boot", PID: 7, Start: 8}})
+	vm.Guard(hv.Guard{Keeper: k, Watch: w, Marker: hv.Marker{Run: aRun, Host: "host", Boot: "boot", Namespace: 9, PID: 7, Start: 8}})
 	return k, w
 }
 
@@ -125,7 +125,7 @@ func testKept(t *testing.T, vm, other hv.Guardable) {
 	if err != nil || m == nil {
 		t.Fatalf("Marker() during the pause = %v, %v; want one", m, err)
 	}
-	want := hv.Marker{Run: aRun, Host: "host", Boot: "boot", PID: 7, Start: 8, Since: m.Since, Was: hv.StateRunning, Why: hv.ForPause}
+	want := hv.Marker{Run: aRun, Host: "host", Boot: "boot", Namespace: 9, PID: 7, Start: 8, Since: m.Since, Was: hv.StateRunning, Why: hv.ForPause}
 	if *m != want || time.Since(m.Since).Abs() > time.Hour {
 		t.Errorf("Marker() during the pause = %+v; want %+v, of now", *m, want)
 	}

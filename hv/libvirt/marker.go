@@ -25,6 +25,7 @@ type markerXML struct {
 	Run     string    `xml:"run,attr"`
 	Host    string    `xml:"host,attr"`
 	Boot    string    `xml:"boot,attr"`
+	NS      uint64    `xml:"pidns,attr"`
 	PID     int       `xml:"pid,attr"`
 	Start   uint64    `xml:"start,attr"`
 	Since   time.Time `xml:"since,attr"`
@@ -35,7 +36,7 @@ type markerXML struct {
 // setMarker puts m on the running domain. It replaces one that is there.
 func (d *Domain) setMarker(ctx context.Context, m hv.Marker) error {
 	text, err := xml.Marshal(markerXML{
-		Run: m.Run, Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
+		Run: m.Run, Host: m.Host, Boot: m.Boot, NS: m.Namespace, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
 	})
 	if err != nil {
 		return err
@@ -81,6 +82,6 @@ func (d *Domain) readMarker(l *rpc.Libvirt) (*hv.Marker, error) {
 		return nil, fmt.Errorf("%w: %w", hv.ErrFormat, err)
 	}
 	return &hv.Marker{
-		Run: m.Run, Host: m.Host, Boot: m.Boot, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
+		Run: m.Run, Host: m.Host, Boot: m.Boot, Namespace: m.NS, PID: m.PID, Start: m.Start, Since: m.Since, Was: m.Was, Why: m.Why,
 	}, nil
 }
