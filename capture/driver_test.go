@@ -14,6 +14,7 @@ import (
 // that what it publishes by its exported table stays out of the dump, and that
 // before it publishes anything it asks for nothing.
 func TestSampleDriver(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	build := exec.CommandContext(t.Context(), "make", "-s", "-C", "../guest/driver/snapadv", "OUT="+dir)
 	if out, err := build.CombinedOutput(); err != nil {

@@ -96,6 +96,7 @@ func pagesOfFrames(t *testing.T, pfns ...phys.PFN) phys.Runs {
 // in the dump, wherever its pages are and however it names them, that nothing
 // else is missing, and that the same dump without adverts has it all.
 func TestAdvertisedPagesAreGone(t *testing.T) {
+	t.Parallel()
 	for _, format := range []Format{FormatAuto, FormatBitmap} {
 		for _, kind := range ntlab.MarkKinds() {
 			if kind == ntlab.MarkHuge {
@@ -158,6 +159,7 @@ func checkGone(t *testing.T, vm *imageVM, kind ntlab.MarkKind, format Format) {
 // TestPartOfHugePageIsGone does the same for a part of a 1 GiB page, which
 // needs a guest too large to compare in full.
 func TestPartOfHugePageIsGone(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Memory: 4 << 30})
 	marks, err := vm.im.Mark(5, ntlab.MarkHuge)
 	if err != nil {
@@ -189,6 +191,7 @@ func TestPartOfHugePageIsGone(t *testing.T) {
 // TestManyHoles demands a full dump with split runs for 30 holes, and a bitmap
 // dump for ten thousand.
 func TestManyHoles(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		holes int
 		want  header.DumpType
@@ -255,6 +258,7 @@ func protectedPages(t *testing.T, vm *imageVM) phys.Runs {
 // TestHostileAdverts demands a dump that opens, holding all but what a careful
 // reader leaves out, of every guest that advertises to spoil it.
 func TestHostileAdverts(t *testing.T) {
+	t.Parallel()
 	for _, attack := range ntlab.AdvertAttacks() {
 		t.Run(attack.Name, func(t *testing.T) {
 			vm := newGuest(t, ntlab.Config{})

@@ -15,6 +15,7 @@ import (
 // whose list of memory is no such list. One that is in order, but leaves out what
 // Windows runs on, is a lie.
 func TestUnusableBlock(t *testing.T) {
+	t.Parallel()
 	for name, lie := range map[string]bool{
 		"run count": false, "run that wraps": false, "runs overlap": false, "runs unsorted": false, "page count": false,
 		"empty runs": false, "no runs": false, "foreign runs": false, "many single pages": false,
@@ -53,6 +54,7 @@ func edit(t *testing.T, im *ntlab.Image, name string) {
 // of what it lists is taken, and says how much isn't in it; and that all of it is
 // in one of all RAM, from which pages can be left out like any other.
 func TestHiddenMemory(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Seed: 92})
 	hidden, err := vm.im.HideMemory()
 	if err != nil {

@@ -31,6 +31,7 @@ func (c cramped) Space(context.Context) (store.Space, error) { return c.space, n
 // TestPrepareIsTake walks situations through Prepare and Take: they end with the
 // same error before the guest is touched, or both don't.
 func TestPrepareIsTake(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Seed: 91})
 	if err := vm.im.Fill(48<<20, ntlab.Mix{Random: 1}); err != nil {
 		t.Fatal(err)
@@ -144,6 +145,7 @@ func TestPrepareWriteOnly(t *testing.T) {
 // TestRoom holds the room that is estimated against what files then take, with
 // compression and with holes, of guests whose pages are all alike and all sorts.
 func TestRoom(t *testing.T) {
+	t.Parallel()
 	for i, mix := range []ntlab.Mix{{Random: 1}, {Zero: 1, Text: 1, Random: 1}} {
 		vm := newGuest(t, ntlab.Config{Seed: uint64(94 + i), Memory: 192 << 20})
 		if err := vm.im.Fill(150<<20, mix); err != nil {

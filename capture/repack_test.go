@@ -175,6 +175,7 @@ func makeSources(t *testing.T) *sources {
 
 // TestRepack converts dumps of all kinds.
 func TestRepack(t *testing.T) {
+	t.Parallel()
 	s := makeSources(t)
 	for name, test := range map[string]func(*testing.T, *sources){
 		"the moment": convertedMoment, "inside and beside": insideAndBeside, "what is missing": convertedKeepsWhatIsMissing,

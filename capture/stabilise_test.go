@@ -228,6 +228,7 @@ func TestCoreTakesTooLong(t *testing.T) {
 // TestCoreTooLarge demands a dump without a settled core where that would take
 // too much memory.
 func TestCoreTooLarge(t *testing.T) {
+	t.Parallel()
 	for name, spool := range spools {
 		vm := newLive(t, ntlab.Config{Seed: 38})
 		core := protectedPages(t, vm.imageVM).Pages()

@@ -13,6 +13,7 @@ import (
 // refused as hv.States has it, and a guest that stands still is neither paused nor
 // resumed and is of one point in time.
 func TestEveryState(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Seed: 31, Memory: 64 << 20})
 	for _, c := range hv.States() {
 		for name, mode := range map[string]Mode{"auto": nil, "pause": Pause{}, "snapshot": Snapshot{}, "live": Live{}} {

@@ -18,6 +18,7 @@ import (
 // TestLostPagesAreSaid: pages that page tables don't lead to are in the dump, which
 // the account says of each request for them, and of the guest.
 func TestLostPagesAreSaid(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3) { // there are three ways to hide frame numbers
 		for _, profile := range ntlab.Profiles() {
 			vm := newGuest(t, ntlab.Config{Seed: 300 + seed, Profile: profile})
@@ -75,6 +76,7 @@ func operators(r ntlab.RemovePages) exclude.Request {
 // does for adverts: whatever its page table entries look like, a page that can be
 // found is gone.
 func TestOperatorsOddPages(t *testing.T) {
+	t.Parallel()
 	vm := newGuest(t, ntlab.Config{Seed: 310})
 	var requests []exclude.Request
 	var markers [][]byte
@@ -119,6 +121,7 @@ func TestOperatorsOddPages(t *testing.T) {
 // refused on demand before the guest is held, if and only if a page is or may be in
 // it that somebody asked to leave out.
 func TestUnmet(t *testing.T) {
+	t.Parallel()
 	type guestEdit struct {
 		name string
 		edit func(t *testing.T, im *ntlab.Image)
