@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"snap/hv"
+	"snap/hv/file/filetest"
 	"snap/hv/hvtest"
 	"snap/input"
 	"snap/phys"
@@ -23,6 +24,15 @@ import (
 type image struct {
 	segs []Segment
 	data map[phys.Addr][]byte // by segment
+}
+
+// ranges returns the image's memory.
+func (im *image) ranges() []filetest.Range {
+	var out []filetest.Range
+	for _, g := range im.segs {
+		out = append(out, filetest.Range{At: g.GPA, Data: im.data[g.GPA]})
+	}
+	return out
 }
 
 // ReadPhys implements phys.Reader over the image itself.

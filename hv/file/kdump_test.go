@@ -15,11 +15,9 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/snappy"
-	"github.com/klauspost/compress/zlib"
-	"github.com/klauspost/compress/zstd"
 
 	"snap/hv"
+	"snap/hv/file/filetest"
 	"snap/hv/hvtest"
 	"snap/input"
 	"snap/phys"
@@ -86,119 +84,6 @@ func expanded(t testing.TB, path string) []byte {
 	return out
 }
 
-// kdumpSpec is a kdump-compressed file that a test makes (makedumpfile's
-// IMPLEMENTATION).
-type kdumpSpec struct {
-	narrow  bool // of a 32-bit guest
-	version uint32
-	status  uint32
-	split   uint32
-	machine string
-	single  bool // one bitmap instead of two
-	pages   map[phys.PFN][]byte
-	notes   []byte
-	store   func(pfn phys.PFN, page []byte) (stored []byte, flags uint32)
-}
-
-func storeZlib(_ phys.PFN, page []byte) ([]byte, uint32) {
-	var b bytes.Buffer
-	z := zlib.NewWriter(&b)
-	_, _ = z.Write(page)
-	_ = z.Close()
-	return b.Bytes(), 1
-}
-
-// storeLZO is LZO1X of nothing but literals (Linux Documentation/staging/lzo.rst):
-// 0, then zeros for 255 each, and a last byte; the text; and the end.
-func storeLZO(_ phys.PFN, page []byte) ([]byte, uint32) {
-	b := []byte{0}
-	n := len(page) - 18
-	for ; n > 255; n -= 255 {
-		b = append(b, 0)
-	}
-	b = append(append(b, byte(n)), page...)
-	return append(b, 0x11, 0, 0), 2
-}
-
-func storeSnappy(_ phys.PFN, page []byte) ([]byte, uint32) { return snappy.Encode(nil, page), 4 }
-
-func storeZstd(_ phys.PFN, page []byte) ([]byte, uint32) {
-	z, _ := zstd.NewWriter(nil)
-	return z.EncodeAll(page, nil), 0x20
-}
-
-// bytes returns the file. Pages of zeros share their data, as QEMU has it.
-func (k kdumpSpec) bytes() []byte {
-	const block = phys.PageSize
-	le := binary.LittleEndian
-	pfns := make([]phys.PFN, 0, len(k.pages))
-	for p := range k.pages {
-		pfns = append(pfns, p)
-	}
-	slices.Sort(pfns)
-	max := uint64(pfns[len(pfns)-1]) + 1
-	bitmap := (max/8 + 1 + block - 1) / block
-	bitmaps := bitmap * 2
-	if k.single {
-		bitmaps = bitmap
-	}
-	sub := uint64(1 + (len(k.notes)+block-1)/block)
-	b := make([]byte, (1+sub+bitmaps)*block)
-	copy(b, "KDUMP   ")
-	le.PutUint32(b[8:], k.version)
-	copy(b[12+4*65:], k.machine)
-	f := b[424:]
-	if k.narrow {
-		f = b[412:]
-	}
-	for i, v := range []uint32{k.status, block, uint32(sub), uint32(bitmaps), uint32(max)} {
-		le.PutUint32(f[4*i:], v)
-	}
-	s, noteAt := b[block:], uint64(block+512)
-	copy(b[noteAt:], k.notes)
-	if k.narrow {
-		le.PutUint32(s[8:], k.split)
-		le.PutUint64(s[32:], noteAt)
-		le.PutUint32(s[40:], uint32(len(k.notes)))
-		le.PutUint64(s[72:], max)
-	} else {
-		le.PutUint32(s[12:], k.split)
-		le.PutUint64(s[48:], noteAt)
-		le.PutUint64(s[56:], uint64(len(k.notes)))
-		le.PutUint64(s[96:], max)
-	}
-	for _, p := range pfns {
-		for i := range bitmaps / bitmap {
-			b[(1+sub+i*bitmap)*block+uint64(p)/8] |= 1 << (p % 8)
-		}
-	}
-	at := uint64(len(b)) + uint64(len(pfns))*24
-	var descs, data []byte
-	zeroAt, zero := uint64(0), make([]byte, block)
-	for _, p := range pfns {
-		page := k.pages[p]
-		stored, flags := k.store(p, page)
-		if len(stored) >= block {
-			stored, flags = page, 0
-		}
-		off := at + uint64(len(data))
-		switch {
-		case bytes.Equal(page, zero) && zeroAt > 0:
-			off = zeroAt
-		case bytes.Equal(page, zero):
-			zeroAt = off
-			fallthrough
-		default:
-			data = append(data, stored...)
-		}
-		descs = le.AppendUint64(descs, off)
-		descs = le.AppendUint32(descs, uint32(len(stored)))
-		descs = le.AppendUint32(descs, flags)
-		descs = le.AppendUint64(descs, 0)
-	}
-	return append(append(b, descs...), data...)
-}
-
 // guestPages is memory with a hole, zeros, texts and noise.
 func guestPages() map[phys.PFN][]byte {
 	rnd := rand.NewChaCha8([32]byte{9})
@@ -232,31 +117,6 @@ func imageOf(pages map[phys.PFN][]byte) *image {
 	return im
 }
 
-// flattenedOf is a file in makedumpfile's flattened form, in records of n bytes,
-// and those that are whole zeros left out with holes.
-func flattenedOf(b []byte, n int, reorder bool) []byte {
-	be := binary.BigEndian
-	out := make([]byte, 4096)
-	copy(out, "makedumpfile")
-	be.PutUint64(out[16:], 1)
-	be.PutUint64(out[24:], 1)
-	var records [][]byte
-	for off := 0; off < len(b); off += n {
-		part := b[off:min(off+n, len(b))]
-		if off > 0 && bytes.Equal(part, make([]byte, len(part))) && off+n < len(b) {
-			continue
-		}
-		r := be.AppendUint64(nil, uint64(off))
-		r = be.AppendUint64(r, uint64(len(part)))
-		records = append(records, append(r, part...))
-	}
-	if reorder {
-		slices.Reverse(records)
-	}
-	out = append(out, slices.Concat(records...)...)
-	return append(out, bytes.Repeat([]byte{0xff}, 16)...)
-}
-
 func writeFile(t testing.TB, b []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "f")
@@ -269,11 +129,11 @@ func writeFile(t testing.TB, b []byte) string {
 // TestKdump reads every form of the format.
 func TestKdump(t *testing.T) {
 	pages := guestPages()
-	good := kdumpSpec{version: 6, machine: "x86_64", pages: pages, store: storeZlib, notes: cpuNote(0x1ad000, 0x1b8)}
-	with := func(change func(k *kdumpSpec)) []byte {
+	good := filetest.Kdump{Version: 6, Machine: "x86_64", Pages: pages, Store: filetest.StoreZlib, Notes: cpuNote(0x1ad000, 0x1b8)}
+	with := func(change func(k *filetest.Kdump)) []byte {
 		k := good
 		change(&k)
-		return k.bytes()
+		return k.Bytes()
 	}
 	low := map[phys.PFN][]byte{}
 	for p, b := range pages {
@@ -282,20 +142,20 @@ func TestKdump(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"zlib":   good.bytes(),
-		"lzo":    with(func(k *kdumpSpec) { k.store = storeLZO }),
-		"snappy": with(func(k *kdumpSpec) { k.store = storeSnappy }),
-		"zstd":   with(func(k *kdumpSpec) { k.store = storeZstd }),
-		"mixed": with(func(k *kdumpSpec) {
-			all := []func(phys.PFN, []byte) ([]byte, uint32){storeZlib, storeLZO, storeSnappy, storeZstd}
-			k.store = func(p phys.PFN, page []byte) ([]byte, uint32) { return all[p%4](p, page) }
+		"zlib":   good.Bytes(),
+		"lzo":    with(func(k *filetest.Kdump) { k.Store = filetest.StoreLZO }),
+		"snappy": with(func(k *filetest.Kdump) { k.Store = filetest.StoreSnappy }),
+		"zstd":   with(func(k *filetest.Kdump) { k.Store = filetest.StoreZstd }),
+		"mixed": with(func(k *filetest.Kdump) {
+			all := []func(phys.PFN, []byte) ([]byte, uint32){filetest.StoreZlib, filetest.StoreLZO, filetest.StoreSnappy, filetest.StoreZstd}
+			k.Store = func(p phys.PFN, page []byte) ([]byte, uint32) { return all[p%4](p, page) }
 		}),
-		"one bitmap":            with(func(k *kdumpSpec) { k.single = true }),
-		"version 4":             with(func(k *kdumpSpec) { k.version = 4 }),
-		"of a 32-bit guest":     with(func(k *kdumpSpec) { k.narrow = true; k.machine = "i686" }),
-		"flattened":             flattenedOf(good.bytes(), 16<<10, false),
-		"flattened, any order":  flattenedOf(good.bytes(), 5000, true),
-		"flattened, small bits": flattenedOf(good.bytes(), 77, false),
+		"one bitmap":            with(func(k *filetest.Kdump) { k.Single = true }),
+		"version 4":             with(func(k *filetest.Kdump) { k.Version = 4 }),
+		"of a 32-bit guest":     with(func(k *filetest.Kdump) { k.Narrow = true; k.Machine = "i686" }),
+		"flattened":             filetest.Flatten(good.Bytes(), 16<<10, false),
+		"flattened, any order":  filetest.Flatten(good.Bytes(), 5000, true),
+		"flattened, small bits": filetest.Flatten(good.Bytes(), 77, false),
 	} {
 		src, err := Open(t.Context(), writeFile(t, b), Options{})
 		if err != nil {
@@ -316,14 +176,14 @@ func TestKdump(t *testing.T) {
 }
 
 func TestKdumpRefuses(t *testing.T) {
-	good := kdumpSpec{version: 6, machine: "x86_64", pages: guestPages(), store: storeZlib, notes: cpuNote(0x1ad000, 0x1b8)}
-	with := func(change func(k *kdumpSpec)) []byte {
+	good := filetest.Kdump{Version: 6, Machine: "x86_64", Pages: guestPages(), Store: filetest.StoreZlib, Notes: cpuNote(0x1ad000, 0x1b8)}
+	with := func(change func(k *filetest.Kdump)) []byte {
 		k := good
 		change(&k)
-		return k.bytes()
+		return k.Bytes()
 	}
-	edit := func(off int, v ...byte) []byte { b := good.bytes(); copy(b[off:], v); return b }
-	flat := flattenedOf(good.bytes(), 16<<10, false)
+	edit := func(off int, v ...byte) []byte { b := good.Bytes(); copy(b[off:], v); return b }
+	flat := filetest.Flatten(good.Bytes(), 16<<10, false)
 	flatEdit := func(off int, v ...byte) []byte { b := bytes.Clone(flat); copy(b[off:], v); return b }
 	twice := bytes.Clone(flat[:len(flat)-16])
 	twice = append(append(twice, flat[4096:4096+16+16<<10]...), flat[len(flat)-16:]...)
@@ -333,10 +193,10 @@ func TestKdumpRefuses(t *testing.T) {
 		want error // nil for a refusal
 		say  string
 	}{
-		{"another machine", with(func(k *kdumpSpec) { k.machine = "aarch64" }), ErrArch, "aarch64"},
-		{"incomplete", with(func(k *kdumpSpec) { k.status = 8 }), hv.ErrFormat, "incomplete"},
-		{"split", with(func(k *kdumpSpec) { k.split = 1 }), nil, "one part of"},
-		{"a newer version", with(func(k *kdumpSpec) { k.version = 7 }), hv.ErrUnsupported, "version 7"},
+		{"another machine", with(func(k *filetest.Kdump) { k.Machine = "aarch64" }), ErrArch, "aarch64"},
+		{"incomplete", with(func(k *filetest.Kdump) { k.Status = 8 }), hv.ErrFormat, "incomplete"},
+		{"split", with(func(k *filetest.Kdump) { k.Split = 1 }), nil, "one part of"},
+		{"a newer version", with(func(k *filetest.Kdump) { k.Version = 7 }), hv.ErrUnsupported, "version 7"},
 		{"other blocks", edit(428, 0, 0x20), hv.ErrFormat, "want 4096"},
 		{"many second headers", edit(432, 0xff, 0xff, 0xff, 0xff), hv.ErrFormat, "second header"},
 		{"no second header", edit(432, 0, 0, 0, 0), hv.ErrFormat, "second header"},
@@ -345,16 +205,16 @@ func TestKdumpRefuses(t *testing.T) {
 		{"endless memory", edit(4096+96, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f), hv.ErrFormat, "memory up to"},
 		{"no memory", edit(4096+96, 0, 0, 0, 0, 0, 0, 0, 0), hv.ErrFormat, "memory up to"},
 		{"long notes", edit(4096+56, 0, 0, 0, 0, 1), hv.ErrFormat, "notes"},
-		{"cut in the headers", good.bytes()[:5000], hv.ErrFormat, "cut short"},
-		{"cut in the descriptors", good.bytes()[:(1+2+33*2)*4096+100], hv.ErrFormat, "cut short"},
+		{"cut in the headers", good.Bytes()[:5000], hv.ErrFormat, "cut short"},
+		{"cut in the descriptors", good.Bytes()[:(1+2+33*2)*4096+100], hv.ErrFormat, "cut short"},
 		{"flattened, cut", flat[:len(flat)-16], hv.ErrFormat, "cut short"},
 		{"flattened, cut in a record", flat[:len(flat)/2], hv.ErrFormat, "cut short"},
 		{"flattened, in another form", flatEdit(23, 2), hv.ErrFormat, "form 2"},
 		{"flattened, negative offset", flatEdit(4096, 0x80), hv.ErrFormat, "record 0"},
 		{"flattened, empty record", flatEdit(4096+8, 0, 0, 0, 0, 0, 0, 0, 0), hv.ErrFormat, "record 0"},
 		{"flattened twice over", twice, nil, "written twice"},
-		{"flattened text", flattenedOf([]byte(strings.Repeat("text ", 100)), 50, false), ErrUnknown, "74 65 78 74"},
-		{"flattened within", flattenedOf(flat, 1<<20, false), ErrUnknown, "6d 61 6b 65"},
+		{"flattened text", filetest.Flatten([]byte(strings.Repeat("text ", 100)), 50, false), ErrUnknown, "74 65 78 74"},
+		{"flattened within", filetest.Flatten(flat, 1<<20, false), ErrUnknown, "6d 61 6b 65"},
 	} {
 		_, err := Open(t.Context(), writeFile(t, tt.file), Options{})
 		if tt.want == nil && !isRefusal(err) || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.say) {
@@ -368,18 +228,18 @@ func TestKdumpRefuses(t *testing.T) {
 func TestKdumpDamagedPage(t *testing.T) {
 	pages := guestPages()
 	for name, store := range map[string]func(phys.PFN, []byte) ([]byte, uint32){
-		"zlib": storeZlib, "lzo": storeLZO, "snappy": storeSnappy, "zstd": storeZstd,
+		"zlib": filetest.StoreZlib, "lzo": filetest.StoreLZO, "snappy": filetest.StoreSnappy, "zstd": filetest.StoreZstd,
 		"flags": func(phys.PFN, []byte) ([]byte, uint32) { return []byte{1, 2, 3}, 0x7f },
 		"short": func(phys.PFN, []byte) ([]byte, uint32) { return []byte{1, 2, 3}, 0 },
 	} {
-		k := kdumpSpec{version: 6, pages: pages, store: func(p phys.PFN, page []byte) ([]byte, uint32) {
+		k := filetest.Kdump{Version: 6, Pages: pages, Store: func(p phys.PFN, page []byte) ([]byte, uint32) {
 			if p != 5 {
-				return storeZlib(p, page)
+				return filetest.StoreZlib(p, page)
 			}
 			b, flags := store(p, page)
 			return b[:len(b)/2], flags
 		}}
-		src, err := Open(t.Context(), writeFile(t, k.bytes()), Options{})
+		src, err := Open(t.Context(), writeFile(t, k.Bytes()), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -428,8 +288,8 @@ func TestKdumpSparse(t *testing.T) {
 		t.Skip("reads a bitmap of half a GiB")
 	}
 	const top = 16 << 40 >> phys.PageShift
-	k := kdumpSpec{version: 6, store: storeZlib, pages: map[phys.PFN][]byte{0: make([]byte, phys.PageSize), 1: bytes.Repeat([]byte{7}, phys.PageSize)}}
-	b := k.bytes()
+	k := filetest.Kdump{Version: 6, Store: filetest.StoreZlib, Pages: map[phys.PFN][]byte{0: make([]byte, phys.PageSize), 1: bytes.Repeat([]byte{7}, phys.PageSize)}}
+	b := k.Bytes()
 	le := binary.LittleEndian
 	const bitmap = top / 8 / phys.PageSize
 	le.PutUint32(b[436:], 2*bitmap)
@@ -441,8 +301,8 @@ func TestKdumpSparse(t *testing.T) {
 	}
 	at := int64(2+2*bitmap) * 4096
 	var descs []byte
-	zero, _ := storeZlib(0, make([]byte, phys.PageSize))
-	seven, _ := storeZlib(0, k.pages[1])
+	zero, _ := filetest.StoreZlib(0, make([]byte, phys.PageSize))
+	seven, _ := filetest.StoreZlib(0, k.Pages[1])
 	for i, s := range [][]byte{zero, seven} {
 		descs = le.AppendUint64(descs, uint64(at)+2*24+uint64(i*len(zero)))
 		descs = le.AppendUint32(descs, uint32(len(s)))
@@ -510,25 +370,25 @@ func FuzzKdump(f *testing.F) {
 			few[p] = b
 		}
 	}
-	for _, store := range []func(phys.PFN, []byte) ([]byte, uint32){storeZlib, storeLZO, storeSnappy, storeZstd} {
-		f.Add(kdumpSpec{version: 6, machine: "x86_64", pages: few, store: store}.bytes())
+	for _, store := range []func(phys.PFN, []byte) ([]byte, uint32){filetest.StoreZlib, filetest.StoreLZO, filetest.StoreSnappy, filetest.StoreZstd} {
+		f.Add(filetest.Kdump{Version: 6, Machine: "x86_64", Pages: few, Store: store}.Bytes())
 	}
-	f.Add(kdumpSpec{version: 6, narrow: true, pages: few, store: storeZlib, notes: cpuNote(1, 0x1b8)}.bytes())
+	f.Add(filetest.Kdump{Version: 6, Narrow: true, Pages: few, Store: filetest.StoreZlib, Notes: cpuNote(1, 0x1b8)}.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) { fuzzed(t, kdump(), b) })
 }
 
 func FuzzFlattened(f *testing.F) {
 	few := map[phys.PFN][]byte{0: make([]byte, phys.PageSize)}
-	k := kdumpSpec{version: 6, machine: "x86_64", pages: few, store: storeZlib}.bytes()
-	f.Add(flattenedOf(k, 4096, false))
-	f.Add(flattenedOf(k, 1000, true))
+	k := filetest.Kdump{Version: 6, Machine: "x86_64", Pages: few, Store: filetest.StoreZlib}.Bytes()
+	f.Add(filetest.Flatten(k, 4096, false))
+	f.Add(filetest.Flatten(k, 1000, true))
 	f.Fuzz(func(t *testing.T, b []byte) { fuzzed(t, flattened(), b) })
 }
 
 // FuzzPage: no stored page makes its decoder panic, or a page of another size.
 func FuzzPage(f *testing.F) {
 	page := bytes.Repeat([]byte("page "), 820)[:phys.PageSize]
-	for _, store := range []func(phys.PFN, []byte) ([]byte, uint32){storeZlib, storeLZO, storeSnappy, storeZstd} {
+	for _, store := range []func(phys.PFN, []byte) ([]byte, uint32){filetest.StoreZlib, filetest.StoreLZO, filetest.StoreSnappy, filetest.StoreZstd} {
 		b, flags := store(0, page)
 		f.Add(b, flags)
 	}

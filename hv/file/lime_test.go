@@ -9,62 +9,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/s2"
-
 	"snap/hv"
+	"snap/hv/file/filetest"
 	"snap/hv/hvtest"
 	"snap/phys"
 )
 
-// rangeHeader is LiME's header, and AVML's.
-func rangeHeader(magic string, version uint32, first, last uint64) []byte {
-	le := binary.LittleEndian
-	b := le.AppendUint32([]byte(magic), version)
-	b = le.AppendUint64(b, first)
-	b = le.AppendUint64(b, last)
-	return le.AppendUint64(b, 0)
-}
-
-// limeOf is a LiME image of an image of the test's.
-func limeOf(im *image) []byte {
-	var b []byte
-	for _, g := range im.segs {
-		b = append(b, rangeHeader("EMiL", 1, uint64(g.GPA), uint64(g.GPA)+g.Size-1)...)
-		b = append(b, im.data[g.GPA]...)
-	}
-	return b
-}
-
-// avmlRange is a range as AVML compresses it, by a writer of snappy's frames that
-// isn't the code under test.
-func avmlRange(at uint64, memory []byte) []byte {
-	var s bytes.Buffer
-	w := s2.NewWriter(&s, s2.WriterSnappyCompat(), s2.WriterBlockSize(64<<10))
-	_, _ = w.Write(memory)
-	_ = w.Close()
-	b := append(rangeHeader("AVML", 2, at, at+uint64(len(memory))-1), s.Bytes()...)
-	return binary.LittleEndian.AppendUint64(b, uint64(s.Len()))
-}
-
-// avmlOf is an AVML image, in blocks of at most n bytes.
-func avmlOf(im *image, n int) []byte {
-	var b []byte
-	for _, g := range im.segs {
-		at := uint64(g.GPA)
-		for part := range slices.Chunk(im.data[g.GPA], n) {
-			b = append(b, avmlRange(at, part)...)
-			at += uint64(len(part))
-		}
-	}
-	return b
-}
-
 func TestLiMEAndAVML(t *testing.T) {
 	im := newImage(0)
 	for name, b := range map[string][]byte{
-		"LiME":                  limeOf(im),
-		"AVML, a range each":    avmlOf(im, 64<<20),
-		"AVML, blocks of 1 MiB": avmlOf(im, 1<<20),
+		"LiME":                  filetest.LiME(im.ranges()),
+		"AVML, a range each":    filetest.AVML(im.ranges(), 64<<20),
+		"AVML, blocks of 1 MiB": filetest.AVML(im.ranges(), 1<<20),
 	} {
 		src, err := Open(t.Context(), writeFile(t, b), Options{})
 		if err != nil {
@@ -88,8 +44,8 @@ func TestLiMEAndAVML(t *testing.T) {
 func TestLiMEUneven(t *testing.T) {
 	content := bytes.Repeat([]byte{7}, 0x9ec00-0x1000)
 	copy(content, "at 0x1000")
-	b := append(rangeHeader("EMiL", 1, 0x1000, 0x9ebff), content...)
-	b = append(b, rangeHeader("EMiL", 1, 0x100800, 0x102fff)...)
+	b := append(filetest.RangeHeader("EMiL", 1, 0x1000, 0x9ebff), content...)
+	b = append(b, filetest.RangeHeader("EMiL", 1, 0x100800, 0x102fff)...)
 	b = append(b, bytes.Repeat([]byte{9}, 0x2800)...)
 	src, err := Open(t.Context(), writeFile(t, b), Options{})
 	if err != nil {
@@ -112,8 +68,8 @@ func TestLiMEUneven(t *testing.T) {
 
 func TestLiMEAndAVMLRefuse(t *testing.T) {
 	page := bytes.Repeat([]byte("page "), 820)[:phys.PageSize]
-	lime := append(rangeHeader("EMiL", 1, 0, phys.PageSize-1), page...)
-	avml := avmlRange(0, page)
+	lime := append(filetest.RangeHeader("EMiL", 1, 0, phys.PageSize-1), page...)
+	avml := filetest.AVMLRange(0, page)
 	change := func(b []byte, off int, v ...byte) []byte { b = bytes.Clone(b); copy(b[off:], v); return b }
 	crcless := binary.LittleEndian.AppendUint32([]byte{0x00, 0x08, 0, 0}, crc32.ChecksumIEEE(nil))
 	for _, tt := range []struct {
@@ -138,8 +94,8 @@ func TestLiMEAndAVMLRefuse(t *testing.T) {
 		{"AVML, the same again", append(bytes.Clone(avml), avml...), hv.ErrFormat, "comes after"},
 		{"AVML, a range too short", change(avml, 16, 0xfe, 0x0f), hv.ErrFormat, "reaches over"},
 		{"AVML, unknown chunk", change(avml, 32, 0x40), hv.ErrFormat, "type 0x40"},
-		{"AVML, a large chunk", append(rangeHeader("AVML", 2, 0, phys.PageSize-1), append(crcless, 0xff, 0xff, 0x7f, 0)...), hv.ErrFormat, "expands to"},
-		{"AVML of padding", append(rangeHeader("AVML", 2, 0, phys.PageSize-1), bytes.Repeat([]byte{0xfe, 0, 0, 0}, 1000)...), hv.ErrFormat, "in a row"},
+		{"AVML, a large chunk", append(filetest.RangeHeader("AVML", 2, 0, phys.PageSize-1), append(crcless, 0xff, 0xff, 0x7f, 0)...), hv.ErrFormat, "expands to"},
+		{"AVML of padding", append(filetest.RangeHeader("AVML", 2, 0, phys.PageSize-1), bytes.Repeat([]byte{0xfe, 0, 0, 0}, 1000)...), hv.ErrFormat, "in a row"},
 	} {
 		_, err := Open(t.Context(), writeFile(t, tt.file), Options{})
 		if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.say) {
@@ -164,12 +120,12 @@ func TestLiMEAndAVMLRefuse(t *testing.T) {
 }
 
 func FuzzLiME(f *testing.F) {
-	f.Add(append(rangeHeader("EMiL", 1, 0x800, 0x27ff), make([]byte, 0x2000)...))
+	f.Add(append(filetest.RangeHeader("EMiL", 1, 0x800, 0x27ff), make([]byte, 0x2000)...))
 	f.Fuzz(func(t *testing.T, b []byte) { fuzzed(t, lime(), b) })
 }
 
 func FuzzAVML(f *testing.F) {
-	f.Add(avmlRange(0x1000, bytes.Repeat([]byte("page "), 4096)))
-	f.Add(append(avmlRange(0, make([]byte, 4096)), avmlRange(0x100000, make([]byte, 8192))...))
+	f.Add(filetest.AVMLRange(0x1000, bytes.Repeat([]byte("page "), 4096)))
+	f.Add(append(filetest.AVMLRange(0, make([]byte, 4096)), filetest.AVMLRange(0x100000, make([]byte, 8192))...))
 	f.Fuzz(func(t *testing.T, b []byte) { fuzzed(t, avml(), b) })
 }
