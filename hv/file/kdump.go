@@ -52,7 +52,12 @@ func kdump() format {
 				segs = append(segs, Segment{GPA: r.Base.Addr(), Size: r.Size(), FileOffset: int64(r.Base.Addr())})
 			}
 			end := int64(k.index.Set().End().Addr())
-			return newSource(&unfolded{body: b, ReaderAt: k, size: end}, hv.MechanismKdump, segs, regs)
+			s, err := newSource(&unfolded{body: b, ReaderAt: k, size: end}, hv.MechanismKdump, segs, regs)
+			if err != nil {
+				return nil, err
+			}
+			s.notes = k.notes
+			return s, nil
 		},
 	}
 }
@@ -64,11 +69,13 @@ type kdumpFile struct {
 	index  *phys.Index // of the pages in the file
 	descAt int64       // of the first page's descriptor
 	cache  *pieces     // of pages, by PFN
+	notes  []string    // of pages that were left out
 }
 
 // kdumpHeader is what is used of both headers.
 type kdumpHeader struct {
 	version, status, bitmapBlocks, subBlocks uint32
+	level                                    uint32 // which kinds of pages were left out
 	maxPFN                                   uint64
 	noteAt, noteSize                         uint64
 }
@@ -95,6 +102,13 @@ func openKdump(ctx context.Context, b body) (*kdumpFile, []phys.Registers, error
 	need := int64((h.maxPFN + 7) / 8)
 	// One that isn't filtered may have one bitmap instead of two.
 	if rounded := (need + block - 1) / block * block; bitmap >= 2*rounded {
+		n, err := leftOut(ctx, b, at, at+bitmap/2, h.maxPFN)
+		if err != nil {
+			return nil, nil, err
+		}
+		if n > 0 {
+			k.notes = append(k.notes, leftOutNote(n, h.level))
+		}
 		at, bitmap = at+bitmap/2, bitmap/2
 	}
 	if bitmap < need {
@@ -156,10 +170,10 @@ func (h *kdumpHeader) readSub(r io.ReaderAt, wide bool) error {
 		return err
 	}
 	le := binary.LittleEndian
-	split, maxPFN := le.Uint32(b[8:]), le.Uint64(b[72:])
+	level, split, maxPFN := le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint64(b[72:])
 	noteAt, noteSize := le.Uint64(b[32:]), uint64(le.Uint32(b[40:]))
 	if wide {
-		split, maxPFN = le.Uint32(b[12:]), le.Uint64(b[96:])
+		level, split, maxPFN = le.Uint32(b[8:]), le.Uint32(b[12:]), le.Uint64(b[96:])
 		noteAt, noteSize = le.Uint64(b[48:]), le.Uint64(b[56:])
 	}
 	if h.version >= 2 && split != 0 {
@@ -167,6 +181,9 @@ func (h *kdumpHeader) readSub(r io.ReaderAt, wide bool) error {
 			What: "one part of a kdump-compressed core that was split", Why: "the others are missing",
 			Next: "put them together first: makedumpfile --reassemble PART PART OUT",
 		}
+	}
+	if h.version >= 1 {
+		h.level = level
 	}
 	if h.version >= 4 {
 		h.noteAt, h.noteSize = noteAt, noteSize
