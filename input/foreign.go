@@ -37,6 +37,9 @@ const (
 // another format stands before that.
 func kinds() []kind {
 	return []kind{
+		// Of snap itself.
+		{"a file that snap began and didn't finish", unfinished, "the dump that was written to it is still going on, or was killed", "if a snap runs that writes to it, wait for that; if not, run snap recover, which resumes a guest that was left paused and removes the file, and take the dump again: snap dump DOMAIN"},
+
 		// Of libvirt and QEMU.
 		{"a domain that virsh save wrote", starts("LibvirtQemudSave"), notRead, "start the guest from it, paused, and dump that: virsh restore --paused FILE, then snap dump DOMAIN"},
 		{"a domain that virsh save began to write", starts("LibvirtQemudPart"), "the save didn't end: it is not whole", memoryOnly},
@@ -112,6 +115,16 @@ type probe struct {
 	name string
 }
 
+func newProbe(r io.ReaderAt, size int64, name string) (*probe, error) {
+	p := &probe{head: make([]byte, min(headSize, max(size, 0))), r: r, size: size, name: name}
+	n, err := r.ReadAt(p.head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	p.head = p.head[:n]
+	return p, nil
+}
+
 // Foreign says what a file is that another tool made and that snap can't use, by
 // its bytes; name, which may be empty, is what messages call it. It returns nil
 // for all others, and an error if the file can't be read.
@@ -120,18 +133,21 @@ func Foreign(r io.ReaderAt, size int64, name string) (*Refusal, error) {
 }
 
 func foreign(r io.ReaderAt, size int64, name string, all []kind) (*Refusal, error) {
-	p := &probe{head: make([]byte, min(headSize, max(size, 0))), r: r, size: size, name: name}
-	n, err := r.ReadAt(p.head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	p, err := newProbe(r, size, name)
+	if err != nil {
 		return nil, err
 	}
-	p.head = p.head[:n]
+	return p.first(all), nil
+}
+
+// first returns what the first kind says that the file is, nil if it is of none.
+func (p *probe) first(all []kind) *Refusal {
 	for _, k := range all {
 		if k.is(p) {
-			return &Refusal{Path: name, What: k.what, Why: k.why, Next: k.next}, nil
+			return &Refusal{Path: p.name, What: k.what, Why: k.why, Next: k.next}
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // bytes returns n bytes at an offset, nil where the file ends before.
@@ -155,13 +171,15 @@ func (p *probe) has(off int64, magic string) bool {
 
 func starts(magic string) func(*probe) bool { return at(0, magic) }
 
+// at reports whether magic stands at an offset. Behind the start of a file that holds a
+// guest stands what the guest likes.
 func at(off int64, magic string) func(*probe) bool {
-	return func(p *probe) bool { return p.has(off, magic) }
+	return func(p *probe) bool { return p.has(off, magic) && (off == 0 || !p.holdsGuest()) }
 }
 
 // ends reports whether magic stands so many bytes ahead of the file's end.
 func ends(back int64, magic string) func(*probe) bool {
-	return func(p *probe) bool { return p.has(p.size-back, magic) }
+	return func(p *probe) bool { return p.has(p.size-back, magic) && !p.holdsGuest() }
 }
 
 // word reports whether a file begins with a 32-bit little-endian number.

@@ -4,9 +4,33 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
+
+// guestMagics begin the files of a guest's memory that snap reads, but those of
+// Windows.
+var guestMagics = []string{"\x7fELF", "KDUMP   ", "makedumpfile\x00", "EMiL", "AVML"}
+
+// holdsGuest reports whether a file is one of a guest's memory by its first bytes.
+func (p *probe) holdsGuest() bool {
+	for _, magic := range append(guestMagics, signature32, signature64) {
+		if p.has(0, magic) {
+			return true
+		}
+	}
+	return false
+}
+
+// partialName is how snap calls a file of its own until it is whole (package store).
+var partialName = regexp.MustCompile(`\.partial-[A-Za-z0-9]+$`)
+
+// unfinished is a file that snap calls so, unless it is what only others write.
+func unfinished(p *probe) bool {
+	return partialName.MatchString(p.name) && !slices.ContainsFunc(guestMagics, func(m string) bool { return p.has(0, m) })
+}
 
 // bzip2 has a digit for the size of its blocks, and then the first block's mark or
 // that of the end (the format has no other specification than its source).
@@ -24,7 +48,7 @@ func aff4(p *probe) bool {
 // empty or begins with one of the two bytes that it may (UEFI specification 5.2.1).
 func partitions(p *probe) bool {
 	const table, entry = 446, 16
-	if !p.has(510, "\x55\xaa") {
+	if !p.has(510, "\x55\xaa") || p.holdsGuest() {
 		return false
 	}
 	used := 0

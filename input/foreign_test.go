@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -145,22 +146,119 @@ func samples() map[string][][]byte {
 		"a domain's XML":                                     {[]byte("<domain type='kvm'>\n"), []byte("<?xml version='1.0'?>\n")},
 		"a text":                                             {[]byte("This is no dump.\n"), []byte(strings.Repeat("naïve · ", 2000))},
 		"a file that begins with zeros":                      {make([]byte, 100), make([]byte, 2<<20)},
+
+		"a triage dump (a small memory dump, or kernel minidump)":    {dump64(4, 0x8664), dump64(4, 0xaa64), dump32(4)},
+		"a kernel dump as Windows before 8 wrote it (type 2)":        {dump64(2, 0x8664), dump32(2)},
+		"a crash dump's header without memory (type 3)":              {dump64(3, 0x8664), dump32(3)},
+		"a dump that a debugger wrote by .dump /k, /ka or /f (RDMP)": {dump64(8, 0x8664), dump64(9, 0x8664), dump64(10, 0xaa64)},
+		"a crash dump of a 32-bit Windows":                           {dump32(1), dump32(5)},
+		"a crash dump of a Windows on another processor than x86-64": {dump64(1, 0xaa64), dump64(5, 0xaa64), dump64(1, 0x200)},
+	}
+}
+
+// dump64 and dump32 are headers of crash dumps, with what tells them apart (the public
+// dump header definitions).
+func dump64(kind, machine uint32) []byte {
+	b := placed(0x3000, map[int]string{0: "PAGEDU64", 0x2000: "at 0x2000"})
+	le.PutUint32(b[0x30:], machine)
+	le.PutUint32(b[0xf98:], kind)
+	return b
+}
+
+func dump32(kind uint32) []byte {
+	b := placed(0x2000, map[int]string{0: "PAGEDUMP"})
+	le.PutUint32(b[0x20:], 0x14c)
+	le.PutUint32(b[0xf88:], kind)
+	return b
+}
+
+// TestForeignDump: dumps of which others can be made are left alone, of the others it
+// is said which are of a guest that isn't understood, and a dump that can be opened is
+// told by its header and by nothing in its memory.
+func TestForeignDump(t *testing.T) {
+	for _, b := range [][]byte{
+		dump64(1, 0x8664), dump64(5, 0x8664), dump64(6, 0x8664), []byte("PAGEDU64\x00"), []byte("PAGEDU6\x00"), placed(4096, nil),
+		append(dump64(1, 0x8664), placed(0x8000, map[int]string{0x5001: "CD001", 0x7e00: "conectix"})...),
+	} {
+		r, size := memoryOf(b)
+		got, err := ForeignDump(r, size, "f")
+		if got == nil && err == nil {
+			got, err = Foreign(r, size, "f")
+		}
+		if got != nil || err != nil {
+			t.Errorf("%q… = %v, %v; want none", b[:7], got, err)
+		}
+	}
+	for _, tt := range []struct {
+		file  []byte
+		other bool
+	}{
+		{dump32(1), true}, {dump64(1, 0xaa64), true}, {dump64(4, 0xaa64), false}, {dump32(4), false}, {dump64(8, 0x8664), false},
+	} {
+		r, size := memoryOf(tt.file)
+		if got, err := ForeignDump(r, size, "f"); err != nil || got == nil || got.OtherGuest != tt.other {
+			t.Errorf("ForeignDump = %+v, %v; want OtherGuest %t", got, err, tt.other)
+		}
+	}
+}
+
+// TestForeignUnfinished: a file of snap's own is told by its name, and only if it isn't
+// what others write.
+func TestForeignUnfinished(t *testing.T) {
+	const name = "/var/dumps/web01.dmp.zst.partial-ABCDEFGHJ2"
+	for _, tt := range []struct {
+		name string
+		file []byte
+		want bool
+	}{
+		{name, placed(4096, map[int]string{0: "\x28\xb5\x2f\xfd"}), true},
+		{name, placed(4096, map[int]string{0: "PAGEDU64"}), true},
+		{name, make([]byte, 4096), true},
+		{name, elfCoreWith(noteOf("QEMU", 0, make([]byte, 0x1b8))), false},
+		{name, placed(4096, map[int]string{0: "KDUMP   "}), false},
+		{name + ".old", placed(4096, map[int]string{0: "\x28\xb5\x2f\xfd"}), false},
+		{"/var/dumps/web01.dmp.zst", placed(4096, map[int]string{0: "\x28\xb5\x2f\xfd"}), false},
+	} {
+		r, size := memoryOf(tt.file)
+		got, err := Foreign(r, size, tt.name)
+		if err != nil || (got != nil) != tt.want {
+			t.Errorf("Foreign(%q…, %s) = %v, %v; want a refusal: %t", tt.file[:8], tt.name, got, err, tt.want)
+		}
+	}
+}
+
+// TestForeignGuestContent: what stands in a guest's memory doesn't make its file that
+// of another tool.
+func TestForeignGuestContent(t *testing.T) {
+	for _, magic := range []string{"\x7fELF\x02\x01\x01", "KDUMP   ", "makedumpfile\x00", "EMiL\x01\x00\x00\x00", "AVML\x02\x00\x00\x00", "PAGEDU64", "PAGEDUMP"} {
+		for off, content := range map[int]string{
+			0x8001: "CD001", 0x1000: "\x14\x20\x28\x01", 512: "EFI PART", 257: "ustar", 0x40: "\x7f\x10\xda\xbe",
+			0x9000 - 512: "conectix", 446: string(mbr()[446:512]),
+		} {
+			r, size := memoryOf(placed(0x9000, map[int]string{0: magic, off: content}))
+			if got, err := Foreign(r, size, "f"); got != nil || err != nil {
+				t.Errorf("%q at %#x of a file that begins with %q = %v, %v; want none", content, off, magic, got, err)
+			}
+		}
 	}
 }
 
 // TestForeign: every kind has samples, is told by them, and has a next step.
 func TestForeign(t *testing.T) {
 	all := samples()
-	for _, k := range kinds() {
+	for _, k := range slices.Concat(kinds(), dumpKinds(), otherGuests()) {
 		if k.next == "" || k.why == "" {
 			t.Errorf("%s has no reason or no next step", k.what)
 		}
-		if len(all[k.what]) == 0 && k.what != "a VMware memory image (.vmem)" {
+		if len(all[k.what]) == 0 && k.what != "a VMware memory image (.vmem)" && k.what != "a file that snap began and didn't finish" {
 			t.Errorf("%s has no sample", k.what)
 		}
 		for i, b := range all[k.what] {
 			r, size := memoryOf(b)
 			got, err := Foreign(r, size, "f")
+			if got == nil && err == nil {
+				got, err = ForeignDump(r, size, "f")
+			}
 			if err != nil || got == nil || got.What != k.what {
 				t.Errorf("sample %d of %s = %v, %v", i, k.what, got, err)
 			}
@@ -256,6 +354,9 @@ func FuzzForeign(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, size := memoryOf(b)
 		got, err := Foreign(r, size, "f")
+		if got == nil && err == nil {
+			got, err = ForeignDump(r, size, "f")
+		}
 		if err != nil || got != nil && (got.What == "" || got.Why == "" || got.Next == "") {
 			t.Errorf("Foreign = %+v, %v", got, err)
 		}

@@ -9,6 +9,9 @@ type Refusal struct {
 	What string // what the file is, such as "a FIFO" or "a qcow2 disk image"
 	Why  string // why it can't be used
 
+	// OtherGuest: the file is sound, and of a guest that snap doesn't understand.
+	OtherGuest bool
+
 	// Next is what an operator should do: a sentence in which FILE stands for the
 	// file and OUT for a name to choose.
 	Next string

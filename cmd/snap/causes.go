@@ -158,10 +158,11 @@ func causes() []cause {
 			}
 			return "snap understands memory of 64-bit Windows; if it is that, see whether the file is whole and where its memory lies"
 		}),
-		ofType[*input.Refusal](exitFailed, func(_ call, err error) string {
-			r, _ := errors.AsType[*input.Refusal](err)
-			return refusalAdvice(r)
-		}),
+		{func(err error) bool {
+			r, ok := errors.AsType[*input.Refusal](err)
+			return ok && r.OtherGuest
+		}, exitNotWindows, refusalNext},
+		ofType[*input.Refusal](exitFailed, refusalNext),
 		ofType[*input.NoRoomError](exitNoSpace, func(_ call, err error) string {
 			r, _ := errors.AsType[*input.NoRoomError](err)
 			return strings.ReplaceAll("expand it where there is room and give the result: "+r.Command, "FILE", shellPath(r.Path))
@@ -201,6 +202,9 @@ func causes() []cause {
 		atPlace(syscall.EIO, exitFailed, say("the destination fails (dmesg tells of its device): choose another one with -o")),
 
 		because(dump.ErrSource, exitFailed, func(c call, _ error) string {
+			if !c.has("connect") {
+				return "the file lacks memory that it lists: see whether it was copied whole, or make it again"
+			}
 			s := "see what becomes of the guest: " + c.virsh("domstate")
 			if c.has("source") && c.value("source") != string(hv.MechanismPeek) {
 				s += "; --source peek reads it another way"
@@ -228,6 +232,12 @@ func causes() []cause {
 		}),
 		because(fs.ErrExist, exitFailed, existsAdvice),
 	}
+}
+
+// refusalNext is what the refusal of a file says.
+func refusalNext(_ call, err error) string {
+	r, _ := errors.AsType[*input.Refusal](err)
+	return refusalAdvice(r)
 }
 
 // unsupportedAdvice names only what was asked for and can be left to snap.

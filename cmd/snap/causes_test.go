@@ -72,7 +72,7 @@ func inSituations() map[string][]situation {
 		"file.ErrArch":             {{file.ErrArch, "convert x.elf", exitNotWindows, "virsh dump --memory-only", ""}},
 		"input.ErrShrunk":          {{input.ErrShrunk, "convert x.elf", exitFailed, "wait until whatever writes", ""}},
 		"input.ErrCompression":     {{input.ErrCompression, "convert x.gz", exitFailed, "copy the file again", ""}},
-		"input.Refusal":            {{&input.Refusal{Path: "x", What: "a disk", Next: "read FILE"}, "convert x", exitFailed, "read FILE", ""}},
+		"input.Refusal":            {{&input.Refusal{Path: "x", What: "a disk", Next: "read FILE"}, "convert x", exitFailed, "read FILE", ""}, {&input.Refusal{Path: "x", What: "a dump", Next: "open FILE", OtherGuest: true}, "convert x", exitNotWindows, "open FILE", ""}},
 		"input.NoRoomError":        {{&input.NoRoomError{Path: "a b.gz", Command: "gunzip FILE"}, "convert 'a b.gz'", exitNoSpace, "gunzip 'a b.gz'", ""}},
 		"guest.Reason": {
 			{guest.ReasonFirmware, d, exitNotWindows, "wait until Windows has started", "virsh dump"},
@@ -95,7 +95,7 @@ func inSituations() map[string][]situation {
 		"capture.ErrNotExcluded": {{capture.ErrNotExcluded, d, exitFailed, "correct --exclude", ""}},
 		"capture.ErrUnmet":       {{capture.ErrUnmet, "dump --require-exclusions web01", exitUnmet, "--require-exclusions | exit code 3", "--force"}},
 		"capture.ErrTooManyRuns": {{capture.ErrTooManyRuns, d, exitFailed, "--format bitmap", ""}},
-		"dump.ErrSource":         {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}},
+		"dump.ErrSource":         {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}, {dump.ErrSource, "convert web01.elf", exitFailed, "copied whole", "domstate"}},
 		"dump.ErrSequential":     {{dump.ErrSequential, "info x.gz", exitFailed, "snap expand x.gz -o", ""}},
 		"manifest.ErrFormat":     {{manifest.ErrFormat, "info --manifest -- -x", exitFailed, "snap verify -- -x", ""}},
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},

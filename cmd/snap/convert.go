@@ -48,7 +48,8 @@ func newConvertCommand(a *app) *cobra.Command {
   a raw image        with --raw; without --ram the usual maps are tried: from
                      guest-physical 0 on, and with the holes below 4 GiB that
                      QEMU, VMware, VirtualBox and Hyper-V have
-  an existing dump   its header and pages are kept, the container changes
+  an existing dump   full or with a bitmap, of 64-bit Windows on x86-64: its header
+                     and pages are kept, the container changes
 
 Each of them may be compressed as a whole with gzip, zstd or xz: it is expanded
 first, into a file without a name beside the output (in memory, if that goes to
@@ -105,6 +106,9 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	}
 	if old != nil {
 		defer old.Close()
+		if err := convertible(old, given.Name()); err != nil {
+			return err
+		}
 		if err := l.notForDumps(); err != nil {
 			return err
 		}

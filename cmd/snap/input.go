@@ -90,6 +90,19 @@ func (a *app) openGuest(ctx context.Context, f *input.File, in *inputFlags, scra
 	return src, old, err
 }
 
+// convertible fails for a dump of which no other one can be made. name is what messages
+// call it.
+func convertible(f *dump.File, name string) error {
+	r, err := input.ForeignDump(f, f.Size(), name)
+	if r == nil && err == nil && f.Complete() != nil {
+		r, err = input.Foreign(f, f.Size(), name)
+	}
+	if r != nil {
+		return r
+	}
+	return err
+}
+
 // bestRaw opens a raw image by the map that fits the guest in it best. f is closed
 // with what is returned, or if bestRaw fails.
 func bestRaw(ctx context.Context, f *input.File, maps []file.RawMap) (_ hv.Source, err error) {
