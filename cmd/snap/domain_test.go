@@ -11,6 +11,7 @@ import (
 
 	"snap/dump"
 	"snap/internal/lab"
+	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
 	"snap/manifest"
 	"snap/phys"
@@ -100,12 +101,12 @@ type span struct {
 
 // overlaid returns where the dump may differ from the guest, from what the
 // image's builder says.
-func overlaid(t *testing.T, g *lab.Guest) []span {
+func overlaid(t *testing.T, im *ntlab.Image) []span {
 	t.Helper()
 	var out []span
 	add := func(va phys.VirtAddr, n uint64) {
 		for n > 0 {
-			pa, ok := g.Image.Translate(va)
+			pa, ok := im.Translate(va)
 			if !ok {
 				t.Fatalf("the image does not map %#x", va)
 			}
@@ -115,7 +116,7 @@ func overlaid(t *testing.T, g *lab.Guest) []span {
 			n -= k
 		}
 	}
-	truth := &g.Image.Truth
+	truth := &im.Truth
 	if truth.KDBGEncoded {
 		add(truth.KDBG, uint64(len(truth.KDBGPlain)))
 	}
@@ -145,7 +146,7 @@ func comparePages(t *testing.T, g *lab.Guest, c *core, plain string) {
 	off := headerSize
 	want := make([]byte, phys.PageSize)
 	differing := 0
-	masks := overlaid(t, g)
+	masks := overlaid(t, g.Image)
 	for i := range int(le.Uint32(b[dumpRuns:])) {
 		base, count := le.Uint64(b[dumpRuns+16+16*i:]), le.Uint64(b[dumpRuns+24+16*i:])
 		for pfn := phys.PFN(base); pfn < phys.PFN(base+count); pfn++ {
@@ -182,6 +183,24 @@ func hide(spans []span, at phys.Addr, page []byte) {
 	}
 }
 
+// readVirt reads n bytes from a dump, where the image has the address.
+func readVirt(t *testing.T, f *dump.File, im *ntlab.Image, va phys.VirtAddr, n int) []byte {
+	t.Helper()
+	b := make([]byte, 0, n)
+	for len(b) < n {
+		pa, ok := im.Translate(va + phys.VirtAddr(len(b)))
+		if !ok {
+			t.Fatalf("the image does not map %#x", va)
+		}
+		k := min(n-len(b), int(phys.PageSize-pa.Offset()))
+		b = b[:len(b)+k]
+		if err := f.ReadPhys(t.Context(), b[len(b)-k:], pa); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
 // checkContexts holds the contexts and the KDBG in the dump against the
 // registers in the core's notes and against the image's truth.
 func checkContexts(t *testing.T, g *lab.Guest, c *core, plain string) {
@@ -191,28 +210,13 @@ func checkContexts(t *testing.T, g *lab.Guest, c *core, plain string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	read := func(va phys.VirtAddr, n int) []byte {
-		b := make([]byte, 0, n)
-		for len(b) < n {
-			pa, ok := g.Image.Translate(va + phys.VirtAddr(len(b)))
-			if !ok {
-				t.Fatalf("the image does not map %#x", va)
-			}
-			k := min(n-len(b), int(phys.PageSize-pa.Offset()))
-			b = b[:len(b)+k]
-			if err := f.ReadPhys(t.Context(), b[len(b)-k:], pa); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return b
-	}
 	truth := &g.Image.Truth
-	if got := read(truth.KDBG, len(truth.KDBGPlain)); !bytes.Equal(got, truth.KDBGPlain) {
+	if got := readVirt(t, f, g.Image, truth.KDBG, len(truth.KDBGPlain)); !bytes.Equal(got, truth.KDBGPlain) {
 		t.Error("the KDBG in the dump is not the plain one")
 	}
 	seen := map[uint64]bool{}
 	for i, p := range truth.Processors {
-		ctx := read(p.Context, contextSize)
+		ctx := readVirt(t, f, g.Image, p.Context, contextSize)
 		rip, rsp := binary.LittleEndian.Uint64(ctx[contextRIP:]), binary.LittleEndian.Uint64(ctx[contextRSP:])
 		if wantRIP, wantRSP := c.register(p.VCPU, noteRIP), c.register(p.VCPU, noteRSP); rip != wantRIP || rsp != wantRSP {
 			t.Errorf("processor %d: RIP, RSP = %#x, %#x; want vCPU %d's %#x, %#x", i, rip, rsp, p.VCPU, wantRIP, wantRSP)

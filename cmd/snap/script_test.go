@@ -95,28 +95,39 @@ func rawImage(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	im, err := ntlab.Build(ntlab.Config{Profile: "win10-22h2", Machine: args[0], Memory: mib << 20})
 	ts.Check(err)
-	f, err := os.Create(ts.MkAbs(args[3]))
+	path := ts.MkAbs(args[3])
+	if args[2] == "dense" {
+		ts.Check(writeDense(im, path))
+		return
+	}
+	f, err := os.Create(path)
 	ts.Check(err)
-	defer f.Close()
-	low := phys.PFN(0)
-	size := mib << 20
+	ts.Check(errors.Join(im.WriteRaw(f), f.Close()))
+}
+
+// writeDense writes the memory of a lab guest from one end to the other, without the
+// hole below 4 GiB. What was never written becomes holes of the file.
+func writeDense(im *ntlab.Image, path string) error {
+	const fourGiB = phys.PFN(0x100000)
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	low := phys.PFN(0) // where the hole begins
 	for _, r := range im.RAM() {
-		if r.Base < 0x100000 {
+		if r.Base < fourGiB {
 			low = r.End()
 		}
 	}
-	if args[2] == "flat" {
-		size = uint64(im.RAM().End().Addr())
-	}
-	ts.Check(f.Truncate(int64(size)))
+	err = f.Truncate(int64(im.Config.Memory))
 	for pfn, page := range im.Pages() {
-		off := int64(pfn.Addr())
-		if args[2] == "dense" && pfn >= 0x100000 {
-			off = int64((pfn - 0x100000 + low).Addr())
+		if pfn >= fourGiB {
+			pfn = pfn - fourGiB + low
 		}
-		_, err := f.WriteAt(page[:], off)
-		ts.Check(err)
+		_, err1 := f.WriteAt(page[:], int64(pfn.Addr()))
+		err = errors.Join(err, err1)
 	}
+	return errors.Join(err, f.Close())
 }
 
 // exits runs a program and demands its exit code: exits 10 snap dump nobody.
