@@ -83,15 +83,10 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 }
 
 func (a *app) tellPerson(sum *manifest.Manifest) error {
-	// What is copied from a terminal stays in one line, however long it is.
-	whole := table.NewPairs(a.stderr)
-	whole.Add("dump    ", "%s", printable(sum.Output))
-	if err := whole.Flush(); err != nil {
-		return err
-	}
 	p := table.NewPairs(a.stderr)
 	p.Width = terminalColumns(a.stderr)
-	p.Add("size    ", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
+	p.AddWhole("dump", "%s", printable(sum.Output))
+	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
 	p.Add("guest", "%s, %s", sum.Guest.Windows, plural(sum.Guest.CPUs, "processor"))
 	p.Add("kernel", "System CR3 %v, KDBG %v", sum.Guest.SystemCR3, sum.Guest.KDBG)
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
@@ -102,15 +97,12 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	if v := sum.Verify; v != nil {
 		p.Add("verified", "%s", verdictLine(v))
 	}
-	if err := p.Flush(); err != nil {
-		return err
-	}
 	if withoutSuffix(sum.Output) != sum.Output {
 		plain := fileName(sum.Domain) + ".dmp"
-		whole.Add("open    ", "%s -o %s", shellCommand("snap expand", nil, sum.Output), shellPath(plain))
-		whole.Add("        ", "and then %s in WinDbg", printable(plain))
+		p.AddWhole("open", "%s -o %s", shellCommand("snap expand", nil, sum.Output), shellPath(plain))
+		p.AddWhole("", "and then %s in WinDbg", printable(plain))
 	}
-	return whole.Flush()
+	return p.Flush()
 }
 
 // moment says what time the pages are from.

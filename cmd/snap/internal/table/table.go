@@ -26,11 +26,21 @@ type Table struct {
 	Width int
 	Most  map[string]int
 
-	rows [][]string
+	rows  [][]string
+	whole map[int]bool // rows that stay in one line
 }
 
 // Add appends a row; a missing cell is empty.
 func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
+
+// AddWhole appends a row that stays in one line whatever Width is: something to copy.
+func (t *Table) AddWhole(cells ...string) {
+	if t.whole == nil {
+		t.whole = map[int]bool{}
+	}
+	t.whole[len(t.rows)] = true
+	t.Add(cells...)
+}
 
 // Len returns the number of rows.
 func (t *Table) Len() int { return len(t.rows) }
@@ -46,7 +56,7 @@ func (t *Table) Write(w io.Writer, indent string) error {
 	for _, line := range t.broken(lines, width, t.Width-cells(indent)) {
 		var out strings.Builder
 		for i, cell := range line {
-			pad := strings.Repeat(" ", width[i]-cells(cell))
+			pad := strings.Repeat(" ", max(0, width[i]-cells(cell)))
 			if i < len(t.Columns) && t.Right[t.Columns[i]] {
 				cell, pad = pad, cell
 			}
@@ -87,7 +97,12 @@ func (t *Table) broken(lines [][]string, width []int, room int) [][]string {
 		return lines
 	}
 	var out [][]string
-	for _, line := range lines {
+	heads := len(lines) - len(t.rows)
+	for i, line := range lines {
+		if t.whole[i-heads] {
+			out = append(out, line)
+			continue
+		}
 		out = append(out, brokenLine(line, width)...)
 	}
 	return out
@@ -174,6 +189,11 @@ func NewPairs(w io.Writer) *Pairs { return &Pairs{w: w} }
 // Add appends a line.
 func (p *Pairs) Add(name, format string, args ...any) {
 	p.t.Add(name, fmt.Sprintf(format, args...))
+}
+
+// AddWhole appends a line that isn't broken: something to copy.
+func (p *Pairs) AddWhole(name, format string, args ...any) {
+	p.t.AddWhole(name, fmt.Sprintf(format, args...))
 }
 
 // Flush prints the lines that were added since the last Flush.

@@ -138,6 +138,29 @@ func TestPairs(t *testing.T) {
 	}
 }
 
+// TestWholeLines: what is to be copied stays in one line and stands where the others
+// do; what is beside it is broken.
+func TestWholeLines(t *testing.T) {
+	var b bytes.Buffer
+	p := NewPairs(&b)
+	p.Width = 30
+	p.AddWhole("dump", "/backup/of/a long name/web01.dmp.zst")
+	p.Add("left out", "twelve pages as asked")
+	p.AddWhole("", "snap expand /backup/of/web01.dmp.zst")
+	if err := p.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"  dump      /backup/of/a long name/web01.dmp.zst",
+		"  left out  twelve pages as",
+		"            asked",
+		"            snap expand /backup/of/web01.dmp.zst",
+	}
+	if diff := cmp.Diff(want, lines(b.String())); diff != "" {
+		t.Errorf("Flush differs (-want +got):\n%s", diff)
+	}
+}
+
 // full is a writer without room.
 type full struct{ err error }
 
