@@ -162,6 +162,7 @@ func (g *guestFiles) raw(t *testing.T) string {
 // TestConvertRawHoles converts raw images of guests with memory above the hole below
 // 4 GiB, of which nobody says where it lies.
 func TestConvertRawHoles(t *testing.T) {
+	t.Parallel()
 	for machine, memory := range map[string]uint64{"q35": 0xb0000000, "i440fx": 0xe0000000} {
 		t.Run(machine, func(t *testing.T) {
 			im, err := ntlab.Build(ntlab.Config{Profile: "win10-22h2", Machine: machine, Memory: memory, CPUs: 2, Seed: 11})

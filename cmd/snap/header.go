@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -84,7 +85,11 @@ func (a *app) header(ctx context.Context, source string, in *inputFlags, l *look
 	if err := store.WriteFile(ctx, place, name, an.Plan.Header); err != nil {
 		return err
 	}
-	a.warnOf(an.Warnings, an.Contents, an.Degraded())
+	warnings := an.Warnings
+	if noted, ok := from.guest.(hv.Noted); ok {
+		warnings = slices.Concat(noted.Notes(), warnings)
+	}
+	a.warnOf(warnings, an.Contents, an.Degraded())
 	if an.Degraded() {
 		return &cmdError{err: errHeaderDegraded, code: exitDegraded, next: "read the warnings above; snap check tells more"}
 	}
