@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"snap/hv/internal/pidns"
 )
 
 // Process names one process for good: its number may be used again, but not
@@ -130,28 +132,11 @@ func (p Process) find() (int, error) {
 			continue
 		}
 		// One of another start time was passed over; what can't be read may be p.
-		if number, err := innermost(pid); err != nil || number == p.PID {
+		if numbers, err := pidns.Numbers("/proc", pid); err != nil || numbers[len(numbers)-1] == strconv.Itoa(p.PID) {
 			return pid, nil
 		}
 	}
 	return 0, nil
-}
-
-// innermost returns the number that a process has in its own PID namespace: the last
-// of NSpid (proc_pid_status(5)), which everybody may read.
-func innermost(pid int) (int, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			if f := strings.Fields(numbers); len(f) > 0 {
-				return strconv.Atoi(f[len(f)-1])
-			}
-		}
-	}
-	return 0, fmt.Errorf("/proc/%d/status has no NSpid", pid)
 }
 
 // open returns a descriptor of p that turns readable when it ends. The number is

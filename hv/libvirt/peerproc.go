@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"snap/hv/internal/pidns"
 )
 
 // peerOf returns the process at the other end of a Unix socket, as the kernel knows
@@ -51,7 +53,7 @@ func sharesProc(proc string, peer int) error {
 		name string
 		pid  int
 	}{{"snap", os.Getpid()}, {"the daemon", peer}} {
-		numbers, err := namespacePIDs(proc, who.pid)
+		numbers, err := pidns.Numbers(proc, who.pid)
 		if err != nil {
 			return err
 		}
@@ -60,20 +62,4 @@ func sharesProc(proc string, peer int) error {
 		}
 	}
 	return nil
-}
-
-// namespacePIDs returns the numbers that a process has, from that in the PID namespace
-// which proc is of to that in its own (NSpid in proc_pid_status(5), since Linux 4.1).
-// They are there for everybody to read; the link /proc/PID/ns/pid isn't.
-func namespacePIDs(proc string, pid int) ([]string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("%s/%d/status", proc, pid))
-	if err != nil {
-		return nil, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			return strings.Fields(numbers), nil
-		}
-	}
-	return nil, fmt.Errorf("%s/%d/status has no NSpid", proc, pid)
 }
