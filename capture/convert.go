@@ -28,10 +28,8 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 			Mode: manifest.ModeConvert, Mechanism: mem.Mechanism(),
 			Consistency: manifest.NotKnown, ConsistencyFrom: "the file doesn't say whether the guest stood still",
 		}}
-		if noted, ok := src.(hv.Noted); ok {
-			for _, note := range noted.Notes() {
-				m.Account.warn("%s", note)
-			}
+		for _, note := range hv.NotesOf(src) {
+			m.Account.warn("%s", note)
 		}
 		if m.CPUs, err = src.Registers(ctx); err != nil {
 			return nil, err

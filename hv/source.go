@@ -34,6 +34,14 @@ type Noted interface {
 	Notes() []string
 }
 
+// NotesOf returns the notes of src, nil if it is not Noted.
+func NotesOf(src Source) []string {
+	if noted, ok := src.(Noted); ok {
+		return noted.Notes()
+	}
+	return nil
+}
+
 // Identity says which guest a source belongs to, for names and reports.
 type Identity struct {
 	Name string // domain name, or the file's base name

@@ -28,9 +28,9 @@ type approach struct {
 }
 
 // approach finds the domain and the destination, of which it tells o, and locks the
-// domain by lock. If all is
-// false the first failure ends it; else only that there is no domain does. The
-// error is the first of approach.errs. The caller ends with approach.close.
+// domain by lock. If all is false the first failure ends it; else only that there is no
+// domain does. The error is the first of approach.errs. The caller ends with
+// approach.close.
 func (a *app) approach(ctx context.Context, ref string, f *dumpFlags, o *capture.Options, lock func(context.Context, hv.VM) (*held, error), all bool) (*approach, error) {
 	vm, closeVM, err := a.openDomain(ctx, ref)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -223,6 +224,20 @@ func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 		name = t.name
 	}
 	return place, name, nil
+}
+
+// placeFor is target and open for a file of which no hash is wanted, and makes sure that
+// it can have its name.
+func (f *outputFlags) placeFor(ctx context.Context, a *app, s subject, kinds []fileKind) (store.Place, string, error) {
+	to, err := f.target(a, s, kinds)
+	if err != nil {
+		return nil, "", err
+	}
+	place, name, err := to.open(a, store.Options{Force: f.force, NoSum: true})
+	if err != nil {
+		return nil, "", err
+	}
+	return place, name, place.Check(ctx, name)
 }
 
 // sameFile reports whether both paths name one existing file.

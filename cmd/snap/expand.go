@@ -42,15 +42,8 @@ holes, so that the file takes no more room than it must.`,
 func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err error) {
 	s := ofFile(path)
 	s.made = "{input}" // as what it is of
-	to, err := o.target(a, s, []fileKind{dumpFile(dump.CompressionNone)})
+	place, name, err := o.placeFor(ctx, a, s, []fileKind{dumpFile(dump.CompressionNone)})
 	if err != nil {
-		return err
-	}
-	place, name, err := to.open(a, store.Options{Force: o.force, NoSum: true})
-	if err != nil {
-		return err
-	}
-	if err := place.Check(ctx, name); err != nil {
 		return err
 	}
 	f, err := a.openDump(ctx, path, scratchBeside(place.Path(name)), false)

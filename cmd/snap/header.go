@@ -61,15 +61,8 @@ func (a *app) header(ctx context.Context, source string, in *inputFlags, l *look
 		return err
 	}
 	defer from.close()
-	to, err := o.target(a, from.of, kinds)
+	place, name, err := o.placeFor(ctx, a, from.of, kinds)
 	if err != nil {
-		return err
-	}
-	place, name, err := to.open(a, store.Options{Force: o.force, NoSum: true})
-	if err != nil {
-		return err
-	}
-	if err := place.Check(ctx, name); err != nil {
 		return err
 	}
 	if from.header != nil {
@@ -85,11 +78,7 @@ func (a *app) header(ctx context.Context, source string, in *inputFlags, l *look
 	if err := store.WriteFile(ctx, place, name, an.Plan.Header); err != nil {
 		return err
 	}
-	warnings := an.Warnings
-	if noted, ok := from.guest.(hv.Noted); ok {
-		warnings = slices.Concat(noted.Notes(), warnings)
-	}
-	a.warnOf(warnings, an.Contents, an.Degraded())
+	a.warnOf(slices.Concat(hv.NotesOf(from.guest), an.Warnings), an.Contents, an.Degraded())
 	if an.Degraded() {
 		return &cmdError{err: errHeaderDegraded, code: exitDegraded, next: "read the warnings above; snap check tells more"}
 	}
