@@ -88,4 +88,4 @@ func (a *Analysis) whyDegraded() []string {
 
 // Degraded reports whether a dump that follows from a is not what it should be:
 // pages may be in it that were asked to stay out, or the guest hides memory.
-func (a *Analysis) Degraded() bool { return a.Unmet.Any() || a.Memory.Suspicious }
+func (a *Analysis) Degraded() bool { return len(a.whyDegraded()) > 0 }
