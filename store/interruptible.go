@@ -116,6 +116,7 @@ type interruptibleFile struct {
 	path     string
 	abortFor time.Duration
 
+	own     []byte        // what is written, until that is done
 	busy    chan struct{} // closed when the call that was given up has ended, nil if there is none
 	givenUp error         // why it was
 	over    bool          // committed or aborted
@@ -144,10 +145,12 @@ func (g *interruptibleFile) attempt(ctx context.Context, after time.Duration, wh
 
 // Write implements File.
 func (g *interruptibleFile) Write(p []byte) (n int, err error) {
-	own := append([]byte(nil), p...)
+	if g.givenUp == nil { // else the call that was may still be at it
+		g.own = append(g.own[:0], p...)
+	}
 	var wrote int
 	err = g.attempt(g.ctx, 0, "write", func() (err error) {
-		wrote, err = g.f.Write(own)
+		wrote, err = g.f.Write(g.own)
 		return err
 	})
 	if g.busy != nil {
