@@ -284,9 +284,6 @@ func TestLZO(t *testing.T) {
 // TestKdumpSparse: a core of 16 TiB that is a hole but for its ends is opened and
 // read by an index of its size in bits.
 func TestKdumpSparse(t *testing.T) {
-	if testing.Short() {
-		t.Skip("reads a bitmap of half a GiB")
-	}
 	const top = 16 << 40 >> phys.PageShift
 	k := filetest.Kdump{Version: 6, Store: filetest.StoreZlib, Pages: map[phys.PFN][]byte{0: make([]byte, phys.PageSize), 1: bytes.Repeat([]byte{7}, phys.PageSize)}}
 	b := k.Bytes()
