@@ -9,12 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"snap/dump"
+	"snap/input"
 	"snap/manifest"
 	"snap/phys"
 )
@@ -135,7 +133,7 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 
 // readSmall reads a file that holds a manifest.
 func readSmall(path string) ([]byte, error) {
-	f, _, err := openRegular(path)
+	f, err := input.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -143,37 +141,21 @@ func readSmall(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, manifest.MaxSize+1)) // one more than Decode takes
 }
 
-// openRegular opens a file, without waiting for anything that isn't one.
-func openRegular(path string) (*os.File, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	return f, info, nil
-}
-
 // hashFile returns the SHA-256 of a regular file of that size, as sha256sum prints
 // it; "" of any other, which need not be read for that.
 func hashFile(ctx context.Context, path string, size uint64, progress *dump.Progress) (string, error) {
-	f, info, err := openRegular(path)
+	f, err := input.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	if uint64(info.Size()) != size {
+	if uint64(f.Size()) != size {
 		return "", nil
 	}
 	if progress == nil {
 		progress = new(dump.Progress)
 	}
-	progress.Total.Store(uint64(info.Size()))
+	progress.Total.Store(size)
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	for {
