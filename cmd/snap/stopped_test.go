@@ -140,7 +140,7 @@ func TestStoppedSnapshot(t *testing.T) {
 // all the same, by a job if libvirtd can be shown the pipe, and only the dump has its
 // memory.
 func TestContainers(t *testing.T) {
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name   string
 		in     surroundings
 		reason string
@@ -150,7 +150,7 @@ func TestContainers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 53})
+			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 530 + uint64(i)}) // the memory of each is nowhere else
 			found := g.searchMemory(t, "/run", "/var", "/dev") // where snap has its own, and libvirt its
 			r := g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
 			if !g.atPause(r) {

@@ -24,6 +24,8 @@ const (
 	// gateGrace is how long after its time a pipe is closed: until then it is for
 	// this process to do so, which is busy with just that.
 	gateGrace = 2 * time.Second
+	// gateEnds is how long the end of its process, whose time is up, is waited for.
+	gateEnds = time.Second
 )
 
 // gateMessage is what the gate's process is told.
@@ -225,17 +227,31 @@ func (g *gate) Closed() <-chan struct{} { return g.closed }
 // Overdue implements hv.Gate. When the process ended isn't known, if this one was
 // stopped then: it is said to have been as late as it can have been.
 func (g *gate) Overdue() error {
-	select {
-	case <-g.closed:
-	default:
-		return nil
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.meant || g.began.IsZero() {
 		return nil
 	}
-	now := time.Now()
+	if late := g.broken(time.Now()); late != nil {
+		// The kernel ends the process when its time is up; this one, if it was stopped
+		// as well, may hear of that a little later.
+		select {
+		case <-g.closed:
+			return late
+		case <-time.After(gateEnds):
+		}
+	}
+	select {
+	case <-g.closed:
+		return &hv.OverdueError{Held: time.Since(g.began), Why: "the process that held it was killed"}
+	default:
+		return nil
+	}
+}
+
+// broken is the promise for which the process will have closed the pipe by now, nil if
+// there is none yet.
+func (g *gate) broken(now time.Time) *hv.OverdueError {
 	quiet, late := g.progress.Add(hv.Patience+gateGrace), g.until.Add(gateGrace)
 	switch {
 	case !g.until.IsZero() && !now.Before(late) && late.Before(quiet):
@@ -243,7 +259,7 @@ func (g *gate) Overdue() error {
 	case !now.Before(quiet):
 		return overdueQuiet(quiet.Sub(g.began), hv.Patience)
 	}
-	return &hv.OverdueError{Held: now.Sub(g.began), Why: "the process that held it was killed"}
+	return nil
 }
 
 // Shut implements hv.Gate.

@@ -113,7 +113,15 @@ func (h *jobHold) begin(ctx context.Context) error {
 		})
 		h.call <- answered{err}
 	}()
-	return h.await(ctx)
+	err := h.await(ctx)
+	if err != nil && ctx.Err() != nil {
+		// A process that was stopped meanwhile finds all of this at once; that the
+		// guest may have been held for too long is what has to be told.
+		if late := h.gate.Overdue(); late != nil {
+			return late
+		}
+	}
+	return err
 }
 
 // await waits until libvirt has the pipe open, and its dump has come to write to it:

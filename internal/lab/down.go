@@ -14,7 +14,7 @@ func (g *Guest) Close() error { return g.Down() }
 
 // Down ends the guest and removes all that belongs to it.
 func (g *Guest) Down() error {
-	return down(g.Connection, g.Name, g.dir)
+	return errors.Join(down(g.Connection, g.Name, g.dir), g.starting.Close())
 }
 
 // Down ends the guest called name, without Prefix, that another process has

@@ -30,7 +30,8 @@ type Guest struct {
 	Image *ntlab.Image
 	Boot  boot.Info
 
-	dir string
+	dir      string
+	starting *os.File // the lock on dir, until the guest is down
 }
 
 // Dir is a folder of the guest's that the connection's user may write to.

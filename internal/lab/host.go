@@ -28,23 +28,57 @@ func (c *Connection) dir(name string) (string, error) {
 }
 
 // makeDir makes the guest's folder; that it is new is what keeps two guests
-// of one name apart.
-func makeDir(c *Connection, name string) (string, error) {
-	dir, err := c.dir(name)
-	if err != nil {
-		return "", err
+// of one name apart. One whose guest is gone is removed before: whoever started
+// that was killed. The lock says that somebody is at it, and is the caller's.
+func makeDir(ctx context.Context, c *Connection, name string) (dir string, lock *os.File, err error) {
+	if dir, err = c.dir(name); err != nil {
+		return "", nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	err = os.Mkdir(dir, 0o755)
 	if errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("%s exists: end that guest with scripts/lab down --name %s --connect %s", dir, name, c.Kind)
+		if err := removeLeft(ctx, c, name, dir); err != nil {
+			return "", nil, err
+		}
+		err = os.Mkdir(dir, 0o755)
 	}
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return dir, errors.Join(os.Chmod(dir, 0o755), c.User.own(dir))
+	lock, err = lockDir(dir)
+	return dir, lock, errors.Join(err, os.Chmod(dir, 0o755), c.User.own(dir))
+}
+
+// lockDir locks a guest's folder until the file is closed, or this process ends.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "starting"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return f, nil
+}
+
+// removeLeft removes the folder of a guest that is gone, and fails if it isn't.
+func removeLeft(ctx context.Context, c *Connection, name, dir string) error {
+	exists := fmt.Errorf("%s exists: end that guest with scripts/lab down --name %s --connect %s", dir, name, c.Kind)
+	lock, err := lockDir(dir)
+	if err != nil {
+		return errors.Join(exists, err)
+	}
+	defer lock.Close()
+	guests, err := list(ctx, c)
+	if err != nil {
+		return err
+	}
+	if _, there := guests[name]; there {
+		return exists
+	}
+	return errors.Join(returnHugepages(dir), os.RemoveAll(dir))
 }
 
 // writeReadable writes a file that every user may read, whatever the umask.

@@ -146,6 +146,52 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// TestLeftFolder: what a killed run left of a guest that is gone stands in nobody's way;
+// a guest that is there, or is being started, keeps its name.
+func TestLeftFolder(t *testing.T) {
+	labtest.NeedsDaemons(t)
+	ctx := within(t, 2*time.Minute)
+	s := Spec{Name: fmt.Sprintf("lab-left-%d", os.Getpid()), MemoryMiB: 64, CPUs: 1}
+	c := &Connection{Kind: System}
+	dir, err := c.dir(s.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(dir, "left")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(left, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Up(ctx, s); err == nil || !strings.Contains(err.Error(), "exists") {
+		t.Errorf("Up() of a guest that is being started = %v; want that it exists", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g, err := Up(ctx, s)
+	if err != nil {
+		t.Fatalf("Up() where a guest that is gone left its folder: %v", err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v)", left, err)
+	}
+	if err := g.starting.Close(); err != nil { // as if the process had ended
+		t.Error(err)
+	}
+	if _, err := Up(ctx, s); err == nil || !strings.Contains(err.Error(), "exists") {
+		t.Errorf("Up() of a guest that runs = %v; want that it exists", err)
+	}
+	if g.starting, err = lockDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Down(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLinux(t *testing.T) {
 	labtest.NeedsDaemons(t)
 	ctx := within(t, 2*time.Minute)

@@ -117,12 +117,12 @@ func prepare(ctx context.Context, s Spec) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Connection: c, Name: Prefix + s.Name, Spec: s}
-	if g.dir, err = makeDir(c, s.Name); err == nil && s.Backing == HugeTLB {
+	if g.dir, g.starting, err = makeDir(ctx, c, s.Name); err == nil && s.Backing == HugeTLB {
 		err = reserveHugepages(g.dir, s.MemoryMiB)
 	}
 	if err != nil {
 		if g.dir != "" {
-			err = errors.Join(err, returnHugepages(g.dir), os.RemoveAll(g.dir))
+			err = errors.Join(err, returnHugepages(g.dir), os.RemoveAll(g.dir), g.starting.Close())
 		}
 		return nil, errors.Join(err, c.Close())
 	}
