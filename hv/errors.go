@@ -22,6 +22,8 @@ var (
 	ErrNoAnswer = errors.New("no answer")
 	// ErrConfidential: the guest's memory is encrypted (SEV, TDX).
 	ErrConfidential = errors.New("confidential guest")
+	// ErrURI: a connection URI that no driver takes, or that leads nowhere.
+	ErrURI = errors.New("no connection can be made by that URI")
 	// ErrUnsupported: the source or mode that was asked for can't work safely here.
 	ErrUnsupported = errors.New("not possible here")
 	// ErrStillPaused: the guest was paused by snap and could not be resumed.
@@ -32,6 +34,12 @@ var (
 	// ErrOverdue: this process held the guest for longer than it had promised, so that
 	// whoever keeps the pause let the guest go.
 	ErrOverdue = errors.New("the guest was let go in snap's stead")
+	// ErrRefused: the daemon or QEMU doesn't do it, for a reason of its own that none
+	// of the classes above is.
+	ErrRefused = errors.New("refused")
+	// ErrNotUnderstood: the daemon or QEMU answers what snap doesn't understand: they
+	// are newer than it, or something is wrong with them.
+	ErrNotUnderstood = errors.New("the answer isn't understood")
 	// ErrFormat: a file is not of the kind it was said to be, or is damaged.
 	ErrFormat = errors.New("damaged or unknown format")
 )

@@ -122,6 +122,7 @@ func causes() []cause {
 		because(hv.ErrBusy, exitBusy, func(c call, _ error) string {
 			return fmt.Sprintf("wait for the other job to end (%s), then try again", c.virsh("domjobinfo"))
 		}),
+		because(hv.ErrURI, exitUnsupported, say("give -c a URI like "+alternatives(uriForms()))),
 		because(hv.ErrUnsupported, exitUnsupported, unsupportedAdvice),
 		because(hv.ErrDenied, exitDenied, deniedAdvice),
 		because(hv.ErrNoAnswer, exitFailed, func(c call, _ error) string {
@@ -133,6 +134,7 @@ func causes() []cause {
 		}),
 		because(hv.ErrUnreachable, exitFailed, say("make sure that libvirt's daemon runs (systemctl status libvirtd virtqemud) and that the URI of -c leads to it")),
 
+		because(guardian.ErrProcess, exitFailed, say("take the dump again; if it was killed, dmesg or journalctl -k tells by what (the out-of-memory killer?)")),
 		because(guardian.ErrUnbelieved, exitFailed, func(c call, _ error) string {
 			return "if no dump of it runs, have it removed: " + c.snap("recover --force", c.domain())
 		}),
@@ -145,6 +147,7 @@ func causes() []cause {
 		}),
 		inFolder(syscall.ENOSPC, exitFailed, func(_ call, err error) string { return "free some space there: df " + folderOf(err) }),
 		inFolder(syscall.EROFS, exitDenied, func(_ call, err error) string { return "make it writable: findmnt -T " + folderOf(err) }),
+		ofType[*guardian.FolderError](exitFailed, func(_ call, err error) string { return "see what is there: ls -la " + folderOf(err) }),
 		because(guest.ErrFiveLevel, exitNotWindows, say("there is no way around it yet: virsh dump --memory-only keeps the guest's memory for other tools")),
 		because(guest.ReasonFirmware, exitNotWindows, say("wait until Windows has started, then try again")),
 		because(guest.ReasonEncrypted, exitConfidential, say("take the dump inside the guest: its memory is encrypted for the host")),
@@ -210,6 +213,12 @@ func causes() []cause {
 				s += "; --source peek reads it another way"
 			}
 			return s
+		}),
+		because(hv.ErrNotUnderstood, exitFailed, func(c call, _ error) string {
+			return "see whether QEMU and libvirt (virsh version) are newer than this snap, and try a newer one; " + c.virsh("dump --memory-only") + " FILE takes the memory without snap"
+		}),
+		because(hv.ErrRefused, exitFailed, func(c call, _ error) string {
+			return "libvirt's and QEMU's logs say more: journalctl -u libvirtd -u virtqemud, and " + shellPath("/var/log/libvirt/qemu/"+c.domain()+".log")
 		}),
 		because(syscall.EPIPE, exitFailed, say("whatever reads standard output ended before the dump did: see what became of it")),
 		because(syscall.ENOMEM, exitFailed, memoryAdvice),

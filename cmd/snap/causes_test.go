@@ -58,6 +58,8 @@ func inSituations() map[string][]situation {
 		"capture.ErrPauseTooLong":  {{capture.ErrPauseTooLong, d, exitTooLong, "snap check -c lab:/// web01", ""}},
 		"capture.PauseError":       {{pauseAdvice(&capture.PauseError{Limit: time.Second, Estimate: capture.PauseEstimate{Pages: 1 << 18}}), d, exitTooLong, "--max-pause | --spool", ""}},
 		"guardian.ErrLocked":       {{guardian.ErrLocked, d, exitLocked, "wait", "--force"}},
+		"guardian.ErrProcess":      {{guardian.ErrProcess, d, exitFailed, "take the dump again | dmesg", ""}},
+		"hv.ErrURI":                {{hv.ErrURI, "dump -c qemo:///system --mode live web01", exitUnsupported, "qemu:///system | -c", "--mode"}},
 		"guardian.ErrUnbelieved":   {{fmt.Errorf("%w: %w", guardian.ErrUnbelieved, hv.ErrFormat), d, exitFailed, "snap recover --force -c lab:/// web01", "file"}},
 		"guardian.FilesError":      {{&guardian.FilesError{Err: fs.ErrNotExist}, "recover", exitFailed, "snap recover --force", "mkdir"}},
 		"store.ErrLeftBehind":      {{store.ErrLeftBehind, d, exitFailed, "remove it", ""}},
@@ -87,6 +89,8 @@ func inSituations() map[string][]situation {
 			{&hv.StateError{ID: hv.Identity{Name: "a", URI: "qemu:///system"}, State: hv.StateAsleep}, d, exitUnsupported, "--mode live", "virsh -c qemu:///system start"},
 		},
 		"hv.ErrNoAnswer":         {{hv.ErrNoAnswer, "list", exitFailed, "virsh list --all | systemctl status", "--timeout"}, {hv.ErrNoAnswer, d, exitFailed, "virsh -c lab:/// domjobinfo web01", "--timeout"}},
+		"hv.ErrNotUnderstood":    {{hv.ErrNotUnderstood, d, exitFailed, "virsh version | virsh -c lab:/// dump --memory-only web01", "--force"}},
+		"hv.ErrRefused":          {{hv.ErrRefused, "dump 'my guest'", exitFailed, "journalctl | '/var/log/libvirt/qemu/my guest.log'", "systemctl"}, {fmt.Errorf("%w: %w", dump.ErrSource, hv.ErrRefused), d, exitFailed, "domstate", "journalctl"}},
 		"hv.ErrUnreachable":      {{hv.ErrUnreachable, "list", exitFailed, "systemctl status", ""}},
 		"hv.ErrFormat":           {{hv.ErrFormat, "convert 'a b.elf'", exitFailed, "file 'a b.elf'", "--force"}},
 		"guest.ErrFiveLevel":     {{guest.ErrFiveLevel, d, exitNotWindows, "virsh dump --memory-only", ""}},
@@ -126,6 +130,7 @@ func inSituations() map[string][]situation {
 		},
 		"guardian.FolderError": {
 			{folder(fs.ErrPermission), d, exitDenied, "/run/snap", "-o"},
+			{folder(errors.New("there are too many")), "recover", exitFailed, "ls -la /run/snap", "-o"},
 			{folder(syscall.ENOSPC), d, exitFailed, "df /run/snap", "-o"},
 			{folder(syscall.EROFS), d, exitDenied, "findmnt", "-o"},
 		},
@@ -194,7 +199,7 @@ var neverAlone = map[string]string{
 	"capture.errRanOver":      "within capture.PauseError",
 	"capture.overrunError":    "within capture.PauseError",
 	"qemu.errNoFlatView":      "another map is asked for",
-	"qemu.RefusedError":       "given its class where it is asked",
+	"qemu.RefusedError":       "hv.ErrRefused",
 	"vmstate.ErrTruncated":    "vmstate.ErrFormat",
 	"vmstate.ErrLimit":        "vmstate.ErrFormat",
 	"file.ErrUnknown":         "hv.ErrFormat, with its advice where it is found",
@@ -249,7 +254,7 @@ func causesInSource(t *testing.T) []string {
 		}
 		name := d.Name()
 		switch {
-		case d.IsDir() && (path == filepath.Join(root, "internal") || name == "testdata" || name == "bin" || path != root && strings.HasPrefix(name, ".") || strings.HasSuffix(name, "test")):
+		case d.IsDir() && notShipped(root, path, name):
 			return fs.SkipDir
 		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil
@@ -277,6 +282,12 @@ func causesInSource(t *testing.T) []string {
 	}
 	slices.Sort(found)
 	return slices.Compact(found)
+}
+
+// notShipped reports whether a folder below root has nothing of the program.
+func notShipped(root, path, name string) bool {
+	return path == filepath.Join(root, "internal") || name == "testdata" || name == "bin" ||
+		path != root && strings.HasPrefix(name, ".") || strings.HasSuffix(name, "test")
 }
 
 // causesIn returns the errors that a declaration makes: variables that hold one,

@@ -53,11 +53,7 @@ func (a *app) openConnection(ctx context.Context) (hv.Connection, error) {
 	if a.connect == "" {
 		return nil, wrongValue("connect", "", "a URI like "+alternatives(uriForms()))
 	}
-	conn, err := connect.Open(ctx, a.connect)
-	if errors.Is(err, hv.ErrUnsupported) {
-		err = next(err, "give -c a URI like %s", alternatives(uriForms()))
-	}
-	return conn, err
+	return connect.Open(ctx, a.connect)
 }
 
 // checkURI fails if -c can't be a URI of a host. It connects to nobody.

@@ -151,7 +151,7 @@ func TestContainers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 530 + uint64(i)}) // the memory of each is nowhere else
-			found := g.searchMemory(t, "/run", "/var", "/dev") // where snap has its own, and libvirt its
+			found := g.searchMemory(t, "/run", "/var", "/dev")                                                                      // where snap has its own, and libvirt its
 			r := g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
 			if !g.atPause(r) {
 				t.Fatalf("snap ended before it paused the guest: %s", r.stderr.String())

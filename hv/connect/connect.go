@@ -32,7 +32,7 @@ func Open(ctx context.Context, uri string) (hv.Connection, error) {
 func OpenWith(ctx context.Context, uri string, drivers []hv.Driver) (hv.Connection, error) {
 	u, err := url.Parse(uri)
 	if err != nil {
-		return nil, fmt.Errorf("connection URI %q: %w", uri, err)
+		return nil, fmt.Errorf("connection URI %q: %w: %w", uri, hv.ErrURI, err)
 	}
 	var examples []string
 	for _, d := range drivers {
@@ -42,5 +42,5 @@ func OpenWith(ctx context.Context, uri string, drivers []hv.Driver) (hv.Connecti
 		examples = append(examples, d.Examples...)
 	}
 	return nil, fmt.Errorf("connection URI %q: driver %q: %w: only QEMU guests can be read; it can be %s",
-		uri, u.Scheme, hv.ErrUnsupported, strings.Join(examples, ", "))
+		uri, u.Scheme, hv.ErrURI, strings.Join(examples, ", "))
 }

@@ -41,8 +41,8 @@ func TestDrivers(t *testing.T) {
 func TestUnknown(t *testing.T) {
 	for _, uri := range []string{"", "xen:///", "vmware://host/", "qemu", "/var/run/libvirt-sock", "LAB", "qem+ssh://host/system"} {
 		_, err := connect.Open(t.Context(), uri)
-		if !errors.Is(err, hv.ErrUnsupported) {
-			t.Errorf("Open(%q) = %v; want %v", uri, err, hv.ErrUnsupported)
+		if !errors.Is(err, hv.ErrURI) {
+			t.Errorf("Open(%q) = %v; want %v", uri, err, hv.ErrURI)
 			continue
 		}
 		for _, d := range connect.Drivers() {
@@ -90,10 +90,10 @@ func TestAddADriver(t *testing.T) {
 	if _, err := connect.OpenWith(t.Context(), "lab:///", drivers); err != nil {
 		t.Errorf("OpenWith(lab) = %v; want the built-in guests still", err)
 	}
-	if _, err := connect.OpenWith(t.Context(), "xen:///", drivers); !errors.Is(err, hv.ErrUnsupported) || !strings.Contains(err.Error(), "toy:///") {
-		t.Errorf("OpenWith(xen) = %v; want %v with the toy among the examples", err, hv.ErrUnsupported)
+	if _, err := connect.OpenWith(t.Context(), "xen:///", drivers); !errors.Is(err, hv.ErrURI) || !strings.Contains(err.Error(), "toy:///") {
+		t.Errorf("OpenWith(xen) = %v; want %v with the toy among the examples", err, hv.ErrURI)
 	}
-	if _, err := connect.Open(t.Context(), "toy:///shelf"); !errors.Is(err, hv.ErrUnsupported) {
+	if _, err := connect.Open(t.Context(), "toy:///shelf"); !errors.Is(err, hv.ErrURI) {
 		t.Errorf("Open(toy) = %v; want that the usual list is as it was", err)
 	}
 }

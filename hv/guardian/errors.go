@@ -1,6 +1,13 @@
 package guardian
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrProcess: the guardian was ended, or can't do its part: nobody would undo what is
+// done to the guest.
+var ErrProcess = errors.New("the guardian doesn't stand ready")
 
 // FolderError says that the folder of locks and state files can't be used: without
 // them nobody could undo a dump whose snap is killed, and so none begins.

@@ -273,14 +273,14 @@ func (g *Guardian) ask(m message, during time.Duration) (reply, error) {
 		return reply{}, err
 	}
 	if err := json.NewEncoder(g.conn).Encode(m); err != nil {
-		return reply{}, fmt.Errorf("tell the guardian: %w", err)
+		return reply{}, fmt.Errorf("%w: tell it: %w", ErrProcess, err)
 	}
 	var r reply
 	if err := g.in.Decode(&r); err != nil {
-		return reply{}, fmt.Errorf("hear from the guardian: %w", err)
+		return reply{}, fmt.Errorf("%w: hear from it: %w", ErrProcess, err)
 	}
 	if r.Error != "" {
-		return r, errors.New(r.Error)
+		return r, fmt.Errorf("%w: %s", ErrProcess, r.Error)
 	}
 	g.run.Guardian = r.Process
 	return r, g.run.save(g.dir)

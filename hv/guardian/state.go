@@ -250,7 +250,7 @@ func Runs(dir string) ([]*Run, error) {
 		return nil, err
 	}
 	if len(paths) > maxRuns {
-		return nil, fmt.Errorf("folder %s: %d state files; want at most %d", dir, len(paths), maxRuns)
+		return nil, &FolderError{"read state files", dir, fmt.Errorf("there are %d; want at most %d", len(paths), maxRuns)}
 	}
 	var runs []*Run
 	var errs []error

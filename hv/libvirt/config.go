@@ -45,19 +45,19 @@ func parseConfig(text string) (Config, error) {
 	var c Config
 	var err error
 	if c.LaunchSecurity, err = launchSecurity(text); err != nil {
-		return Config{}, fmt.Errorf("domain XML: %w", err)
+		return Config{}, fmt.Errorf("domain XML: %w: %w", hv.ErrNotUnderstood, err)
 	}
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		if c.LaunchSecurity != "" {
 			return c, nil // of a kind that the library doesn't know; nothing else counts then
 		}
-		return Config{}, fmt.Errorf("domain XML: %w", err)
+		return Config{}, fmt.Errorf("domain XML: %w: %w", hv.ErrNotUnderstood, err)
 	}
 	if x.Memory != nil {
 		unit, err := unitBytes(x.Memory.Unit)
 		if err != nil {
-			return Config{}, err
+			return Config{}, fmt.Errorf("domain XML: %w: %w", hv.ErrNotUnderstood, err)
 		}
 		c.Memory = uint64(x.Memory.Value) * unit
 	}
@@ -98,7 +98,7 @@ func unitBytes(unit string) (uint64, error) {
 	case "GiB", "G":
 		return 1 << 30, nil
 	}
-	return 0, fmt.Errorf("domain XML: unknown memory unit %q", unit)
+	return 0, fmt.Errorf("unknown memory unit %q", unit)
 }
 
 // launchSecurity returns the type of the domain's memory encryption, empty if it

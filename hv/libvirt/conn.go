@@ -77,7 +77,7 @@ func Connect(ctx context.Context, uri string) (*Conn, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	if kind != "QEMU" {
-		err := fmt.Errorf("connect to %s: hypervisor is %q: %w: only QEMU guests can be read", uri, kind, hv.ErrUnsupported)
+		err := fmt.Errorf("connect to %s: hypervisor is %q: %w: only QEMU guests can be read", uri, kind, hv.ErrURI)
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -198,7 +198,7 @@ func run[T any](ctx context.Context, s *session, call func(*rpc.Libvirt) (T, err
 			// The client decodes what a peer sends by reflection. Its faults
 			// must not end the process while a guest is paused.
 			if p := recover(); p != nil {
-				r.err = fmt.Errorf("internal error in the RPC client: %v", p)
+				r.err = fmt.Errorf("%w: internal error in the RPC client: %v", hv.ErrNotUnderstood, p)
 			}
 			done <- r
 		}()

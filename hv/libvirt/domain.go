@@ -46,7 +46,7 @@ func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 		return nil, err
 	}
 	if len(doms) > maxDomains {
-		return nil, fmt.Errorf("list domains on %s: daemon sent %d, more than %d", c.URI(), len(doms), maxDomains)
+		return nil, fmt.Errorf("list domains on %s: %w: daemon sent %d, more than %d", c.URI(), hv.ErrNotUnderstood, len(doms), maxDomains)
 	}
 	out := make([]hv.DomainInfo, 0, len(doms))
 	silent := 0 // in a row

@@ -48,7 +48,7 @@ func classify(err error) error {
 		class, ok = hv.ErrDenied, true
 	}
 	if !ok {
-		return err
+		class = hv.ErrRefused
 	}
 	return fmt.Errorf("%w: %w", class, err)
 }

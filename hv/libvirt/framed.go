@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"sync"
+
+	"snap/hv"
 )
 
 // Bounds of one RPC message with its length word. Below the smallest the client
@@ -85,7 +87,7 @@ func (f *framed) scan(b []byte) error {
 		f.have = 0
 		size := binary.BigEndian.Uint32(f.head[:])
 		if size < minFrame || size > maxFrame {
-			return fmt.Errorf("daemon announced a message of %d bytes; want %d to %d", size, minFrame, maxFrame)
+			return fmt.Errorf("%w: daemon announced a message of %d bytes; want %d to %d", hv.ErrNotUnderstood, size, minFrame, maxFrame)
 		}
 		f.left = uint64(size) - uint64(len(f.head))
 	}

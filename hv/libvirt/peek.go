@@ -173,7 +173,7 @@ func (p *PeekMemory) chunk(ctx context.Context, b []byte, at phys.Addr) error {
 			continue
 		}
 		if err == nil && len(got) != n {
-			err = fmt.Errorf("peek at domain %q: daemon sent %d bytes; want %d", p.d.dom.Name, len(got), n)
+			err = fmt.Errorf("peek at domain %q: %w: daemon sent %d bytes; want %d", p.d.dom.Name, hv.ErrNotUnderstood, len(got), n)
 		}
 		if err != nil {
 			return &phys.AccessError{At: at, Len: n, Err: err}

@@ -39,16 +39,16 @@ type target struct {
 func parseTarget(uri string) (*target, error) {
 	u, err := url.Parse(uri)
 	if err != nil {
-		return nil, fmt.Errorf("connection URI %q: %w", uri, err)
+		return nil, fmt.Errorf("connection URI %q: %w: %w", uri, hv.ErrURI, err)
 	}
 	driver, transport, _ := strings.Cut(u.Scheme, "+")
 	if driver != "qemu" {
 		return nil, fmt.Errorf("connection URI %q: driver %q: %w: only QEMU guests can be read",
-			uri, driver, hv.ErrUnsupported)
+			uri, driver, hv.ErrURI)
 	}
 	path := strings.TrimSuffix(u.Path, "/")
 	if path != "/system" && path != "/session" {
-		return nil, fmt.Errorf("connection URI %q: path must be /system or /session: %w", uri, hv.ErrUnsupported)
+		return nil, fmt.Errorf("connection URI %q: path must be /system or /session: %w", uri, hv.ErrURI)
 	}
 	if transport == "" {
 		transport = "unix"
@@ -62,7 +62,7 @@ func parseTarget(uri string) (*target, error) {
 	}
 	t.dial, err = transportOf(u, transport, path)
 	if err != nil {
-		return nil, fmt.Errorf("connection URI %q: %w", uri, err)
+		return nil, fmt.Errorf("connection URI %q: %w: %w", uri, hv.ErrURI, err)
 	}
 	t.local = transport == "unix"
 	return t, nil
@@ -88,7 +88,7 @@ func transportOf(u *url.URL, transport, path string) (func(context.Context) (net
 	case "ssh":
 		return dialSSH(u, path)
 	}
-	return nil, fmt.Errorf("transport %q: %w: use unix, ssh, tls or tcp", transport, hv.ErrUnsupported)
+	return nil, fmt.Errorf("transport %q: use unix, ssh, tls or tcp", transport)
 }
 
 // sessionSockets returns where a user's own daemon listens (virGetUserRuntimeDirectory

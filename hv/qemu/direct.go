@@ -137,7 +137,7 @@ func (g *Guest) gpa2hva(ctx context.Context, at phys.Addr, block string) (uint64
 	}
 	hva, err := parseGPA2HVA(text, at, block)
 	if err != nil {
-		return 0, fmt.Errorf("host address of guest-physical %#x: %w", uint64(at), err)
+		return 0, fmt.Errorf("%w: host address of guest-physical %#x: %w", hv.ErrUnsupported, uint64(at), err)
 	}
 	return hva, nil
 }

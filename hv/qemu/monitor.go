@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"snap/hv"
 )
 
 // Monitor carries commands to the monitor of one QEMU, and its answers back. An
@@ -48,6 +50,9 @@ type RefusedError struct {
 }
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("QEMU answered %s: %s", e.Class, e.Desc) }
+
+// Is reports whether target is hv.ErrRefused.
+func (e *RefusedError) Is(target error) bool { return target == hv.ErrRefused }
 
 // refused reports whether QEMU refused a command with a text that contains word.
 func refused(err error, word string) bool {
@@ -106,13 +111,13 @@ func decodeQMP[T any](text string) (T, error) {
 	}
 	var none T
 	if err := json.Unmarshal([]byte(text), &reply); err != nil {
-		return none, fmt.Errorf("decode reply: %w", err)
+		return none, fmt.Errorf("%w: decode reply: %w", hv.ErrNotUnderstood, err)
 	}
 	if reply.Error != nil {
 		return none, reply.Error
 	}
 	if reply.Return == nil {
-		return none, errors.New("reply has neither return nor error")
+		return none, fmt.Errorf("%w: reply has neither return nor error", hv.ErrNotUnderstood)
 	}
 	return *reply.Return, nil
 }
@@ -130,7 +135,7 @@ func (g *Guest) hmp(ctx context.Context, command string) (string, error) {
 // bounded fails if a reply is longer than any that is believed.
 func (g *Guest) bounded(command, text string) error {
 	if len(text) > maxReply {
-		return fmt.Errorf("monitor command %q on domain %q: reply of %d bytes exceeds %d", command, g.o.Name, len(text), maxReply)
+		return fmt.Errorf("monitor command %q on domain %q: %w: reply of %d bytes exceeds %d", command, g.o.Name, hv.ErrNotUnderstood, len(text), maxReply)
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func (g *Guest) RAMMap(ctx context.Context) (RAMMap, error) {
 	}
 	m, err := buildRAMMap(mtree, blocks, sizes, devices)
 	if err != nil {
-		return RAMMap{}, fmt.Errorf("RAM map of domain %q: %w", g.o.Name, err)
+		return RAMMap{}, fmt.Errorf("RAM map of domain %q: %w: %w", g.o.Name, hv.ErrNotUnderstood, err)
 	}
 	return m, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"snap/hv"
 	"snap/phys"
 )
 
@@ -38,10 +39,10 @@ func (g *Guest) Registers(ctx context.Context) ([]phys.Registers, error) {
 	}
 	regs, err := parseRegisters(text, kvm)
 	if err != nil {
-		return nil, fmt.Errorf("registers of domain %q: %w", g.o.Name, err)
+		return nil, fmt.Errorf("registers of domain %q: %w: %w", g.o.Name, hv.ErrNotUnderstood, err)
 	}
 	if err := sameCPUs(regs, cpus); err != nil {
-		return nil, fmt.Errorf("registers of domain %q: %w", g.o.Name, err)
+		return nil, fmt.Errorf("registers of domain %q: %w: %w", g.o.Name, hv.ErrNotUnderstood, err)
 	}
 	return regs, nil
 }

@@ -233,7 +233,7 @@ func (g *Guest) save(ctx context.Context, s *sink, hears func(migration), by Man
 		case "completed":
 			return m, nil
 		case "failed":
-			return m, fmt.Errorf("QEMU gave up: %s", m.Error)
+			return m, fmt.Errorf("%w: QEMU gave up: %s", hv.ErrRefused, m.Error)
 		case "cancelled", "cancelling":
 			return m, fmt.Errorf("somebody cancelled it: %w", hv.ErrDisturbed)
 		}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"snap/hv"
 )
 
 // maxMappings bounds the lines of a maps file (vm.max_map_count is 65530 unless
@@ -43,7 +45,7 @@ func parseMaps(r io.Reader) ([]mapping, error) {
 			return nil, err
 		}
 		if len(out) == maxMappings {
-			return nil, fmt.Errorf("more than %d mappings", maxMappings)
+			return nil, fmt.Errorf("%w: it has more than %d mappings", hv.ErrUnsupported, maxMappings)
 		}
 		out = append(out, m)
 	}
@@ -53,7 +55,7 @@ func parseMaps(r io.Reader) ([]mapping, error) {
 func parseMapping(line string) (mapping, error) {
 	f := strings.SplitN(line, " ", 6)
 	if len(f) < 5 {
-		return mapping{}, fmt.Errorf("mapping %q is of an unknown form", line)
+		return mapping{}, fmt.Errorf("%w: mapping %q is of an unknown form", hv.ErrUnsupported, line)
 	}
 	lo, hi, _ := strings.Cut(f[0], "-")
 	start, err1 := strconv.ParseUint(lo, 16, 64)
@@ -61,7 +63,7 @@ func parseMapping(line string) (mapping, error) {
 	offset, err3 := strconv.ParseUint(f[2], 16, 64)
 	inode, err4 := strconv.ParseUint(f[4], 10, 64)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return mapping{}, fmt.Errorf("mapping %q is of an unknown form", line)
+		return mapping{}, fmt.Errorf("%w: mapping %q is of an unknown form", hv.ErrUnsupported, line)
 	}
 	m := mapping{start: start, end: end, exact: end, perms: f[1], offset: offset, dev: f[3], inode: inode}
 	if len(f) == 6 {

@@ -186,7 +186,7 @@ func openSame(name string, vma mapping) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("look at %s: %w", name, err), f.Close())
 	}
 	if !sameFile(&st, vma) {
-		return nil, errors.Join(fmt.Errorf("%s is not the file behind %s", name, vma.path), f.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %s is not the file behind %s", hv.ErrUnsupported, name, vma.path), f.Close())
 	}
 	return f, nil
 }
@@ -210,7 +210,7 @@ func (m *Memory) index() error {
 		return fmt.Errorf("RAM map: %w", err)
 	}
 	if m.ram.Pages() != pages {
-		return errors.New("RAM map: ranges overlap")
+		return fmt.Errorf("%w: RAM map: ranges overlap", hv.ErrUnsupported)
 	}
 	return nil
 }
