@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"snap/exclude"
-	"snap/guest"
 	"snap/hv"
 	"snap/manifest"
 	"snap/phys"
@@ -80,7 +79,7 @@ func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 			return nil, err
 		}
 		a, err := Analyze(ctx, s.Memory, s.Memory.RAM(), cpus, s.Options.Look)
-		if err == nil || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrTooManyRuns) || try >= tries || ctx.Err() != nil || errors.Is(err, guest.ErrFiveLevel) {
+		if err == nil || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrTooManyRuns) || try >= tries || ctx.Err() != nil {
 			return a, err
 		}
 		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", err)

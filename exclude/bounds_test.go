@@ -11,6 +11,7 @@ import (
 // counting is a Translator that maps every virtual page by a function, and
 // counts its calls.
 type counting struct {
+	fourLevels
 	calls  uint64
 	extent func(page uint64) (pfn phys.PFN, pages uint64, mapped bool)
 }

@@ -96,33 +96,30 @@ func (r Request) physicalRun() (phys.Run, bool) {
 }
 
 // virtualSpan returns the virtual page numbers that a virtual request names,
-// and false where they wrap around or leave the canonical half that they begin
-// in (Intel SDM volume 1, 3.3.7.1).
-func (r Request) virtualSpan() (span, bool) {
-	first := phys.VirtAddr(r.Address).Page()
-	lo := uint64(first) >> phys.PageShift
-	const pages = 1 << (64 - phys.PageShift)
-	if r.Pages == 0 || r.Pages > pages-lo || !first.Canonical() {
+// and false where they wrap around or leave the half of the canonical addresses that
+// they begin in.
+func (r Request) virtualSpan(canonical func(phys.VirtAddr) bool) (span, bool) {
+	first, last, ok := r.virtualPages()
+	if !ok || !canonical(first) || !canonical(last) || last.Kernel() != first.Kernel() {
 		return span{}, false
 	}
-	hi := lo + r.Pages
-	last := phys.VirtAddr((hi - 1) << phys.PageShift)
-	if !last.Canonical() || last.Kernel() != first.Kernel() {
-		return span{}, false
-	}
-	return span{lo: lo, hi: hi}, true
+	return span{lo: uint64(first) >> phys.PageShift, hi: uint64(last)>>phys.PageShift + 1}, true
 }
 
 // outsideOfBothHalves reports whether nothing can be mapped at any address of a
 // virtual request: all of it lies between the canonical halves.
-func (r Request) outsideOfBothHalves() bool {
-	first := phys.VirtAddr(r.Address).Page()
-	if first.Canonical() {
-		return false
-	}
-	lo := uint64(first) >> phys.PageShift
-	return r.Pages <= upperHalf>>phys.PageShift-lo
+func (r Request) outsideOfBothHalves(canonical func(phys.VirtAddr) bool) bool {
+	first, last, ok := r.virtualPages()
+	return ok && !canonical(first) && !canonical(last)
 }
 
-// upperHalf is the first canonical address of the kernel's half.
-const upperHalf = 0xffff_8000_0000_0000
+// virtualPages returns the first bytes of the first and of the last page of a virtual
+// request, and false where there is none or they wrap around.
+func (r Request) virtualPages() (first, last phys.VirtAddr, ok bool) {
+	const pages = 1 << (64 - phys.PageShift)
+	first = phys.VirtAddr(r.Address).Page()
+	if lo := uint64(first) >> phys.PageShift; r.Pages == 0 || r.Pages > pages-lo {
+		return 0, 0, false
+	}
+	return first, first + phys.VirtAddr((r.Pages-1)<<phys.PageShift), true
+}

@@ -27,8 +27,17 @@ type region struct {
 
 // space is a Translator over ascending regions that counts its calls.
 type space struct {
+	fourLevels
 	regions []region
 	calls   int
+}
+
+// fourLevels is Canonical as a guest with 4-level paging has it.
+type fourLevels struct{}
+
+func (fourLevels) Canonical(va phys.VirtAddr) bool {
+	top := int64(va) >> 47
+	return top == 0 || top == -1
 }
 
 func (s *space) Extent(_ context.Context, va phys.VirtAddr) (phys.Extent, error) {

@@ -41,8 +41,12 @@ func (e *TooManyError) Error() string {
 func (e *TooManyError) Is(target error) bool { return target == ErrTooMany }
 
 // Translator finds the physical memory behind virtual addresses. It need not be
-// safe for concurrent use. A 4-level page table walk is one.
+// safe for concurrent use. A page table walk is one.
 type Translator interface {
+	// Canonical reports whether va can be translated at all. What can't lies in one
+	// stretch, between the halves of the address space (Intel SDM volume 1,
+	// 3.3.7.1).
+	Canonical(va phys.VirtAddr) bool
 	// Extent says of the page at va, the first byte of a 4 KiB page, and of those
 	// that follow it, whether they are in physical memory and where: as much at a
 	// time as the walk can vouch for, so that terabytes of nothing take few calls.

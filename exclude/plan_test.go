@@ -307,7 +307,10 @@ func TestPlanCancelled(t *testing.T) {
 }
 
 // cancelling is a Translator whose context ends while it walks.
-type cancelling struct{ cancel func() }
+type cancelling struct {
+	fourLevels
+	cancel func()
+}
 
 func (c cancelling) Extent(ctx context.Context, _ phys.VirtAddr) (phys.Extent, error) {
 	c.cancel()
@@ -318,7 +321,7 @@ func (c cancelling) Extent(ctx context.Context, _ phys.VirtAddr) (phys.Extent, e
 func TestPlanCancelledMeanwhile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	in := smallGuest()
-	in.Translator = cancelling{cancel}
+	in.Translator = cancelling{cancel: cancel}
 	in.Requests = []Request{virtual(va(1), 1)}
 	if got, err := NewPlan(ctx, in); got != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("NewPlan = %v, %v; want context.Canceled", got, err)

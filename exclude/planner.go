@@ -125,10 +125,14 @@ func (p *planner) judgePhysical(i int, r Request, v *verdict) {
 }
 
 func (p *planner) judgeVirtual(i int, r Request, v *verdict) {
-	s, ok := r.virtualSpan()
+	canonical := phys.VirtAddr.Canonical
+	if p.Translator != nil {
+		canonical = p.Translator.Canonical
+	}
+	s, ok := r.virtualSpan(canonical)
 	switch {
 	case !ok:
-		v.obstacle, v.moot = notCanonical, r.outsideOfBothHalves()
+		v.obstacle, v.moot = notCanonical, r.outsideOfBothHalves(canonical)
 	case p.Translator == nil:
 		v.obstacle = noTranslator
 	default:

@@ -171,7 +171,7 @@ func parseRange(text string) (Request, string) {
 	if _, ok := r.physicalRun(); r.Kind() == Physical && !ok {
 		return Request{}, "leaves the 52-bit guest-physical address space"
 	}
-	if _, ok := r.virtualSpan(); r.Kind() == Virtual && !ok {
+	if _, ok := r.virtualSpan(phys.VirtAddr.Canonical); r.Kind() == Virtual && !ok {
 		return Request{}, "is not a canonical virtual range"
 	}
 	return r, ""

@@ -86,7 +86,7 @@ func TestParseRangesRefuses(t *testing.T) {
 		{"pa:0x10000000000000000", `--exclude: "pa:0x10000000000000000": the address is larger than 0xffffffffffffffff`},
 		{"pa:0x10000000000000", `--exclude: "pa:0x10000000000000": leaves the 52-bit guest-physical address space`},
 		{"pa:0xfffffffff0000+17", `--exclude: "pa:0xfffffffff0000+17": leaves the 52-bit guest-physical address space`},
-		{"va:0x800000000000", `--exclude: "va:0x800000000000": is not a canonical virtual range`},
+		{"va:0x100000000000000", `--exclude: "va:0x100000000000000": is not a canonical virtual range`},
 		{"va:0xfffffffffffff000+2", `--exclude: "va:0xfffffffffffff000+2": is not a canonical virtual range`},
 		{"@", `--exclude: "@": a file's name must follow the @`},
 		{"@bad.txt", `bad.txt:3: "pa:x": the address "x" is no number: write digits, or 0x and hexadecimal digits`},

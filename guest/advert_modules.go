@@ -44,7 +44,7 @@ func (s *System) readModule(ctx context.Context, entry phys.VirtAddr) loadedModu
 		return m
 	}
 	m.base, m.size = r.va(ldrDllBase), r.u32(ldrSizeOfImage)
-	if end, ok := m.base.Add(uint64(m.size)); !ok || !m.base.Kernel() || !end.Kernel() ||
+	if end, ok := m.base.Add(uint64(m.size)); !ok || !s.Space.kernel(m.base) || !s.Space.kernel(end) ||
 		m.size == 0 || m.size > maxImageSize {
 		m.err = malformed(r.what, entry, "image of %#x bytes at %#x", m.size, uint64(m.base))
 	}

@@ -120,7 +120,7 @@ func (s *System) Adverts(ctx context.Context) (*Adverts, error) {
 // read anew.
 func (s *System) through(mem phys.Reader) *System {
 	view := *s
-	view.Space = newAddressSpace(s.Space.arch, mem, s.Space.ram, s.Space.root)
+	view.Space = s.Space.arch.AddressSpace(s.Space.paging, mem, s.Space.ram, s.Space.root)
 	return &view
 }
 

@@ -11,59 +11,71 @@ import (
 // (KI_USER_SHARED_DATA, ntddk.h).
 const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
 
-// amd64 is x86-64 with 4-level paging.
+// amd64 is x86-64.
 var amd64 = Arch{
 	name: "amd64", machine: MachineAMD64, pointer: 8,
-	// Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.3 and 5.4. Transition,
-	// Prototype and SwizzleBit are MMPTE_TRANSITION in the public ntkrnlmp symbols;
-	// kernels that have no SwizzleBit hide no frame numbers either.
-	paging: paging{
-		top: 4, addressBits: 48, shifts: [8]uint8{1: 12, 2: 21, 3: 30, 4: 39}, // the root is the PML4
-		present: 1 << 0, write: 1 << 1, user: 1 << 2, large: 1 << 7, noExec: 1 << 63,
-		prototype: 1 << 10, transition: 1 << 11, swizzle: 1 << 4,
-		frame: 0x000f_ffff_ffff_f000, // bits 51..12
-		// Accessed and Dirty, which the processor sets, and those from 52 to 62,
-		// which it ignores in 4-level paging or takes for a protection key, and
-		// where Windows keeps a page's age (MMPTE_HARDWARE in the public ntkrnlmp
-		// symbols).
-		ignored: 1<<5 | 1<<6 | 0x7ff<<52,
-	},
-	kernelHalf: 0xFFFF_8000_0000_0000, // AMD64 manual volume 2, 5.3.1
+	pagings:    []*Paging{&fourLevels, &fiveLevels},
+	entries:    entryAMD64,
 	kernelsLow: 0xFFFF_F800_0000_0000, kernelsHigh: 0xFFFF_F900_0000_0000,
 	kuser:       KUSERAddress,
 	contextSize: 0x4D0, contextAlign: 16, // CONTEXT of winnt.h
 	registers: RegisterNames{ProgramCounter: "RIP", StackPointer: "RSP", PageTableRoot: "CR3"},
-	paged:     pagedAMD64,
+	pagingsOf: pagingsOfAMD64,
 	kpcrs:     kpcrsAMD64,
 	hints:     hintsAMD64,
 }
 
-// AMD64 returns x86-64 with 4-level paging.
-func AMD64() *Arch { return &amd64 }
+// What x86-64 has of pagings in long mode: CR4.LA57 is set for that with 5 levels,
+// before Windows' first instruction, and can't be changed in long mode (Intel SDM
+// volume 3, 4.1.1).
+var (
+	fourLevels = pagingAMD64(4)
+	fiveLevels = pagingAMD64(5)
+)
 
-// pagedAMD64: a processor that isn't in long mode pages otherwise or not at all.
-func pagedAMD64(c *phys.Registers) bool {
-	mode := modeOf(c)
-	return (mode == modeLong || mode == modeUnknown) && c.CR4&phys.CR4LA57 == 0
+// entryAMD64: Intel SDM volume 3, 4.5; AMD64 manual volume 2, 5.3 and 5.4.
+// Transition, Prototype and SwizzleBit are MMPTE_TRANSITION in the public ntkrnlmp
+// symbols; kernels that have no SwizzleBit hide no frame numbers either.
+var entryAMD64 = entryBits{
+	present: 1 << 0, write: 1 << 1, user: 1 << 2, large: 1 << 7, noExec: 1 << 63,
+	prototype: 1 << 10, transition: 1 << 11, swizzle: 1 << 4,
+	frame: 0x000f_ffff_ffff_f000, // bits 51..12
+	// Accessed and Dirty, which the processor sets, and those from 52 to 62, which it
+	// ignores or takes for a protection key, and where Windows keeps a page's age
+	// (MMPTE_HARDWARE in the public ntkrnlmp symbols).
+	ignored: 1<<5 | 1<<6 | 0x7ff<<52,
 }
 
-// fiveLevel fails if processors are in long mode, and all of them page with 5
-// levels.
-func fiveLevel(cpus []phys.Registers) error {
-	var first *phys.Registers
-	for i := range cpus {
-		c := &cpus[i]
-		switch mode := modeOf(c); {
-		case pagedAMD64(c):
-			return nil
-		case first == nil && (mode == modeLong || mode == modeUnknown):
-			first = c
-		}
+// pagingAMD64: the same volumes.
+func pagingAMD64(levels int) Paging {
+	const perLevel = 9 // bits of an address
+	p := Paging{
+		top: levels, addressBits: phys.PageShift + perLevel*uint(levels),
+		largest:   3, // 1 GiB
+		entryBits: entryAMD64,
 	}
-	if first == nil {
+	for level := 1; level <= levels; level++ {
+		p.shifts[level] = uint8(phys.PageShift + perLevel*(level-1))
+	}
+	return p
+}
+
+// AMD64 returns x86-64.
+func AMD64() *Arch { return &amd64 }
+
+// pagingsOfAMD64: a processor that isn't in long mode pages otherwise or, such as one
+// that was never started, not at all. Of one whose control registers aren't known,
+// no more is than that it may page.
+func pagingsOfAMD64(c *phys.Registers) []*Paging {
+	switch mode := modeOf(c); {
+	case mode != modeLong && mode != modeUnknown:
 		return nil
+	case mode == modeUnknown && c.CR4 == 0:
+		return []*Paging{&fourLevels, &fiveLevels}
+	case c.CR4&phys.CR4LA57 != 0:
+		return []*Paging{&fiveLevels}
 	}
-	return fmt.Errorf("vCPU %d has CR4.LA57 set: %w", first.CPU, ErrFiveLevel)
+	return []*Paging{&fourLevels}
 }
 
 // kpcrsAMD64: in user mode the KPCR is in KernelGSBase, and GS base is the

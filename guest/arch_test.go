@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,26 +43,31 @@ func TestSameTable(t *testing.T) {
 // TestArchs: the parts of each architecture agree.
 func TestArchs(t *testing.T) {
 	for _, a := range Archs() {
-		p := &a.paging
-		if got := p.shift(p.top) + 9; got != p.addressBits || p.shift(1) != phys.PageShift {
-			t.Errorf("%v: the tables translate %d bits; want %d", a, got, p.addressBits)
-		}
-		for _, va := range []phys.VirtAddr{a.kernelHalf, a.kernelsLow, a.kernelsHigh - 1, a.KUSER(), ^phys.VirtAddr(0)} {
-			if !p.canonical(va) || va < a.kernelHalf || p.index(va, p.top) < kernelEntry {
-				t.Errorf("%v: %#x is no address of the kernel's half", a, uint64(va))
-			}
-		}
-		if p.canonical(a.kernelHalf-1) || !p.canonical(1<<(p.addressBits-1)-1) {
-			t.Errorf("%v: canonical() disagrees with the kernel's half", a)
-		}
-		if n := p.index(a.kernelsHigh-1, p.top) - p.index(a.kernelsLow, p.top) + 1; n != kernelSlots {
-			t.Errorf("%v: kernels are in %d entries of the root; want %d", a, n, kernelSlots)
+		for _, p := range a.Pagings() {
+			testPaging(t, a, p)
 		}
 	}
 	a := AMD64()
-	want := []any{"amd64", uint16(0x8664), 8, 4, 0x4D0, RegisterNames{"RIP", "RSP", "CR3"}}
-	got := []any{a.Name(), a.Machine(), a.PointerSize(), a.PageTableLevels(), a.ContextSize(), a.Registers()}
+	want := []any{"amd64", uint16(0x8664), 8, "[4-level paging 5-level paging]", 0x4D0, RegisterNames{"RIP", "RSP", "CR3"}}
+	got := []any{a.Name(), a.Machine(), a.PointerSize(), fmt.Sprint(a.Pagings()), a.ContextSize(), a.Registers()}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("AMD64 (-want +got):\n%s", diff)
+	}
+}
+
+func testPaging(t *testing.T, a *Arch, p *Paging) {
+	if got := p.shift(p.top) + 9; got != p.addressBits || p.shift(1) != phys.PageShift {
+		t.Errorf("%v: the tables translate %d bits; want %d", p, got, p.addressBits)
+	}
+	for _, va := range []phys.VirtAddr{p.kernelHalf(), a.kernelsLow, a.kernelsHigh - 1, a.KUSER(), ^phys.VirtAddr(0)} {
+		if !p.canonical(va) || va < p.kernelHalf() || p.index(va, p.top) < kernelEntry {
+			t.Errorf("%v: %#x is no address of the kernel's half", p, uint64(va))
+		}
+	}
+	if p.canonical(p.kernelHalf()-1) || !p.canonical(1<<(p.addressBits-1)-1) {
+		t.Errorf("%v: canonical() disagrees with the kernel's half", p)
+	}
+	if n := p.index(a.kernelsHigh-1, p.top) - p.index(a.kernelsLow, p.top) + 1; n > kernelSlots {
+		t.Errorf("%v: kernels are in %d entries of the root; want at most %d", p, n, kernelSlots)
 	}
 }

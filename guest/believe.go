@@ -8,16 +8,39 @@ import (
 	"snap/phys"
 )
 
-// follow goes from a candidate to the kernel, from there to the System process
-// and to its page table, and reads the guest by that.
+// follow reads the guest by a candidate: by the paging by which its table maps what
+// only Windows maps, KUSER_SHARED_DATA.
 func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 	if !d.ram.Has(c.root.PFN()) {
 		return nil, phys.ErrNotRAM
 	}
-	space := newAddressSpace(d.arch, d.mem, d.ram, c.root)
-	if _, err := readKUSER(ctx, space.arch, space); err != nil {
-		return nil, err
+	var odd error // of the likeliest paging
+	var reasons []error
+	for _, p := range c.pagings {
+		space := d.arch.AddressSpace(p, d.mem, d.ram, c.root)
+		if _, err := readKUSER(ctx, d.arch, space); err != nil {
+			if odd == nil {
+				odd = err
+			}
+			continue
+		}
+		sys, err := d.followBy(ctx, c, space)
+		if err == nil || ctx.Err() != nil {
+			return sys, err
+		}
+		if reasons = append(reasons, err); d.ended != nil {
+			break
+		}
 	}
+	if len(reasons) == 0 {
+		return nil, odd
+	}
+	return nil, errors.Join(reasons...)
+}
+
+// followBy goes from a candidate to the kernel, from there to the System process and
+// to its page table, and reads the guest by that.
+func (d *discovery) followBy(ctx context.Context, c candidate, space *AddressSpace) (*System, error) {
 	d.windows = true
 	half, err := space.kernelHalf(ctx)
 	if err != nil {
@@ -55,7 +78,10 @@ func (d *discovery) follow(ctx context.Context, c candidate) (*System, error) {
 
 // kernelHalf is what of a top-level table decides where kernels can be.
 // Processes share it, so that one search does for all of them.
-type kernelHalf [kernelSlots]uint64
+type kernelHalf struct {
+	paging  *Paging
+	entries [kernelSlots]uint64
+}
 
 // kernelIn is a kernel image in a kernel half.
 type kernelIn struct {
@@ -74,10 +100,11 @@ func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err err
 	if err != nil {
 		return half, err
 	}
-	p := &s.arch.paging
-	first := p.index(s.arch.kernelsLow, p.top)
-	for i := range half {
-		half[i] = t.entries[first+uint64(i)] & (p.frame | p.present)
+	p := s.paging
+	half.paging = p
+	first, last := p.index(s.arch.kernelsLow, p.top), p.index(s.arch.kernelsHigh-1, p.top)
+	for i := range min(last-first+1, kernelSlots) {
+		half.entries[i] = t.entries[first+i] & (p.frame | p.present)
 	}
 	return half, nil
 }
@@ -142,7 +169,7 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 	if err != nil {
 		return nil, fmt.Errorf("System process: %w", err)
 	}
-	own := newAddressSpace(d.arch, d.mem.Reader, d.ram, root) // outlives the discovery
+	own := d.arch.AddressSpace(space.paging, d.mem.Reader, d.ram, root) // outlives the discovery
 	slot, err := sameGuest(ctx, space, own, kernel.Base, &k)
 	if err != nil {
 		return nil, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)
@@ -193,9 +220,7 @@ func selfMapSlot(ctx context.Context, space *AddressSpace, k *KDBG) (int, error)
 	if len(slots) != 1 {
 		return 0, fmt.Errorf("%w: %d entries of the kernel half map the table itself", ErrMalformed, len(slots))
 	}
-	p := &space.arch.paging
-	signBits := ^uint64(0) << p.addressBits
-	base := signBits | uint64(slots[0])<<p.shift(p.top)
+	base := uint64(space.paging.entryAddress(slots[0]))
 	if want, ok := k.value(kdbgPteBase); ok && want != 0 && want != base {
 		return 0, fmt.Errorf("%w: self-map at %#x, but PteBase is %#x", ErrMalformed, base, want)
 	}

@@ -145,7 +145,7 @@ type hostileSpace struct {
 func newHostileSpace(t *testing.T, im *ntlab.Image) *hostileSpace {
 	h := &hostileSpace{t: t, im: im}
 	h.root = h.page()
-	slot := amd64.paging.index(KUSERAddress, 4)
+	slot := fourLevels.index(KUSERAddress, 4)
 	h.entry(h.root, slot, h.read(im.Truth.DirectoryTableBase, slot))
 	return h
 }

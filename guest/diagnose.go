@@ -121,25 +121,23 @@ func inUEFI(ctx context.Context, d *discovery) string {
 // identityOnly reports whether a processor in long mode runs at an address that
 // is its own physical address, by tables without any entry for a kernel.
 func (d *discovery) identityOnly(ctx context.Context, c *phys.Registers) bool {
-	space := newAddressSpace(d.arch, d.mem, d.ram, c.PageTableRoot())
+	space := d.spaceOf(c)
 	t, err := space.table(ctx, space.root)
 	if err != nil {
 		return false
 	}
-	p := &d.arch.paging
 	for _, e := range t.entries[kernelEntry:] {
-		if e&p.present != 0 {
+		if e&space.paging.present != 0 {
 			return false
 		}
-	}
-	if c.CR4&phys.CR4LA57 != 0 { // the first entry leads to what is the root with 4 levels
-		if t.entries[0]&p.present == 0 {
-			return false
-		}
-		space = newAddressSpace(d.arch, d.mem, d.ram, p.at(t.entries[0]))
 	}
 	m, err := space.Translate(ctx, c.ProgramCounter())
 	return err == nil && uint64(m.Addr) == uint64(c.ProgramCounter())
+}
+
+// spaceOf returns the address space of a processor in long mode.
+func (d *discovery) spaceOf(c *phys.Registers) *AddressSpace {
+	return d.arch.AddressSpace(d.arch.pagingsOf(c)[0], d.mem, d.ram, c.PageTableRoot())
 }
 
 // isEncrypted: under SEV, page table addresses have the C-bit set, bit 47 or 51
@@ -148,7 +146,7 @@ func isEncrypted(_ context.Context, d *discovery) string {
 	for i := range d.cpus {
 		c := &d.cpus[i]
 		root := c.PageTableRoot()
-		if d.ram.Has(root.PFN()) {
+		if len(d.arch.pagingsOf(c)) == 0 || d.ram.Has(root.PFN()) {
 			continue
 		}
 		for _, bit := range []uint{47, 51} {
@@ -208,7 +206,7 @@ func looksLikeLinux(ctx context.Context, d *discovery) string {
 		if modeOf(c) != modeLong || idt != linuxEntryArea && idt < linuxFixedLow {
 			continue
 		}
-		space := newAddressSpace(d.arch, d.mem, d.ram, c.PageTableRoot())
+		space := d.spaceOf(c)
 		gate, err := readRecord(ctx, space, "IDT", idt, 16)
 		if err != nil {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"snap/phys"
 )
@@ -11,9 +12,9 @@ import (
 // Discover finds the Windows guest in mem, of which only ram is read. cpus are
 // the registers of its virtual processors, in any order; none are needed if
 // the memory itself leads to the page tables. Without a Windows that is
-// understood the error is of class ErrNotWindows or ErrFiveLevel, and says the
-// likeliest reason; where memory could not be read, it is the reader's instead.
-// Both but ErrFiveLevel are of type *NotFoundError.
+// understood the error is of class ErrNotWindows and says the likeliest reason;
+// where memory could not be read, it is the reader's instead. Both are of type
+// *NotFoundError.
 //
 // Where all processors are in firmware or in 32-bit mode, no 64-bit Windows runs,
 // and memory is not searched for what an earlier boot may have left there.
@@ -42,8 +43,6 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 			for _, f := range by {
 				tried.note(f.Finder, errNotTried)
 			}
-		case fiveLevel(cpus) != nil:
-			return nil, fiveLevel(cpus)
 		default:
 			if err := d.run(ctx, by); err != nil || d.found != nil {
 				return d.found, err
@@ -70,14 +69,17 @@ var errNotTried = errors.New("not tried")
 
 // discovery is the state of one Discover, of one architecture.
 type discovery struct {
-	arch   *Arch
+	arch *Arch
+	// pagings are arch's, those that the processors use first.
+	pagings []*Paging
+
 	mem    *watchedReader
 	ram    phys.Runs
 	cpus   []phys.Registers
 	budget *budget
 	search *kernelSearch
 
-	seen   map[phys.Addr]bool    // top-level tables
+	seen   map[builtAs]bool      // top-level tables
 	barren map[kernelHalf]string // those without a kernel, and who had them
 	blocks map[kernelIn]foundBlocks
 	tried  *attempts // of all architectures
@@ -92,9 +94,28 @@ type discovery struct {
 func newDiscovery(arch *Arch, mem *watchedReader, ram phys.Runs, cpus []phys.Registers, finders int, tried *attempts) *discovery {
 	b := newBudget(finders)
 	return &discovery{
-		arch: arch, mem: mem, ram: ram, cpus: cpus, budget: b, search: newKernelSearch(mem, ram, b), tried: tried,
-		seen: map[phys.Addr]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
+		arch: arch, pagings: witnessed(arch, cpus), mem: mem, ram: ram, cpus: cpus, budget: b, search: newKernelSearch(mem, ram, b), tried: tried,
+		seen: map[builtAs]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
 	}
+}
+
+// witnessed returns the pagings of an architecture, those first that processors say
+// they use. None is left out: a processor may be in a hypervisor inside the guest,
+// which pages as it likes.
+func witnessed(arch *Arch, cpus []phys.Registers) []*Paging {
+	var out []*Paging
+	add := func(list []*Paging) {
+		for _, p := range list {
+			if !slices.Contains(out, p) {
+				out = append(out, p)
+			}
+		}
+	}
+	for i := range cpus {
+		add(arch.pagingsOf(&cpus[i]))
+	}
+	add(arch.pagings)
+	return out
 }
 
 // watchedReader keeps the first error of a reader that isn't about the guest's
@@ -142,16 +163,29 @@ func (d *discovery) run(ctx context.Context, by []finder) error {
 	return nil
 }
 
-// try looks for the guest in the page table of c. It fails only when ctx ends;
-// what is wrong with the candidate is noted.
+// builtAs is a top-level table, as it is read by one paging.
+type builtAs struct {
+	root   phys.Addr
+	paging *Paging
+}
+
+// try looks for the guest in the page table of c, by each paging that it was not
+// tried with yet. It fails only when ctx ends; what is wrong with the candidate is
+// noted.
 func (d *discovery) try(ctx context.Context, f Finder, c candidate) error {
-	if d.seen[c.root] || d.ended != nil {
+	if c.pagings == nil {
+		c.pagings = d.pagings
+	}
+	c.pagings = slices.DeleteFunc(slices.Clone(c.pagings), func(p *Paging) bool { return d.seen[builtAs{c.root, p}] })
+	if len(c.pagings) == 0 || d.ended != nil {
 		return nil
 	}
 	if d.ended = d.budget.spend(workCandidates, 1); d.ended != nil {
 		return nil
 	}
-	d.seen[c.root] = true
+	for _, p := range c.pagings {
+		d.seen[builtAs{c.root, p}] = true
+	}
 	sys, err := d.follow(ctx, c)
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("look for Windows: %w", ctxErr)

@@ -24,14 +24,14 @@ import (
 //
 // The error is that of ctx, or a *TranslateError about a table that could not
 // be read or is not in RAM, so that nothing is known of va. A call reads at
-// most 9 tables, looks at 512 entries of the last, and follows one prototype PTE.
+// most 11 tables, looks at 512 entries of the last, and follows one prototype PTE.
 func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (phys.Extent, error) {
 	if err := ctx.Err(); err != nil {
 		return phys.Extent{}, err
 	}
-	p := &s.arch.paging
+	p := s.paging
 	if !p.canonical(va) {
-		return phys.Extent{Size: uint64(s.arch.kernelHalf - va)}, nil
+		return phys.Extent{Size: uint64(p.kernelHalf() - va)}, nil
 	}
 	next := s.root
 	for level := p.top; ; level-- {
@@ -71,10 +71,10 @@ func (s *AddressSpace) alike(t *table, level int, i uint64, first lead) uint64 {
 		return 1
 	}
 	end := uint64(tableEntries)
-	if level == s.arch.paging.top && i < kernelEntry {
+	if level == s.paging.top && i < kernelEntry {
 		end = kernelEntry // what follows is the other half
 	}
-	f, size := s.entries(), s.arch.paging.size(level)
+	f, size := s.entries(), s.paging.size(level)
 	n := uint64(1)
 	for ; i+n < end; n++ {
 		l := f.lead(t.entries[i+n], level)

@@ -14,12 +14,7 @@ func TestExtent(t *testing.T) {
 	}
 	absent := func(n uint64) phys.Extent { return phys.Extent{Size: n} }
 	unresolved := func(n uint64) phys.Extent { return phys.Extent{Residence: phys.Unresolved, Size: n} }
-	tests := []struct {
-		name string
-		edit func(m *smallRAM)
-		va   phys.VirtAddr
-		want phys.Extent
-	}{
+	tests := []extentOf{
 		{"two pages that follow each other", nil, testVA, mapped(0x9000, 0x2000)},
 		{"from inside a page", nil, testVA + 0x234, mapped(0x9234, 0x1DCC)},
 		{"the last of them", nil, testVA + 0x1000, mapped(0xA000, 0x1000)},
@@ -185,6 +180,8 @@ func TestExtent(t *testing.T) {
 		},
 		{"the rest of a page directory", nil, testVA + 0x20_0000, absent(511 << 21)},
 		{"the rest of a page directory pointer table", nil, testVA + 0x4000_0001, absent(511<<30 - 1)},
+	}
+	testExtents(t, &fourLevels, append(tests, []extentOf{
 		{"top-level entries up to the next", nil, 0xFFFF_8000_0000_0000, absent(0xF0 << 39)},
 		{"the top of the address space", nil, 0xFFFF_FFFF_FFFF_F000, absent(0x1000)},
 		{"the user half, which ends in the middle of the table", nil, 0x1000, absent(1<<47 - 0x1000)},
@@ -194,15 +191,57 @@ func TestExtent(t *testing.T) {
 		},
 		{"an address that isn't canonical", nil, 0x0000_8000_0000_0000, absent(0xFFFF_0000_0000_0000)},
 		{"the last of those", nil, 0xFFFF_7FFF_FFFF_FFFF, absent(1)},
-	}
+	}...))
+	testExtents(t, &fiveLevels, append(tests, []extentOf{
+		{"PML4 entries up to the next", nil, 0xFFFF_8000_0000_0000, absent(0xF0 << 39)},
+		{"PML5 entries up to the next", nil, 0xFF00_0000_0000_0000, absent(0xFF << 48)},
+		{"the user half, which ends in the middle of the table", nil, 0x1000, absent(1<<56 - 0x1000)},
+		{
+			"a reserved bit in the top level", func(m *smallRAM) { m.set(6, 0x1FF, 1<<12|userW|0x80) }, testVA,
+			absent(0x800_0000_0000),
+		},
+		{
+			"a reserved bit in the level below", func(m *smallRAM) { m.set(1, 0x1FF, 2<<12|userW|0x80) }, 0xFFFF_FF80_0000_0000,
+			absent(1 << 39),
+		},
+		{
+			"a PML4 in transition", func(m *smallRAM) { m.set(6, 0x1FE, 1<<12|1<<11) }, 0xFFFE_F800_0000_0000,
+			absent(1<<48 - 0xF800_0000_0000),
+		},
+		{
+			"a PDPT in transition", func(m *smallRAM) { m.set(1, 0x1F0, 2<<12|1<<11) }, testVA,
+			mapped(0x9000, 0x2000),
+		},
+		{"an address that isn't canonical", nil, 0x0100_0000_0000_0000, absent(0xFE00_0000_0000_0000)},
+		{"the last of those", nil, 0xFEFF_FFFF_FFFF_FFFF, absent(1)},
+	}...))
+}
+
+// extentOf is what Extent says of an address by edited tables.
+type extentOf struct {
+	name string
+	edit func(m *smallRAM)
+	va   phys.VirtAddr
+	want phys.Extent
+}
+
+// testExtents holds extents of tables by p, whose PML5 is in page 6, against what is
+// to be said of them.
+func testExtents(t *testing.T, p *Paging, tests []extentOf) {
+	t.Helper()
 	for _, tt := range tests {
 		m := tables()
+		root := phys.Addr(0x1000)
+		if p == &fiveLevels {
+			root = 0x6000
+			m.set(6, 0x1FF, 1<<12|userW)
+		}
 		if tt.edit != nil {
 			tt.edit(m)
 		}
-		s := NewAddressSpace(m, m.ram().Minus(phys.Runs{{Base: 0x80, Pages: 1}}), 0x1000)
+		s := AMD64().AddressSpace(p, m, m.ram().Minus(phys.Runs{{Base: 0x80, Pages: 1}}), root)
 		if got, err := s.Extent(t.Context(), tt.va); err != nil || got != tt.want {
-			t.Errorf("%s: Extent(%#x) = %+v, %v; want %+v", tt.name, uint64(tt.va), got, err, tt.want)
+			t.Errorf("%v, %s: Extent(%#x) = %+v, %v; want %+v", p, tt.name, uint64(tt.va), got, err, tt.want)
 		}
 	}
 }
@@ -251,7 +290,7 @@ func TestExtentSteps(t *testing.T) {
 	m := tables()
 	s := NewAddressSpace(m, m.ram(), 0x1000)
 	calls, pages := 0, uint64(0)
-	for va := amd64.kernelHalf; ; {
+	for va := fourLevels.kernelHalf(); ; {
 		e, err := s.Extent(t.Context(), va)
 		if err != nil {
 			t.Fatal(err)

@@ -16,7 +16,7 @@ var findLowStub = finder{
 		Trust: "Windows starts processors and wakes up by it, but what was there before may still be",
 	},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		stubs, err := lowStubs(ctx, d.mem, d.ram)
+		stubs, err := lowStubs(ctx, d.arch, d.mem, d.ram)
 		if err != nil {
 			return "", err
 		}
@@ -40,10 +40,11 @@ const (
 	lowStubTgtWant  = 0xFFFF_F800_0000_0000
 	lowStubCR3      = 0xA0
 	lowStubCR3Mask  = 0xFFFF_FF00_0000_0FFF
+	lowStubCR4      = 0xA8
 )
 
 // lowStubs returns the top-level tables that low stubs name.
-func lowStubs(ctx context.Context, mem phys.Reader, ram phys.Runs) ([]candidate, error) {
+func lowStubs(ctx context.Context, arch *Arch, mem phys.Reader, ram phys.Runs) ([]candidate, error) {
 	var out []candidate
 	area := phys.Runs{{Base: lowStubFirst >> phys.PageShift, Pages: (lowStubEnd - lowStubFirst) >> phys.PageShift}}
 	err := eachChunk(ctx, mem, area.Intersect(ram), func(chunk []byte, at phys.Addr) bool {
@@ -52,11 +53,19 @@ func lowStubs(ctx context.Context, mem phys.Reader, ram phys.Runs) ([]candidate,
 			target := binary.LittleEndian.Uint64(page[lowStubTarget:])
 			cr3 := binary.LittleEndian.Uint64(page[lowStubCR3:])
 			if binary.LittleEndian.Uint64(page[lowStubJump:])&lowStubJumpMask != lowStubJumpWant ||
-				target&lowStubTgtMask != lowStubTgtWant || cr3&lowStubCR3Mask != 0 || cr3 == 0 {
+				cr3&lowStubCR3Mask != 0 || cr3 == 0 {
 				continue
 			}
+			// The processor goes on by what the stub has of its control registers.
+			cr4 := binary.LittleEndian.Uint64(page[lowStubCR4:])
+			if target&lowStubTgtMask != lowStubTgtWant && (cr4&phys.CR4LA57 == 0 || !phys.VirtAddr(target).Kernel()) {
+				continue // with 5 levels it isn't known that kernels stay where they were
+			}
 			stub := fmt.Sprintf("low stub at %#x", uint64(at)+uint64(off))
-			out = append(out, candidate{phys.Addr(cr3), stub, []hint{{phys.VirtAddr(target), stub + " LmTarget"}}})
+			out = append(out, candidate{
+				root: phys.Addr(cr3), from: stub, pagings: arch.pagingsOf(&phys.Registers{CR4: cr4}),
+				hints: []hint{{phys.VirtAddr(target), stub + " LmTarget"}},
+			})
 		}
 		return true
 	})

@@ -20,18 +20,19 @@ var findRegisters = finder{
 }
 
 // registerCandidates returns the top-level tables that the processors use, each
-// once. A processor that pages otherwise, with 5 levels, is no witness.
+// once. A processor that doesn't page is no witness.
 func registerCandidates(arch *Arch, cpus []phys.Registers) []candidate {
 	var out []candidate
-	seen := map[phys.Addr]bool{}
+	seen := map[builtAs]bool{}
 	for i := range cpus {
 		c := &cpus[i]
 		root := c.PageTableRoot()
-		if !arch.paged(c) || root == 0 || seen[root] {
+		pagings := arch.pagingsOf(c)
+		if len(pagings) == 0 || root == 0 || seen[builtAs{root, pagings[0]}] {
 			continue
 		}
-		seen[root] = true
-		out = append(out, candidate{root: root, from: fmt.Sprintf("vCPU %d %s", c.CPU, arch.registers.PageTableRoot)})
+		seen[builtAs{root, pagings[0]}] = true
+		out = append(out, candidate{root: root, from: fmt.Sprintf("vCPU %d %s", c.CPU, arch.registers.PageTableRoot), pagings: pagings})
 	}
 	return out
 }

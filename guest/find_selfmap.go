@@ -46,15 +46,15 @@ func lowMemory() phys.Runs {
 }
 
 // scanForSelfMaps offers try the pages of area that look like a top-level table:
-// those that have exactly one entry for themselves in their kernel half. Any
-// process's kernel page table looks so: their kernel halves are alike. The note
-// ends with ended.
+// those that have exactly one entry for themselves in their kernel half, which is the
+// upper half of their entries in every paging. Any process's kernel page table looks
+// so: their kernel halves are alike. The note ends with ended.
 func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, ended string, try func(candidate) bool) (string, error) {
 	found := 0
 	err := eachChunk(ctx, d.mem, area, func(chunk []byte, at phys.Addr) bool {
 		for off := 0; off < len(chunk); off += phys.PageSize {
 			root := at + phys.Addr(off)
-			if !d.arch.paging.selfMapped(chunk[off:off+phys.PageSize], root) {
+			if !d.arch.entries.selfMapped(chunk[off:off+phys.PageSize], root) {
 				continue
 			}
 			found++

@@ -18,11 +18,13 @@ var findShadow = finder{
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
 		found, left := 0, maxShadowReads
 		for _, c := range registerCandidates(d.arch, d.cpus) {
-			space := newAddressSpace(d.arch, d.mem, d.ram, c.root)
-			for _, s := range shadowCandidates(ctx, space, d.cpus, &left) {
-				found++
-				if !try(s) {
-					return "", nil
+			for _, p := range c.pagings {
+				space := d.arch.AddressSpace(p, d.mem, d.ram, c.root)
+				for _, s := range shadowCandidates(ctx, space, d.cpus, &left) {
+					found++
+					if !try(s) {
+						return "", nil
+					}
 				}
 			}
 			if err := ctx.Err(); err != nil {
@@ -63,9 +65,11 @@ func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Regi
 				}
 				*left--
 				cr3, err := readVA(ctx, space, "KernelDirectoryTableBase", kpcr+off)
-				root := space.arch.paging.at(uint64(cr3))
+				root := space.paging.at(uint64(cr3))
 				if err == nil && root != 0 && space.ram.Has(root.PFN()) {
-					out = append(out, candidate{root: root, from: fmt.Sprintf("vCPU %d KPRCB", c.CPU)})
+					out = append(out, candidate{
+						root: root, from: fmt.Sprintf("vCPU %d KPRCB", c.CPU), pagings: []*Paging{space.paging},
+					})
 				}
 			}
 		}

@@ -27,9 +27,12 @@ type finder struct {
 // candidate is a physical address that may be a Windows guest's top-level page
 // table, and pointers that may lead to the kernel in it.
 type candidate struct {
-	root  phys.Addr
-	from  string
-	hints []hint
+	root phys.Addr
+	from string
+	// pagings are how the table may be built, the likelier first; nil where nothing
+	// says that.
+	pagings []*Paging
+	hints   []hint
 }
 
 // offer offers try the candidates until it returns false. The note is none where

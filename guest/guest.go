@@ -11,14 +11,14 @@
 //
 // [Finders] are the ways in which Discover looks for page tables, each in a file
 // of its own; [System.Attempts] says what they found. [Arch] is what differs
-// between processor architectures; AMD64 is the only one yet.
+// between processor architectures; AMD64 is the only one yet. [Paging] is how page
+// tables are built: by 4 or 5 levels, which an [AddressSpace] has and a guest decides.
 //
 // Everything read here is hostile input. Every count, length and pointer is
 // bounded by a named constant and checked before use; a guest that lies gets an
 // error or a warning, never a panic, a hang or an unbounded allocation.
 //
-// Only x86-64 guests with 4-level paging are supported; those with 5 levels are
-// refused.
+// Only x86-64 guests are supported.
 package guest
 
 import (
@@ -35,10 +35,8 @@ var (
 	ErrNotWindows = errors.New("not a Windows guest that snap understands")
 	// ErrNotPresent: a page table entry maps nothing that is in RAM.
 	ErrNotPresent = errors.New("page not present")
-	// ErrNotCanonical: a virtual address that 4-level paging can't express.
+	// ErrNotCanonical: a virtual address that the guest's paging can't translate.
 	ErrNotCanonical = errors.New("address not canonical")
-	// ErrFiveLevel: the guest pages with 5 levels (CR4.LA57).
-	ErrFiveLevel = errors.New("5-level paging is not supported")
 	// ErrNotFound: an image has no export or debug entry of that kind.
 	ErrNotFound = errors.New("not found")
 	// ErrNoKDBG: the kernel's debugger data block is in none of its readable pages.

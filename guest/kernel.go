@@ -13,8 +13,8 @@ const (
 	// kernel's base is looked for. Kernel images are at most some 20 MiB.
 	kernelReach = 32 << 20
 
-	// kernelSlots is how many entries of the top-level table the range takes
-	// where kernels are.
+	// kernelSlots is how many entries of the top-level table the range takes at
+	// most where kernels are.
 	kernelSlots = 2
 
 	// maxKernelSize bounds the image that is looked into: three times the largest

@@ -6,8 +6,11 @@ import (
 	"snap/phys"
 )
 
-// foundInRange says what led to a kernel that nothing pointed to.
-const foundInRange = "scan of the kernel's address range"
+// What led to a kernel that nothing pointed to.
+const (
+	foundInRange = "scan of the kernel's address range"
+	foundInHalf  = "scan of the kernel's half"
+)
 
 // tableAt is a page that is used as a page table of a level.
 type tableAt struct {
@@ -15,19 +18,31 @@ type tableAt struct {
 	level int
 }
 
-// inRange looks through everything that is mapped where kernels are. It goes
-// down the page tables: one under which no image begins is looked at once, from
-// wherever it is reached.
+// inRange looks through everything that is mapped where kernels are, and, where it
+// isn't known that they are there, in all of the kernel's half.
 func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept acceptKernel) (bool, error) {
-	w := &rangeWalk{kernelSearch: k, space: space, accept: accept}
-	return w.table(ctx, space.root, space.arch.paging.top, 0)
+	arch, p := space.arch, space.paging
+	w := &rangeWalk{
+		kernelSearch: k, space: space, accept: accept,
+		low: arch.kernelsLow, last: arch.kernelsHigh - 1, from: foundInRange,
+	}
+	done, err := w.table(ctx, space.root, p.top, p.entryAddress(0))
+	if done || err != nil || p == arch.pagings[0] {
+		return done, err
+	}
+	w.low, w.last, w.from = p.kernelHalf(), ^phys.VirtAddr(0), foundInHalf
+	return w.table(ctx, space.root, p.top, p.entryAddress(0))
 }
 
-// rangeWalk is one search of the kernel's range in one address space.
+// rangeWalk is a search of a range of one address space. It goes down the page
+// tables: one under which no image begins is looked at once, from wherever it is
+// reached.
 type rangeWalk struct {
 	*kernelSearch
-	space  *AddressSpace
-	accept acceptKernel
+	space     *AddressSpace
+	accept    acceptKernel
+	low, last phys.VirtAddr
+	from      string
 }
 
 // table looks at what a table of the given level maps, the first byte of which
@@ -49,33 +64,43 @@ func (w *rangeWalk) table(ctx context.Context, at phys.Addr, level int, base phy
 		return false, ctx.Err()
 	}
 	met := w.met
-	if done, err := w.entries(ctx, t, level, base); done || err != nil {
+	first, end := w.within(level, base)
+	if done, err := w.entries(ctx, t, level, base, first, end); done || err != nil {
 		return done, err
 	}
-	if w.met == met {
+	if w.met == met && end-first == tableEntries {
 		w.barren[key] = true
 	}
 	return false, nil
 }
 
-// entries looks at what the entries of a table map, of the top-level table those
-// of the range.
-func (w *rangeWalk) entries(ctx context.Context, t *table, level int, base phys.VirtAddr) (done bool, err error) {
-	arch := w.space.arch
-	p := &arch.paging
-	first, end := uint64(0), uint64(tableEntries)
-	if level == p.top {
-		first, end = p.index(arch.kernelsLow, level), p.index(arch.kernelsHigh, level)
-		base = arch.kernelsLow - phys.VirtAddr(first*p.size(level))
+// within returns the first of the entries of a table that are in the range, and the
+// end of them.
+func (w *rangeWalk) within(level int, base phys.VirtAddr) (first, end uint64) {
+	p := w.space.paging
+	end = tableEntries
+	if base < w.low {
+		first = p.index(w.low, level)
 	}
+	if last := base + phys.VirtAddr(tableEntries*p.size(level)-1); last > w.last {
+		end = p.index(w.last, level) + 1
+	}
+	return first, end
+}
+
+// entries looks at what some entries of a table map.
+func (w *rangeWalk) entries(ctx context.Context, t *table, level int, base phys.VirtAddr, first, end uint64) (done bool, err error) {
+	p := w.space.paging
 	for i := first; i < end; {
 		n := uint64(1)
 		va := base + phys.VirtAddr(i*p.size(level))
-		switch l := w.space.entries().lead(t.entries[i], level); l.kind {
-		case leadsToPage:
+		switch l := w.space.entries().lead(t.entries[i], level); {
+		case l.kind == leadsToTable && level == p.top && l.at == w.space.root:
+			// the self-map shows tables
+		case l.kind == leadsToPage:
 			n = w.space.alike(t, level, i, l)
-			done, err = w.inPages(ctx, w.space, va, l.at, n*p.size(level), foundInRange, w.accept)
-		case leadsToTable:
+			done, err = w.inPages(ctx, w.space, va, l.at, n*p.size(level), w.from, w.accept)
+		case l.kind == leadsToTable:
 			done, err = w.table(ctx, l.at, level-1, va)
 		}
 		if done || err != nil {

@@ -87,7 +87,7 @@ func TestSelfMapped(t *testing.T) {
 		for i, e := range tt.entries {
 			binary.LittleEndian.PutUint64(page[8*i:], e)
 		}
-		if got := amd64.paging.selfMapped(page, root); got != tt.want {
+		if got := amd64.entries.selfMapped(page, root); got != tt.want {
 			t.Errorf("%s: selfMapped = %v; want %v", name, got, tt.want)
 		}
 	}

@@ -56,10 +56,14 @@ func modeOf(c *phys.Registers) cpuMode {
 }
 
 // furthest returns the furthest mode of the processors and the first that is in
-// it: modeUnknown if any of them is unknown, or if there are none.
+// it: modeUnknown if any of them may page in an unknown mode, or if there are none.
+// One of whose control registers nothing is known says nothing either way.
 func furthest(cpus []phys.Registers) (mode cpuMode, cpu *phys.Registers) {
 	for i := range cpus {
 		m := modeOf(&cpus[i])
+		if m == modeUnknown && cpus[i].CR3|cpus[i].CR4 == 0 {
+			continue
+		}
 		if m == modeUnknown {
 			return modeUnknown, nil
 		}

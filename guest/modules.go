@@ -35,7 +35,7 @@ func (s *System) Modules(ctx context.Context) ([]Module, error) {
 		m := Module{
 			Entry: entry, Base: r.va(ldrDllBase), Size: r.u32(ldrSizeOfImage), EntryPoint: r.va(ldrEntryPoint),
 		}
-		if end, ok := m.Base.Add(uint64(m.Size)); !ok || !m.Base.Kernel() || !end.Kernel() ||
+		if end, ok := m.Base.Add(uint64(m.Size)); !ok || !s.Space.kernel(m.Base) || !s.Space.kernel(end) ||
 			uint64(m.Base)%ntLoadAlignment != 0 || m.Size == 0 || m.Size > maxImageSize {
 			return malformed(r.what, entry, "image of %#x bytes at %#x", m.Size, uint64(m.Base))
 		}

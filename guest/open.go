@@ -14,9 +14,12 @@ import (
 //
 // The result's DirectoryTableBase is root; a System process that has another
 // one, or can't be found, is a warning. For a finer verdict use the parts:
-// NewAddressSpace, ReadKUSER, ReadKDBG and ReadImage.
+// FindAddressSpace, ReadKUSER, ReadKDBG and ReadImage.
 func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, kdbg phys.VirtAddr) (*System, error) {
-	space := NewAddressSpace(mem, ram, root)
+	space, err := FindAddressSpace(ctx, mem, ram, root)
+	if err != nil {
+		return nil, err
+	}
 	if !ram.Has(space.Root().PFN()) {
 		return nil, fmt.Errorf("page table %#x: %w", uint64(root), phys.ErrNotRAM)
 	}

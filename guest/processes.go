@@ -93,7 +93,7 @@ func firstProcess(ctx context.Context, space *AddressSpace, k *KDBG) (phys.VirtA
 		if err != nil {
 			continue
 		}
-		if _, err := selfMapSlot(ctx, newAddressSpace(space.arch, space.mem, space.ram, root), k); err == nil {
+		if _, err := selfMapSlot(ctx, space.at(root), k); err == nil {
 			found = append(found, at)
 		}
 	}
@@ -110,7 +110,7 @@ func processRoot(ctx context.Context, space *AddressSpace, eprocess phys.VirtAdd
 	if err != nil {
 		return 0, err
 	}
-	root := space.arch.paging.at(uint64(v))
+	root := space.paging.at(uint64(v))
 	if root == 0 || !space.ram.Has(root.PFN()) {
 		return 0, fmt.Errorf("DirectoryTableBase %#x at %#x: %w", uint64(v), uint64(at), phys.ErrNotRAM)
 	}
@@ -178,7 +178,7 @@ func (s *System) Processes(ctx context.Context) ([]Process, error) {
 			EPROCESS:           at,
 			PID:                r.u64(l.pid),
 			Name:               cString(r.bytes(l.name, imageFileNameSize)),
-			DirectoryTableBase: s.Space.arch.paging.at(r.u64(dtb)),
+			DirectoryTableBase: s.Space.paging.at(r.u64(dtb)),
 		})
 		return r.err
 	})

@@ -30,7 +30,7 @@ type lead struct {
 // entryFormat reads entries of an architecture's page tables, as Windows uses
 // them, in a guest that has the given RAM.
 type entryFormat struct {
-	*paging
+	*Paging
 	ram phys.Runs
 }
 
@@ -70,7 +70,7 @@ func (f entryFormat) presentLead(e uint64, level int) lead {
 		return lead{kind: leadsToPage, at: f.at(e)}
 	case e&f.large == 0:
 		return lead{kind: leadsToTable, at: f.at(e)}
-	case level == f.top:
+	case level > f.largest:
 		return lead{malformed: true} // the bit is reserved there
 	}
 	return lead{kind: leadsToPage, at: f.at(e) &^ phys.Addr(f.size(level)-1)}
@@ -142,4 +142,4 @@ func (s *AddressSpace) leadOf(_ context.Context, e uint64, level int) (lead, err
 	return l, nil
 }
 
-func (s *AddressSpace) entries() entryFormat { return entryFormat{&s.arch.paging, s.ram} }
+func (s *AddressSpace) entries() entryFormat { return entryFormat{s.paging, s.ram} }

@@ -132,17 +132,6 @@ func TestHostileTablesEnd(t *testing.T) {
 	}
 }
 
-func TestFiveLevelPagingIsRefused(t *testing.T) {
-	im := build(t, ntlab.Config{Seed: 28, CPUs: 2})
-	cpus := append([]phys.Registers(nil), im.Registers()...)
-	for i := range cpus {
-		cpus[i].CR4 |= phys.CR4LA57
-	}
-	if s, err := guest.Discover(t.Context(), im, im.RAM(), cpus); s != nil || !errors.Is(err, guest.ErrFiveLevel) {
-		t.Errorf("Discover = %v, %v; want ErrFiveLevel", s, err)
-	}
-}
-
 // A processor with 5-level paging tells nothing; the others do.
 func TestFiveLevelProcessorIsNoWitness(t *testing.T) {
 	im := build(t, ntlab.Config{Seed: 28, CPUs: 2})

@@ -32,7 +32,7 @@ type Mapping struct {
 // reader of physical memory returned.
 type TranslateError struct {
 	At    phys.VirtAddr
-	Level int    // 4 (PML4) to 1 (page table), 0 before the walk
+	Level int    // of the root to 1 (page table), 0 before the walk
 	Entry uint64 // the entry that ended the walk
 	Err   error
 
@@ -49,25 +49,25 @@ func (e *TranslateError) Error() string {
 // Unwrap returns the cause.
 func (e *TranslateError) Unwrap() error { return e.Err }
 
-// AddressSpace translates guest-virtual addresses by a 4-level x86-64 page
-// table: 4 KiB, 2 MiB and 1 GiB pages, and pages that are not present for the
+// AddressSpace translates guest-virtual addresses by a page table, as its Paging
+// says: 4 KiB, 2 MiB and 1 GiB pages, and pages that are not present for the
 // processor but still in RAM: those that Windows has taken from a working set but
 // not yet reused (transition pages), at every level at which Windows pages tables
 // out and also where the frame number is hidden from L1TF, and those that a
 // prototype PTE leads to.
 //
-// Not supported: pages in a page file, prototype PTEs that only a VAD names,
-// 5-level paging.
+// Not supported: pages in a page file, prototype PTEs that only a VAD names.
 //
 // It keeps a bounded number of table pages, so that a guest that goes on
 // changing its tables is seen as it was: make one for each discovery. It is
 // safe for concurrent use.
 type AddressSpace struct {
-	arch  *Arch
-	mem   phys.Reader
-	ram   phys.Runs
-	root  phys.Addr
-	cache [cachedTables]atomic.Pointer[table]
+	arch   *Arch
+	paging *Paging
+	mem    phys.Reader
+	ram    phys.Runs
+	root   phys.Addr
+	cache  [cachedTables]atomic.Pointer[table]
 }
 
 // cachedTables bounds the table pages that an AddressSpace keeps (1 MiB).
@@ -81,16 +81,52 @@ type table struct {
 
 var _ VirtReader = (*AddressSpace)(nil)
 
-// NewAddressSpace returns the address space of AMD64's top-level page table at
-// root, whose low 12 bits (flags and PCID of CR3) are ignored. Table pages are
-// read only from ram.
+// NewAddressSpace returns the address space of the top-level page table at root, of
+// x86-64 with 4 levels as nearly all guests have it. The low 12 bits of root (flags
+// and PCID of CR3) are ignored. Table pages are read only from ram.
+//
+// Arch.AddressSpace is for other pagings, FindAddressSpace for where it isn't known
+// how the guest pages.
 func NewAddressSpace(mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
-	return newAddressSpace(AMD64(), mem, ram, root)
+	return AMD64().AddressSpace(&fourLevels, mem, ram, root)
 }
 
-func newAddressSpace(arch *Arch, mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
-	return &AddressSpace{arch: arch, mem: mem, ram: ram, root: arch.paging.at(uint64(root))}
+// AddressSpace is NewAddressSpace for tables of a that are built as p says, which is
+// one of a's.
+func (a *Arch) AddressSpace(p *Paging, mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
+	return &AddressSpace{arch: a, paging: p, mem: mem, ram: ram, root: p.at(uint64(root))}
 }
+
+// FindAddressSpace is NewAddressSpace for tables of any kind: the one by which root
+// maps a KUSER_SHARED_DATA as Windows does, or that of NewAddressSpace if there is
+// none. The error is that of ctx.
+func FindAddressSpace(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr) (*AddressSpace, error) {
+	for _, a := range Archs() {
+		for _, p := range a.pagings {
+			s := a.AddressSpace(p, mem, ram, root)
+			_, err := readKUSER(ctx, a, s)
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if err == nil {
+				return s, nil
+			}
+		}
+	}
+	return NewAddressSpace(mem, ram, root), nil
+}
+
+// at returns the address space of another top-level table of the same guest.
+func (s *AddressSpace) at(root phys.Addr) *AddressSpace {
+	return s.arch.AddressSpace(s.paging, s.mem, s.ram, root)
+}
+
+// Paging returns how the page tables are built that s walks.
+func (s *AddressSpace) Paging() *Paging { return s.paging }
+
+// Canonical reports whether s can translate va at all: an address whose upper bits
+// are not all alike never leads anywhere.
+func (s *AddressSpace) Canonical(va phys.VirtAddr) bool { return s.paging.canonical(va) }
 
 // Arch returns the architecture whose page tables s walks.
 func (s *AddressSpace) Arch() *Arch { return s.arch }
@@ -104,6 +140,9 @@ func (s *AddressSpace) Drop() {
 		s.cache[i].Store(nil)
 	}
 }
+
+// kernel reports whether va is in the kernel's half.
+func (s *AddressSpace) kernel(va phys.VirtAddr) bool { return va.Kernel() && s.Canonical(va) }
 
 // table returns the table page at a page-aligned physical address.
 func (s *AddressSpace) table(ctx context.Context, at phys.Addr) (*table, error) {
@@ -138,7 +177,7 @@ type leadFunc func(s *AddressSpace, ctx context.Context, e uint64, level int) (l
 
 // translate is Translate, with what says where entries lead.
 func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf leadFunc) (Mapping, error) {
-	p := &s.arch.paging
+	p := s.paging
 	if !p.canonical(va) {
 		return Mapping{}, &TranslateError{At: va, Err: ErrNotCanonical}
 	}
@@ -169,7 +208,7 @@ func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf l
 
 // walkError is why a walk ended at an entry of a table of the given level, or
 // could not read the table.
-func (p *paging) walkError(va phys.VirtAddr, level int, entry uint64, err error) error {
+func (p *Paging) walkError(va phys.VirtAddr, level int, entry uint64, err error) error {
 	return &TranslateError{At: va, Level: level, Entry: entry, Err: err, maps: p.size(level)}
 }
 
@@ -179,7 +218,7 @@ func (l lead) err() error {
 	case l.kind == leadsToPage || l.kind == leadsToTable:
 		return nil
 	case l.malformed:
-		return fmt.Errorf("%w: reserved bit 7 of a PML4 entry is set", ErrMalformed)
+		return fmt.Errorf("%w: bit 7 is set, which is reserved at this level", ErrMalformed)
 	case l.kind == leadsUnknown:
 		return fmt.Errorf("%w: where it is, the entry doesn't say", ErrNotPresent)
 	}
@@ -189,7 +228,7 @@ func (l lead) err() error {
 // add takes the protection of entry e into m. Of an entry that is not present it
 // is encoded otherwise: the page is reachable for reading, which is all that
 // matters here.
-func (m *Mapping) add(p *paging, e uint64, l lead) {
+func (m *Mapping) add(p *Paging, e uint64, l lead) {
 	if l.transition {
 		m.Transition = true
 		return
@@ -206,7 +245,7 @@ func (s *AddressSpace) ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr)
 		return nil
 	}
 	if end, ok := at.Add(uint64(len(p)) - 1); !ok ||
-		s.arch.paging.canonical(end) != s.arch.paging.canonical(at) || end.Kernel() != at.Kernel() {
+		s.paging.canonical(end) != s.paging.canonical(at) || end.Kernel() != at.Kernel() {
 		return &TranslateError{At: at, Err: ErrNotCanonical}
 	}
 	for len(p) > 0 {
@@ -258,7 +297,7 @@ func (s *AddressSpace) selfMapSlots(ctx context.Context) ([]int, error) {
 		return nil, err
 	}
 	var slots []int
-	mask, want := s.arch.paging.selfEntry(s.root)
+	mask, want := s.paging.selfEntry(s.root)
 	for i := kernelEntry; i < tableEntries; i++ {
 		if t.entries[i]&mask == want {
 			slots = append(slots, i)

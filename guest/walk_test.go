@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -59,15 +60,18 @@ func tables() *smallRAM {
 	return m
 }
 
+// translation is what a walk of edited tables comes to.
+type translation struct {
+	name  string
+	edit  func(m *smallRAM)
+	va    phys.VirtAddr
+	want  Mapping
+	class error
+	level int
+}
+
 func TestTranslate(t *testing.T) {
-	tests := []struct {
-		name  string
-		edit  func(m *smallRAM)
-		va    phys.VirtAddr
-		want  Mapping
-		class error
-		level int
-	}{
+	tests := []translation{
 		{
 			"4 KiB", nil, testVA + 0x123,
 			Mapping{Addr: 0x9123, Size: 0x1000, Writable: true, User: true},
@@ -120,18 +124,37 @@ func TestTranslate(t *testing.T) {
 		{"no PML4 entry", nil, 0xFFFF_8000_0000_0000, Mapping{}, ErrNotPresent, 4},
 		{"no PDPT entry", nil, testVA + 1<<30, Mapping{}, ErrNotPresent, 3},
 		{"no PD entry", nil, testVA + 2<<20, Mapping{}, ErrNotPresent, 2},
-		{"transition bit in the PML4", func(m *smallRAM) { m.set(1, 0x1F0, 2<<12|1<<11) }, testVA, Mapping{}, ErrNotPresent, 4},
 		{"large page in the PML4", func(m *smallRAM) { m.set(1, 0x1F0, 2<<12|userW|0x80) }, testVA, Mapping{}, ErrMalformed, 4},
 		{"table outside of RAM", func(m *smallRAM) { m.set(2, 0, 1<<40|userW) }, testVA, Mapping{}, phys.ErrNotRAM, 2},
-		{"not canonical", nil, 0x8000_0000_0000, Mapping{}, ErrNotCanonical, 0},
 	}
+	testTranslations(t, &fourLevels, append(tests, []translation{
+		{"transition bit in the PML4", func(m *smallRAM) { m.set(1, 0x1F0, 2<<12|1<<11) }, testVA, Mapping{}, ErrNotPresent, 4},
+		{"not canonical", nil, 0x8000_0000_0000, Mapping{}, ErrNotCanonical, 0},
+	}...))
+	testTranslations(t, &fiveLevels, append(tests, []translation{
+		{"no PML5 entry", nil, 0xFF00_0000_0000_0000, Mapping{}, ErrNotPresent, 5},
+		{"an address that 4 levels can't express", func(m *smallRAM) { m.set(6, 0x100, 1<<12|userW) }, 0xFF00_F800_0000_0123, Mapping{Addr: 0x9123, Size: 0x1000, Writable: true, User: true}, nil, 0},
+		{"large page in the PML5", func(m *smallRAM) { m.set(6, 0x1FF, 1<<12|userW|0x80) }, testVA, Mapping{}, ErrMalformed, 5},
+		{"transition bit in the PML5", func(m *smallRAM) { m.set(6, 0x1FF, 1<<12|1<<11) }, testVA, Mapping{}, ErrNotPresent, 5},
+		{"not canonical", nil, 0xFE00_0000_0000_0000, Mapping{}, ErrNotCanonical, 0},
+	}...))
+}
+
+// testTranslations holds walks of tables by p, whose PML5 is in page 6, against what
+// they come to.
+func testTranslations(t *testing.T, p *Paging, tests []translation) {
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%v, %s", p, tt.name), func(t *testing.T) {
 			m := tables()
+			root := phys.Addr(0x1ABC)
+			if p == &fiveLevels {
+				root = 0x6ABC
+				m.set(6, 0x1FF, 1<<12|userW)
+			}
 			if tt.edit != nil {
 				tt.edit(m)
 			}
-			got, err := NewAddressSpace(m, m.ram(), 0x1000|0xABC).Translate(t.Context(), tt.va)
+			got, err := AMD64().AddressSpace(p, m, m.ram(), root).Translate(t.Context(), tt.va)
 			if !errors.Is(err, tt.class) {
 				t.Fatalf("Translate(%#x) error = %v; want class %v", uint64(tt.va), err, tt.class)
 			}
@@ -272,6 +295,8 @@ func TestReadVirtContext(t *testing.T) {
 func FuzzWalk(f *testing.F) {
 	m := tables()
 	f.Add(m.b[0x1000:0x5000], uint64(0x1000), uint64(testVA), uint16(100))
+	m.set(6, 0x1FF, 1<<12|userW)
+	f.Add(append([]byte(nil), m.b[:0x7000]...), uint64(0x6001), uint64(testVA), uint16(100))
 	f.Add(bytes.Repeat([]byte{0x07, 0x10, 0, 0, 0, 0, 0, 0}, 512), uint64(0x1000), uint64(testVA), uint16(0x2000))
 	for _, e := range []uint64{proto(testVA + 0x2008), 1<<45 | 9<<12 | 1<<11, 0xFFFF_FFFF_0000_0420, 77<<32 | 0x80, proto(testVA)} {
 		m.set(4, 0, e)
@@ -285,9 +310,10 @@ func FuzzWalk(f *testing.F) {
 		for at := 0; len(b) > 0 && at < len(m.b); {
 			at += copy(m.b[at:], b)
 		}
-		s := NewAddressSpace(m, m.ram(), phys.Addr(root))
+		p := AMD64().Pagings()[root&1] // the walk takes no heed of the bit
+		s := AMD64().AddressSpace(p, m, m.ram(), phys.Addr(root))
 		mapping, err := s.Translate(t.Context(), phys.VirtAddr(va))
-		if m.reads > 2*amd64.paging.top+1 { // the tables to it, those to a prototype PTE, and that
+		if m.reads > 2*p.top+1 { // the tables to it, those to a prototype PTE, and that
 			t.Errorf("one translation took %d reads", m.reads)
 		}
 		fuzzExtent(t, s, phys.VirtAddr(va), mapping, err)
@@ -301,12 +327,12 @@ func FuzzWalk(f *testing.F) {
 		if err != nil && missing(te, phys.VirtAddr(va)) == 0 {
 			t.Errorf("missing(%v) = 0", err)
 		}
-		p := make([]byte, n)
-		readErr := s.ReadVirt(t.Context(), p, phys.VirtAddr(va))
-		if n > 0 && readErr == nil && (err != nil || p[0] != m.b[mapping.Addr]) {
-			t.Errorf("ReadVirt(%#x) read %#x, Translate: %+v, %v", va, p[0], mapping, err)
+		read := make([]byte, n)
+		readErr := s.ReadVirt(t.Context(), read, phys.VirtAddr(va))
+		if n > 0 && readErr == nil && (err != nil || read[0] != m.b[mapping.Addr]) {
+			t.Errorf("ReadVirt(%#x) read %#x, Translate: %+v, %v", va, read[0], mapping, err)
 		}
-		if _, err := readSparse(t.Context(), s, p, phys.VirtAddr(va)); err != nil {
+		if _, err := readSparse(t.Context(), s, read, phys.VirtAddr(va)); err != nil {
 			t.Errorf("readSparse failed: %v", err)
 		}
 	})

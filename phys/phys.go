@@ -56,12 +56,19 @@ func (v VirtAddr) Page() VirtAddr { return v &^ (PageSize - 1) }
 // Offset returns the byte offset of v inside its page.
 func (v VirtAddr) Offset() uint64 { return uint64(v) & (PageSize - 1) }
 
-// Canonical reports whether bits 63..47 of v are equal, as 4-level x86-64
-// paging demands.
+// canonicalShift is the highest bit of an address that 5-level x86-64 paging
+// translates, 56 (Intel SDM volume 3, 4.5.1). 4-level paging translates fewer, to
+// bit 47: what it can't translate its page tables have no entry for.
+const canonicalShift = 56
+
+// Canonical reports whether bits 63..56 of v are equal, as the widest x86-64 paging,
+// that with 5 levels, demands. A guest with 4 levels can translate only some of these
+// addresses.
 func (v VirtAddr) Canonical() bool {
-	top := int64(v) >> 47
+	top := int64(v) >> canonicalShift
 	return top == 0 || top == -1
 }
 
-// Kernel reports whether v lies in the canonical upper half.
-func (v VirtAddr) Kernel() bool { return int64(v)>>47 == -1 }
+// Kernel reports whether v lies in the canonical upper half of the widest paging,
+// which has that of every other in it.
+func (v VirtAddr) Kernel() bool { return int64(v)>>canonicalShift == -1 }

@@ -116,8 +116,12 @@ func TestVirtAddrHalves(t *testing.T) {
 	}{
 		{0, true, false},
 		{0x7fff_ffff_ffff, true, false},
-		{0x8000_0000_0000, false, false},
-		{0xffff_7fff_ffff_ffff, false, false},
+		{0x8000_0000_0000, true, false},
+		{0xff_ffff_ffff_ffff, true, false},
+		{0x100_0000_0000_0000, false, false},
+		{0xfeff_ffff_ffff_ffff, false, false},
+		{0xff00_0000_0000_0000, true, true},
+		{0xffff_7fff_ffff_ffff, true, true},
 		{0xffff_8000_0000_0000, true, true},
 		{^VirtAddr(0), true, true},
 	}

@@ -62,9 +62,6 @@ func printAttempts(w io.Writer, list []attemptInfo) error {
 // withoutWindows says in a few words what a guest is in which no Windows that snap
 // understands was found.
 func withoutWindows(err error) string {
-	if errors.Is(err, guest.ErrFiveLevel) {
-		return "5-level paging"
-	}
 	for _, w := range []struct {
 		reason guest.Reason
 		words  string

@@ -148,7 +148,6 @@ func causes() []cause {
 		inFolder(syscall.ENOSPC, exitFailed, func(_ call, err error) string { return "free some space there: df " + folderOf(err) }),
 		inFolder(syscall.EROFS, exitDenied, func(_ call, err error) string { return "make it writable: findmnt -T " + folderOf(err) }),
 		ofType[*guardian.FolderError](exitFailed, func(_ call, err error) string { return "see what is there: ls -la " + folderOf(err) }),
-		because(guest.ErrFiveLevel, exitNotWindows, say("there is no way around it yet: virsh dump --memory-only keeps the guest's memory for other tools")),
 		because(guest.ReasonFirmware, exitNotWindows, say("wait until Windows has started, then try again")),
 		because(guest.ReasonEncrypted, exitConfidential, say("take the dump inside the guest: its memory is encrypted for the host")),
 		because(guest.ReasonKernel, exitNotWindows, oddKernel),

@@ -93,7 +93,6 @@ func inSituations() map[string][]situation {
 		"hv.ErrRefused":          {{hv.ErrRefused, "dump 'my guest'", exitFailed, "journalctl | '/var/log/libvirt/qemu/my guest.log'", "systemctl"}, {fmt.Errorf("%w: %w", dump.ErrSource, hv.ErrRefused), d, exitFailed, "domstate", "journalctl"}},
 		"hv.ErrUnreachable":      {{hv.ErrUnreachable, "list", exitFailed, "systemctl status", ""}},
 		"hv.ErrFormat":           {{hv.ErrFormat, "convert 'a b.elf'", exitFailed, "file 'a b.elf'", "--force"}},
-		"guest.ErrFiveLevel":     {{guest.ErrFiveLevel, d, exitNotWindows, "virsh dump --memory-only", ""}},
 		"exclude.ErrTooMany":     {{exclude.ErrTooMany, d, exitFailed, "snap check --no-advertised -c lab:/// web01 | --max-excluded", ""}},
 		"exclude.ErrRange":       {{exclude.ErrRange, d, exitUsage, "pa:0x1000+16", ""}},
 		"capture.ErrNotExcluded": {{capture.ErrNotExcluded, d, exitFailed, "correct --exclude", ""}},

@@ -13,7 +13,7 @@ import (
 const (
 	tableEntries = 512
 	kernelHalf   = 256 // the first entry of the top level for kernel addresses
-	topLevel     = 4
+	largestLevel = 3   // of whose entries bit 7 says that they map a page
 	entryPresent = 1 << 0
 	entryLarge   = 1 << 7
 	entryFrame   = 0x000f_ffff_ffff_f000
@@ -55,15 +55,17 @@ func (v *verifier) checkDirectoryTable() (string, error) {
 	if maps != 1 {
 		return "", fmt.Errorf("%d kernel entries of the table at %#x map it to itself; a Windows kernel's has one", maps, uint64(root))
 	}
-	v.space = guest.NewAddressSpace(v.f, v.f.RAM(), root)
-	return fmt.Sprintf("%#x, self-map in slot %#x", uint64(root), slot), nil
+	if v.space, err = guest.FindAddressSpace(v.ctx, v.f, v.f.RAM(), root); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%#x, %v, self-map in slot %#x", uint64(root), v.space.Paging(), slot), nil
 }
 
 // checkPageTables looks up every table of the kernel's half. Those of the
 // lowest level need only be in the dump, so they are not read.
 func (v *verifier) checkPageTables() (string, error) {
-	w := tableWalk{verifier: v, seen: map[phys.Addr]bool{}}
-	if err := w.table(v.header.DirectoryTableBase, topLevel, 0); err != nil {
+	w := tableWalk{verifier: v, top: v.space.Paging().Levels(), seen: map[phys.Addr]bool{}}
+	if err := w.table(v.header.DirectoryTableBase, w.top, 0); err != nil {
 		return "", err
 	}
 	if w.missing > 0 {
@@ -75,6 +77,7 @@ func (v *verifier) checkPageTables() (string, error) {
 
 type tableWalk struct {
 	*verifier
+	top             int                // level of the table at the top
 	seen            map[phys.Addr]bool // tables above the lowest level
 	tables, missing int
 	firstMissing    phys.Addr
@@ -106,16 +109,16 @@ func (w *tableWalk) table(at phys.Addr, level int, va phys.VirtAddr) error {
 		return fmt.Errorf("table for address %#x: %w", uint64(va), err)
 	}
 	first := 0
-	if level == topLevel {
+	if level == w.top {
 		first = kernelHalf
 	}
 	for i := first; i < tableEntries; i++ {
-		if t[i]&entryPresent == 0 || (level < topLevel && t[i]&entryLarge != 0) {
+		if t[i]&entryPresent == 0 || (level <= largestLevel && t[i]&entryLarge != 0) {
 			continue
 		}
 		below := va | phys.VirtAddr(i)<<(phys.PageShift+levelBits*(level-1))
-		if level == topLevel {
-			below |= 0xffff << 48 // sign extension
+		if level == w.top {
+			below |= ^phys.VirtAddr(0) << (phys.PageShift + levelBits*level) // sign extension
 		}
 		if err := w.table(phys.Addr(t[i]&entryFrame), level-1, below); err != nil {
 			return err
