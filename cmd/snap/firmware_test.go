@@ -8,12 +8,14 @@ import (
 
 	"snap/guest"
 	"snap/internal/lab"
+	"snap/internal/lab/labtest"
 )
 
 // TestFirmware looks at guests that have nothing to boot, from their first
 // instructions on: at any time they are said to be in firmware, and never are
 // walked as Windows.
 func TestFirmware(t *testing.T) {
+	labtest.NeedsDaemons(t)
 	for _, kind := range []lab.Firmware{lab.BIOS, lab.UEFI} {
 		t.Run(string(kind), func(t *testing.T) {
 			g, err := lab.UpFirmware(t.Context(), lab.Spec{Name: unique("firmware-" + string(kind)), MemoryMiB: 256, CPUs: 2}, kind)

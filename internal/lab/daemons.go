@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,6 +35,11 @@ func (c *Connection) startDaemons(ctx context.Context) error {
 			return err
 		}
 	}
+	if !answers(c.Socket) {
+		if err := c.makeNode(); err != nil {
+			return err
+		}
+	}
 	for _, d := range daemons {
 		if err := c.startDaemon(ctx, d); err != nil {
 			return err
@@ -48,8 +54,10 @@ func (c *Connection) startDaemon(ctx context.Context, d daemon) error {
 	if answers(filepath.Join(filepath.Dir(c.Socket), d.socket)) {
 		return nil
 	}
+	ctx, cancel := bounded(ctx, answerWithin)
+	defer cancel()
 	// Both daemons return when the one they leave behind answers.
-	_, err := output(c.Command(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d)))
+	_, err := output(ctx, c.daemonCommand(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d)))
 	return err
 }
 
@@ -57,7 +65,7 @@ func (c *Connection) pidFile(d daemon) string { return filepath.Join(c.state, d.
 
 // answers reports whether something accepts connections on a Unix socket.
 func answers(socket string) bool {
-	conn, err := net.Dial("unix", socket)
+	conn, err := net.DialTimeout("unix", socket, answerWithin)
 	if err != nil {
 		return false
 	}
@@ -72,7 +80,7 @@ func (c *Connection) stopDaemons() error {
 	for i := len(daemons) - 1; i >= 0; i-- {
 		errs = append(errs, stopDaemon(daemons[i].name, c.pidFile(daemons[i]), unix.SIGTERM))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.removeNode())...)
 }
 
 // stopDaemon ends the process that a pid file names by a signal, if it still is
@@ -105,20 +113,30 @@ func stopDaemon(name, pidFile string, by unix.Signal) error {
 	if err := unix.PidfdSendSignal(fd, by, nil, 0); err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
-	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 20_000)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("wait for %s: %w", name, err)
-		}
-		break
+	const within = 20 * time.Second
+	if err := ended(fd, within); err != nil {
+		return fmt.Errorf("wait %v for %s, process %d, to end: %w", within, name, pid, err)
 	}
 	if err := os.Remove(pidFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// ended waits until the process of a pidfd has ended.
+func ended(pidfd int, within time.Duration) error {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(within.Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return errHangs
+		default:
+			return nil
+		}
+	}
 }
 
 // mountHugepages mounts hugetlbfs where systemd would have: libvirtd looks

@@ -17,7 +17,7 @@ func domainXML(s *Spec, f files) (string, error) {
 	machine := map[string]string{"q35": "q35", "i440fx": "pc"}[s.Machine]
 	port := uint(0)
 	d := libvirtxml.Domain{
-		Type:   "qemu",
+		Type:   map[Accel]string{TCG: "qemu", KVM: "kvm"}[s.Accel],
 		Name:   Prefix + s.Name,
 		Memory: &libvirtxml.DomainMemory{Value: uint(s.MemoryMiB), Unit: "MiB"},
 		VCPU:   &libvirtxml.DomainVCPU{Value: uint(s.CPUs)},
@@ -25,11 +25,7 @@ func domainXML(s *Spec, f files) (string, error) {
 			Type:   &libvirtxml.DomainOSType{Arch: "x86_64", Machine: machine, Type: "hvm"},
 			Kernel: f.kernel, Initrd: f.initrd, Cmdline: f.cmdline,
 		},
-		// One socket: local APIC ids are then the vCPUs' indexes.
-		CPU: &libvirtxml.DomainCPU{
-			Mode:     "maximum",
-			Topology: &libvirtxml.DomainCPUTopology{Sockets: 1, Dies: 1, Cores: s.CPUs, Threads: 1},
-		},
+		CPU: processors(s),
 		Features: &libvirtxml.DomainFeatureList{
 			ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{},
 		},
@@ -64,6 +60,20 @@ func domainXML(s *Spec, f files) (string, error) {
 		}
 	}
 	return d.Marshal()
+}
+
+// processors describes them. In one socket, their local APIC ids are their indexes.
+func processors(s *Spec) *libvirtxml.DomainCPU {
+	c := &libvirtxml.DomainCPU{
+		Mode:     "maximum",
+		Topology: &libvirtxml.DomainCPUTopology{Sockets: 1, Dies: 1, Cores: s.CPUs, Threads: 1},
+	}
+	if s.Accel == KVM {
+		// Of the host's own processor QEMU wants MSRs that not every KVM has.
+		c.Mode, c.Match, c.Check = "custom", "exact", "none"
+		c.Model = &libvirtxml.DomainCPUModel{Fallback: "allow", Value: "qemu64"}
+	}
+	return c
 }
 
 // addStops adds the devices by which a guest can stop itself.

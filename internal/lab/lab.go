@@ -1,6 +1,6 @@
 // Package lab runs guests for tests, scripts and demonstrations: lab images
 // of Windows, a Linux, guests in firmware, and domains that are off, under the libvirt and QEMU
-// of this machine, with TCG, so that it works where there is no KVM.
+// of this machine, with TCG or, where it works, with KVM.
 //
 // It needs what scripts/deps.sh installs. Where there is no init system it
 // starts libvirt's daemons itself and stops them again; those that ran before
@@ -29,6 +29,7 @@ const (
 	System  Kind = "system"  // qemu:///system, QEMU as the user that libvirt's qemu.conf names
 	Session Kind = "session" // qemu:///session of an ordinary user: SessionUser where root asks
 	Private Kind = "private" // a session of SessionUser's with daemons of its own, which may be killed; only root has it
+	OwnKVM  Kind = "kvm"     // a session of SessionUser's whose daemons and guests have a /dev/kvm of their own; without root, one's own session
 )
 
 // Backing is what the guest's RAM is on the host.
@@ -49,7 +50,8 @@ const NewerQEMU = "/var/lib/snap-lab/qemu-newer/qemu-system-x86_64"
 // in brackets.
 type Spec struct {
 	Name      string // letters, digits, dots and dashes; the domain is Prefix+Name
-	Connect   Kind   // [System]
+	Accel     Accel  // [TCG]; KVM or TCG once the guest is up
+	Connect   Kind   // [OwnKVM under KVM, else System]
 	Profile   string // of ntlab [the first]
 	MemoryMiB uint64 // [512]
 	CPUs      int    // [4]
@@ -60,7 +62,7 @@ type Spec struct {
 	PlainKDBG bool
 	KPTI      bool
 	UserMode  bool      // all processors but vCPU 0 are in user mode, in other processes than System
-	Mode      boot.Mode // what the processors do [boot.Paced]
+	Mode      boot.Mode // what the processors do [boot.Paced; under KVM boot.Busy]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
 	Mix       boot.Mix
 	Preserve  bool   // a guest that panics is preserved as it is, for which it has an ISA pvpanic device
@@ -73,8 +75,8 @@ var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)
 
 // complete fills in the defaults and checks what libvirt would not.
 func (s *Spec) complete() error {
-	if s.Connect == "" {
-		s.Connect = System
+	if err := s.accelerate(); err != nil {
+		return err
 	}
 	if s.Profile == "" {
 		s.Profile = ntlab.Profiles()[0]
@@ -90,6 +92,9 @@ func (s *Spec) complete() error {
 	}
 	if s.Backing == "" {
 		s.Backing = Anonymous
+	}
+	if s.Accel == KVM && s.Mode == boot.Paced {
+		s.Mode = boot.Busy // under kvm_pvm the timer's NMI doesn't end a halt
 	}
 	switch {
 	case !nameRE.MatchString(s.Name):

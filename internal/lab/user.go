@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,7 +30,7 @@ func sessionUser() (*User, error) {
 	u, err := user.Lookup(SessionUser)
 	var unknown user.UnknownUserError
 	if errors.As(err, &unknown) {
-		if _, err := output(exec.Command("useradd", "--create-home", "--shell", "/usr/sbin/nologin", SessionUser)); err != nil {
+		if _, err := output(context.Background(), exec.Command("useradd", "--create-home", "--shell", "/usr/sbin/nologin", SessionUser)); err != nil {
 			return nil, err
 		}
 		u, err = user.Lookup(SessionUser)

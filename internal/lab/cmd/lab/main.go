@@ -39,7 +39,7 @@ func command(out io.Writer) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	connect := root.PersistentFlags().String("connect", "qemu:///system", "libvirt to use: qemu:///system or qemu:///session")
+	connect := root.PersistentFlags().String("connect", "qemu:///system", "libvirt to use: qemu:///system, qemu:///session, or kvm, which guests under KVM are on")
 	root.AddCommand(upCommand(out, connect), downCommand(out, connect), listCommand(out, connect))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(out)
@@ -49,8 +49,8 @@ func command(out io.Writer) *cobra.Command {
 // kindOf takes a URI or its last word.
 func kindOf(uri string) (lab.Kind, error) {
 	k := lab.Kind(strings.TrimPrefix(uri, "qemu:///"))
-	if k != lab.System && k != lab.Session {
-		return "", fmt.Errorf("connect to %q: the lab runs on qemu:///system and qemu:///session", uri)
+	if k != lab.System && k != lab.Session && k != lab.OwnKVM {
+		return "", fmt.Errorf("connect to %q: the lab runs on qemu:///system, on qemu:///session and, under KVM, on %s", uri, lab.OwnKVM)
 	}
 	return k, nil
 }
@@ -73,9 +73,12 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 			if s.Mode, ok = modes[mode]; !ok {
 				return fmt.Errorf("mode %q is none of paced, busy and idle", mode)
 			}
-			var err error
-			if s.Connect, err = kindOf(*connect); err != nil {
-				return err
+			// A guest under KVM has a connection of its own.
+			if cmd.Flags().Changed("connect") || s.Accel == lab.TCG {
+				var err error
+				if s.Connect, err = kindOf(*connect); err != nil {
+					return err
+				}
 			}
 			start := lab.Up
 			switch {
@@ -96,6 +99,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&s.Name, "name", "win", "name; the domain is called "+lab.Prefix+"NAME")
 	f.StringVar(&s.Profile, "profile", ntlab.Profiles()[0], "Windows: "+strings.Join(ntlab.Profiles(), ", "))
+	f.StringVar((*string)(&s.Accel), "accel", string(lab.TCG), "what runs its processors: tcg, kvm, or auto for kvm where it works; under kvm it is on --connect kvm")
 	f.Uint64Var(&s.MemoryMiB, "memory", 512, "RAM in MiB")
 	f.IntVar(&s.CPUs, "cpus", 4, "processors")
 	f.StringVar((*string)(&s.Backing), "backing", string(lab.Anonymous), "RAM on the host: anon, memfd or hugetlb")
@@ -107,7 +111,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.BoolVar(&s.KPTI, "kpti", false, "give processes a user page table of their own")
 	f.BoolVar(&s.UserMode, "user", false, "processors but the first run in user mode")
 	f.IntVar(&s.Advert, "advert", 0, "entries of a table of pages to leave out that a driver keeps changing, an even number")
-	f.StringVar(&mode, "mode", "paced", "processors write once per millisecond (paced), all the time (busy) or never (idle)")
+	f.StringVar(&mode, "mode", "paced", "processors write once per millisecond (paced; busy under kvm), all the time (busy) or never (idle)")
 	f.BoolVar(&linux, "linux", false, "a Linux instead of Windows")
 	f.BoolVar(&off, "off", false, "define the domain, but don't start it")
 	f.DurationVar(&timeout, "timeout", 2*time.Minute, "give up after so long")
@@ -125,6 +129,7 @@ func describe(out io.Writer, g *lab.Guest) error {
 	if u := g.User; u != nil {
 		row("user", "%s (XDG_RUNTIME_DIR=%s)", u.Name, u.RuntimeDir)
 	}
+	row("accelerator", "%s", g.Spec.Accel)
 	row("memory", "%d MiB, %s, %s", g.Spec.MemoryMiB, g.Spec.Backing, g.Spec.Machine)
 	row("processors", "%d", g.Spec.CPUs)
 	if g.Image != nil {
