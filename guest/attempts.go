@@ -94,6 +94,17 @@ func (l *attempts) note(f Finder, why error) {
 	l.add(Attempt{Finder: f.Name, Err: why})
 }
 
+// without returns what was tried but for a, in whatever way it ended.
+func (l *attempts) without(a Attempt) *attempts {
+	out := &attempts{more: l.more}
+	for _, t := range l.list {
+		if t.Finder != a.Finder || t.What != a.What || t.Root != a.Root {
+			out.list = append(out.list, t)
+		}
+	}
+	return out
+}
+
 // with returns what was tried and, at the end, what succeeded.
 func (l *attempts) with(found Attempt) []Attempt {
 	return append(l.list[:len(l.list):len(l.list)], found)

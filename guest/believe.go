@@ -55,24 +55,35 @@ func (d *discovery) followBy(ctx context.Context, c candidate, space *AddressSpa
 	}
 	var sys *System
 	var reasons []error
+	lacking := false
 	hints := append(c.hints, space.arch.hints(ctx, space, d.cpus)...)
 	err = d.search.find(ctx, space, hints, func(kernel *Image, from string) bool {
-		var err error
-		if sys, err = d.enter(ctx, space, half, kernel); err != nil {
-			d.search.passed.add(nameImage(ctx, kernel), err.Error())
-			reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
+		found, worth, err := d.enter(ctx, space, half, kernel)
+		if found != nil {
+			found.Witness, found.KernBase.From = c.from, from
+		}
+		switch {
+		case err == nil && len(found.Lacks) == 0:
+			sys = found
+			return true
+		case err == nil:
+			lacking = true
+			d.keep(found, worth)
 			return false
 		}
-		sys.Witness, sys.KernBase.From = c.from, from
-		return true
+		d.search.passed.add(nameImage(ctx, kernel), err.Error())
+		reasons = append(reasons, fmt.Errorf("kernel at %#x: %w", uint64(kernel.Base), err))
+		return false
 	})
 	if err != nil {
-		if len(reasons) == 0 && errors.Is(err, errNoKernel) {
-			d.barren[half] = c.from
+		if (lacking || len(reasons) == 0) && errors.Is(err, errNoKernel) {
+			d.barren[half] = c.from // other processes' tables would lead to no more
+		}
+		if lacking {
+			reasons = append(reasons, errLacking)
 		}
 		return nil, errors.Join(append(reasons, err)...)
 	}
-	sys.match(ctx, d.cpus)
 	return sys, nil
 }
 
@@ -109,11 +120,9 @@ func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err err
 	return half, nil
 }
 
-// enter reads the guest by way of a kernel image.
-func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelHalf, kernel *Image) (*System, error) {
-	if err := exportsLead(ctx, kernel); err != nil {
-		return nil, err
-	}
+// enter reads the guest of a kernel image: by its KDBG, or where none of those in it
+// can be used, without. What it is worth is of one that lacks something.
+func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelHalf, kernel *Image) (sys *System, worth int, err error) {
 	key := kernelIn{half, kernel.Base}
 	in, ok := d.blocks[key]
 	if !ok {
@@ -121,45 +130,49 @@ func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelH
 		d.blocks[key] = in
 	}
 	reasons := []error{in.err}
+	var second *System
 	for _, k := range in.blocks {
 		if err := d.budget.spend(workBeliefs, 1); err != nil {
 			reasons = append(reasons, err)
 			break
 		}
 		sys, err := d.believe(ctx, space, kernel, k)
-		if err == nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil, 0, ctx.Err()
+		case err == nil && len(sys.Lacks) == 0:
 			if len(in.blocks) > 1 {
 				sys.warn("%d debugger data blocks in the kernel image; the one at %#x agrees with the rest of the guest",
 					len(in.blocks), uint64(k.At))
 			}
-			return sys, nil
+			return sys, 0, nil
+		case err == nil && second == nil:
+			second = sys
+		case err != nil:
+			reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
 	}
-	return nil, errors.Join(reasons...)
-}
-
-// exportsLead fails if a kernel exports a list of modules that isn't one. It
-// costs less than to search the image for its KDBG, which must name that list.
-func exportsLead(ctx context.Context, kernel *Image) error {
-	at, err := kernel.Export(ctx, "PsLoadedModuleList")
-	if err != nil {
-		return ctx.Err() // older kernels don't have it, and it may be paged out
+	if second != nil {
+		return second, worthKDBG, nil
 	}
-	return listHead(ctx, kernel.mem, "PsLoadedModuleList", at)
+	why := errors.Join(reasons...)
+	if sys, worth, err = d.withoutKDBG(ctx, space, kernel, why); err != nil {
+		return nil, 0, errors.Join(why, err)
+	}
+	return sys, worth, nil
 }
 
 // believe checks a KDBG against the kernel it was found in and, through it,
 // gets at the System process's page table, by which it reads the guest.
 func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Image, k KDBG) (*System, error) {
-	if err := agreesWithExports(ctx, kernel, &k); err != nil {
+	exported, err := agreesWithExports(ctx, kernel, &k)
+	if err != nil {
 		return nil, err
 	}
-	if err := listHead(ctx, space, "PsLoadedModuleList", k.va(kdbgPsLoadedModuleList)); err != nil {
-		return nil, err
+	if !exported { // where the kernel exports the very head, the list may be cut
+		if err := listHead(ctx, space, "PsLoadedModuleList", k.va(kdbgPsLoadedModuleList)); err != nil {
+			return nil, err
+		}
 	}
 	eprocess, from, err := systemProcess(ctx, space, kernel, &k)
 	if err != nil {
@@ -182,7 +195,27 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 		Space: own, Kernel: im, KDBG: k, DirectoryTableBase: phys.Know(root, from), SelfMapSlot: slot,
 		PsInitialSystemProcess: eprocess,
 	}
-	return sys, sys.fill(ctx)
+	if err := sys.fill(ctx); err != nil {
+		return nil, err
+	}
+	sys.checkModuleHead(ctx)
+	return sys, d.fillProcessors(ctx, sys)
+}
+
+// fillProcessors finds the processors of a guest with a KDBG. Where KiProcessorBlock is
+// gone, they are found otherwise.
+func (d *discovery) fillProcessors(ctx context.Context, sys *System) error {
+	err := sys.fillProcessors(ctx)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	sys.lack("KiProcessorBlock can't be read",
+		"KiProcessorBlock can't be read (%v): debuggers find no processor by it, and neither contexts nor current threads", err)
+	held, scanErr := sys.scanHeld(ctx, d.budget)
+	if scanErr != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return sys.recoverProcessors(ctx, d.cpus, held.processors)
 }
 
 // sameGuest checks that own, the page table of the System process, maps what

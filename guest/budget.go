@@ -19,6 +19,7 @@ const (
 	workKernels
 	workKDBG
 	workBeliefs
+	workPointers
 	workKinds
 )
 
@@ -52,6 +53,10 @@ const (
 	// maxBeliefs: KDBGs that are followed to lists, processes and processors.
 	// There is one in a sane guest.
 	maxBeliefs = 128
+	// maxPointers: pointers in kernel images that are followed to see whose they
+	// are, where there is no KDBG. Windows 10 has some 20 thousand that are not null
+	// in its data.
+	maxPointers = 1 << 20
 )
 
 // budgets are the limits by kind, and what is counted, in the plural.
@@ -68,6 +73,7 @@ var budgets = [workKinds]struct {
 	workKernels:    {maxKernels, "kernel images"},
 	workKDBG:       {maxKDBGScan, "bytes of kernel images"},
 	workBeliefs:    {maxBeliefs, "debugger data blocks"},
+	workPointers:   {maxPointers, "pointers in kernel images"},
 }
 
 // errBudget is the class of a search that ended because it did all that it may.

@@ -150,14 +150,16 @@ func TestReasons(t *testing.T) {
 		{"SVM", source{m, ram, svm}, guest.ReasonNested, []string{"hypervisor that runs inside"}},
 		{"something else", source{m, ram, cpus}, guest.ReasonUnknown, []string{"no page table of its processors"}},
 		{"something else in a file", source{m, ram, nil}, guest.ReasonUnknown, []string{"registers are not known"}},
-		{"no KDBG", running(broken(t, ntlab.Config{Seed: 163}, func(im *ntlab.Image) {
+		{"no KDBG and no System process", running(broken(t, ntlab.Config{Seed: 163}, func(im *ntlab.Image) {
 			if err := im.WriteVirt(im.Truth.KDBG, make([]byte, 0x380)); err != nil {
 				t.Fatal(err)
 			}
+			write(t, im, symbol(t, im, "PsInitialSystemProcess"), 0)
+			write(t, im, im.Truth.PsActiveProcessHead, 0, 0)
 		})), guest.ReasonKernel, []string{"a Windows kernel is there", "ntoskrnl.exe", "ntkrnlmp.pdb", "no KDBG"}},
-		{"no processor", running(broken(t, ntlab.Config{Seed: 164}, func(im *ntlab.Image) {
-			write(t, im, symbol(t, im, "KiProcessorBlock"), 0, 0, 0)
-		})), guest.ReasonKernel, []string{"ntoskrnl.exe", "KiProcessorBlock"}},
+		{"a page table of System that is none", running(broken(t, ntlab.Config{Seed: 164}, func(im *ntlab.Image) {
+			write(t, im, im.Truth.SystemProcess+0x28, 0x1000)
+		})), guest.ReasonKernel, []string{"ntoskrnl.exe", "System process"}},
 		{"a kernel of another name", running(broken(t, ntlab.Config{Seed: 165}, func(im *ntlab.Image) {
 			rename(t, im, "ntfoo.exe", "ntbar.pdb")
 		})), guest.ReasonNoKernel, []string{"no image that is named as a kernel", "ntfoo.exe", "ntbar.pdb", "its name is not a kernel's"}},

@@ -89,6 +89,7 @@ type discovery struct {
 	// windows: a page table maps what only Windows maps, KUSER_SHARED_DATA.
 	windows bool
 	found   *System
+	second  *fallback // the best of those that lack something
 }
 
 func newDiscovery(arch *Arch, mem *watchedReader, ram phys.Runs, cpus []phys.Registers, finders int, tried *attempts) *discovery {
@@ -140,13 +141,16 @@ func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) er
 // run tries the finders in turn until one leads to the guest.
 func (d *discovery) run(ctx context.Context, by []finder) error {
 	for i, f := range by {
+		if f.readsAll && d.second != nil && d.second.byProcessor {
+			break // the guest runs by it: no other one is in the rest of its memory
+		}
 		if i > 0 {
 			d.budget.next()
 		}
 		d.ended = nil
 		var tryErr error
 		note, err := f.find(ctx, d, func(c candidate) bool {
-			tryErr = d.try(ctx, f.Finder, c)
+			tryErr = d.try(ctx, f, c)
 			return tryErr == nil && d.found == nil && d.ended == nil
 		})
 		if err := errors.Join(err, tryErr); err != nil || d.found != nil {
@@ -160,7 +164,12 @@ func (d *discovery) run(ctx context.Context, by []finder) error {
 			d.tried.note(f.Finder, errors.New(note))
 		}
 	}
-	return nil
+	if d.second != nil {
+		d.found = d.second.sys
+		d.found.Attempts = d.tried.without(d.second.attempt).with(d.second.attempt)
+		d.found.match(ctx, d.cpus)
+	}
+	return ctx.Err()
 }
 
 // builtAs is a top-level table, as it is read by one paging.
@@ -172,7 +181,7 @@ type builtAs struct {
 // try looks for the guest in the page table of c, by each paging that it was not
 // tried with yet. It fails only when ctx ends; what is wrong with the candidate is
 // noted.
-func (d *discovery) try(ctx context.Context, f Finder, c candidate) error {
+func (d *discovery) try(ctx context.Context, f finder, c candidate) error {
 	if c.pagings == nil {
 		c.pagings = d.pagings
 	}
@@ -186,17 +195,22 @@ func (d *discovery) try(ctx context.Context, f Finder, c candidate) error {
 	for _, p := range c.pagings {
 		d.seen[builtAs{c.root, p}] = true
 	}
+	before := d.second
 	sys, err := d.follow(ctx, c)
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("look for Windows: %w", ctxErr)
 	}
 	a := Attempt{Finder: f.Name, What: c.from, Root: c.root, Err: err}
+	if d.second != before {
+		d.second.attempt, d.second.byProcessor = Attempt{Finder: f.Name, What: c.from, Root: c.root}, f.byProcessor
+	}
 	if err != nil {
 		d.anyEnded = d.anyEnded || errors.Is(err, errBudget)
 		d.tried.add(a)
 		return nil
 	}
 	sys.Attempts = d.tried.with(a)
+	sys.match(ctx, d.cpus)
 	d.found = sys
 	return nil
 }

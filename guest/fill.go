@@ -17,31 +17,42 @@ func (s *System) warn(format string, args ...any) {
 	s.Warnings = append(s.Warnings, fmt.Sprintf(format, args...))
 }
 
-// fill reads what page table, kernel image and KDBG lead to. It fails only
-// where there would be no dump worth the name without it.
+// fill reads what page table, kernel image and KDBG lead to, but for the
+// processors. It fails only where there would be no dump worth the name without it.
 func (s *System) fill(ctx context.Context) error {
 	s.Arch = s.Space.arch
 	s.Machine = phys.Know(s.Kernel.Machine, "kernel image")
 	s.KernBase.Value = s.Kernel.Base
+	if err := s.fillShared(ctx); err != nil {
+		return err
+	}
+	if err := s.fillBuild(ctx); err != nil {
+		return err
+	}
+	if len(s.KDBG.Block) > 0 {
+		s.fillByKDBG(ctx)
+	}
+	return ctx.Err()
+}
+
+// fillByKDBG reads what the KDBG leads to, but for the processors.
+func (s *System) fillByKDBG(ctx context.Context) {
 	s.KdDebuggerDataBlock = phys.Know(s.KDBG.At, "kernel image, plain")
 	if s.KDBG.Encoded {
 		s.KdDebuggerDataBlock.From = "kernel image, decoded by known plaintext"
 	}
-	if err := s.fillShared(ctx); err != nil {
-		return err
-	}
 	s.PsLoadedModuleList = s.KDBG.known(kdbgPsLoadedModuleList)
 	s.PsActiveProcessHead = s.KDBG.known(kdbgPsActiveProcessHead)
-	if err := s.fillBuild(ctx); err != nil {
-		return err
-	}
 	s.fillPFNDatabase(ctx)
 	s.fillBugCheck(ctx)
 	s.fillMemory(ctx)
-	if err := s.fillProcessors(ctx); err != nil {
-		return err
-	}
-	return ctx.Err()
+}
+
+// lack says in a few words what could not be read of what debuggers need, and in
+// sentences what that means.
+func (s *System) lack(what, format string, args ...any) {
+	s.Lacks = append(s.Lacks, what)
+	s.warn(format, args...)
 }
 
 // fillShared reads KUSER_SHARED_DATA.

@@ -14,6 +14,7 @@ var findRegisters = finder{
 		Cost:  "reads nothing",
 		Trust: "a processor of the guest runs by it, if only a program's",
 	},
+	byProcessor: true,
 	find: func(_ context.Context, d *discovery, try func(candidate) bool) (string, error) {
 		return offer(registerCandidates(d.arch, d.cpus), try, "no processor's registers name a page table"), nil
 	},

@@ -29,7 +29,8 @@ var findSelfMap = finder{
 
 // findSelfMapBeyond looks for page tables in the rest of RAM.
 var findSelfMapBeyond = finder{
-	Finder: Finder{Name: "self-map scan of all memory", Cost: "reads RAM, at most 8 GiB", Trust: selfMapTrust},
+	Finder:   Finder{Name: "self-map scan of all memory", Cost: "reads RAM, at most 8 GiB", Trust: selfMapTrust},
+	readsAll: true,
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
 		all := d.ram.Minus(lowMemory())
 		area := firstPages(all, maxSelfMapScan>>phys.PageShift)

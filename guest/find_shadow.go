@@ -15,6 +15,7 @@ var findShadow = finder{
 		Cost:  "reads some pages",
 		Trust: "Windows itself goes into the kernel by it, if the offset is that of this Windows",
 	},
+	byProcessor: true,
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
 		found, left := 0, maxShadowReads
 		for _, c := range registerCandidates(d.arch, d.cpus) {

@@ -18,6 +18,11 @@ type Finder struct {
 // finder is a Finder that can be used.
 type finder struct {
 	Finder
+	// byProcessor: what it finds, a processor of the guest runs by.
+	byProcessor bool
+	// readsAll: it reads all RAM, which is not done if a processor led to a guest
+	// that merely lacks something.
+	readsAll bool
 	// find offers try what may be top-level page tables, the likeliest first,
 	// until try returns false. The note says for people why none was found, or
 	// that none of those found was the guest's. It fails only when ctx ends.

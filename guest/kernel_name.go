@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,11 +97,7 @@ type PassedOver struct {
 // String says in one line what was passed over, and why.
 func (p PassedOver) String() string {
 	n := imageName{base: p.Base, size: p.Size, export: p.ExportName, pdb: p.PDB}
-	first, _, several := strings.Cut(p.Reason, "\n")
-	if several {
-		first += ", and more"
-	}
-	return n.String() + ": " + first
+	return n.String() + ": " + oneLine(errors.New(p.Reason))
 }
 
 // maxPassedOver bounds the images that are kept to be told about.

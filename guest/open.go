@@ -48,7 +48,10 @@ func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, k
 	if err := s.openSystemProcess(ctx); err != nil {
 		s.warn("%v", err)
 	}
-	return s, s.fill(ctx)
+	if err := s.fill(ctx); err != nil {
+		return s, err
+	}
+	return s, s.fillProcessors(ctx)
 }
 
 func (s *System) openSystemProcess(ctx context.Context) error {

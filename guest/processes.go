@@ -26,17 +26,17 @@ const (
 )
 
 // agreesWithExports checks a KDBG against the kernel's export of
-// PsLoadedModuleList, if that can be read.
-func agreesWithExports(ctx context.Context, kernel *Image, k *KDBG) error {
+// PsLoadedModuleList, and reports whether that can be read.
+func agreesWithExports(ctx context.Context, kernel *Image, k *KDBG) (exported bool, err error) {
 	at, err := kernel.Export(ctx, "PsLoadedModuleList")
 	if err != nil {
-		return ctx.Err() // older kernels don't have it, and it may be paged out
+		return false, ctx.Err() // older kernels don't have it, and it may be paged out
 	}
 	if got := k.va(kdbgPsLoadedModuleList); got != at {
-		return malformed("KDBG", k.At, "PsLoadedModuleList is %#x, but the kernel exports it at %#x",
+		return true, malformed("KDBG", k.At, "PsLoadedModuleList is %#x, but the kernel exports it at %#x",
 			uint64(got), uint64(at))
 	}
-	return nil
+	return true, nil
 }
 
 // eprocessSize returns SizeEProcess, as far as it is credible.
@@ -49,28 +49,37 @@ func (k *KDBG) eprocessSize() int {
 
 // systemProcess returns the EPROCESS of System and what led to it.
 func systemProcess(ctx context.Context, space *AddressSpace, kernel *Image, k *KDBG) (phys.VirtAddr, string, error) {
-	const name = "PsInitialSystemProcess"
-	at, exportErr := kernel.Export(ctx, name)
+	p, from, exportErr := exportedProcess(ctx, space, kernel)
 	if exportErr == nil {
-		p, err := readVA(ctx, space, name, at)
-		if err == nil {
-			err = kernelPointer(name, p, 8)
-		}
-		return p, name, err
+		return p, from, nil
 	}
-	p, err := firstProcess(ctx, space, k)
+	p, err := firstProcess(ctx, space, k.va(kdbgPsActiveProcessHead), k)
 	if err != nil {
 		return 0, "", errors.Join(exportErr, err)
 	}
 	return p, "PsActiveProcessHead", nil
 }
 
-// firstProcess returns the EPROCESS of System by the list of processes, which
-// it is the first of. The list links its middle; its start is where there is
+// exportedProcess returns the EPROCESS of System that the kernel exports.
+func exportedProcess(ctx context.Context, space *AddressSpace, kernel *Image) (phys.VirtAddr, string, error) {
+	const name = "PsInitialSystemProcess"
+	at, err := kernel.Export(ctx, name)
+	if err != nil {
+		return 0, "", err
+	}
+	p, err := readVA(ctx, space, name, at)
+	if err == nil {
+		err = kernelPointer(name, p, 8)
+	}
+	return p, name, err
+}
+
+// firstProcess returns the EPROCESS of System by the list of processes at head,
+// which it is the first of. The list links its middle; its start is where there is
 // the header of a process object and a page table that maps itself.
-func firstProcess(ctx context.Context, space *AddressSpace, k *KDBG) (phys.VirtAddr, error) {
+func firstProcess(ctx context.Context, space *AddressSpace, head phys.VirtAddr, k *KDBG) (phys.VirtAddr, error) {
 	const what = "PsActiveProcessHead"
-	link, err := readKernelVariable(ctx, space, what, k.va(kdbgPsActiveProcessHead))
+	link, err := readKernelVariable(ctx, space, what, head)
 	if err != nil {
 		return 0, err
 	}

@@ -21,14 +21,20 @@ const (
 	kpcrSize         = 0x40 // as far as it is used
 	prcbNumber       = 0x24
 	prcbLegacyNumber = 0x04 // a byte, the number itself up to Windows Vista
-	prcbContextMax   = 1 << 16
+	// prcbNumberSince is the first build with more than one group of processors, and
+	// so with prcbNumber.
+	prcbNumberSince = 7600
 )
 
-// fillProcessors reads KiProcessorBlock, an array of KPRCB addresses by
-// processor number.
+// fillProcessors reads the array KiProcessorBlock that the KDBG names.
 func (s *System) fillProcessors(ctx context.Context) error {
+	return s.processorsOf(ctx, s.KDBG.va(kdbgKiProcessorBlock), "KDBG KiProcessorBlock")
+}
+
+// processorsOf reads KiProcessorBlock, an array of KPRCB addresses by processor
+// number, at block. Without a sound one there it fails.
+func (s *System) processorsOf(ctx context.Context, block phys.VirtAddr, from string) error {
 	const what = "KiProcessorBlock"
-	block := s.KDBG.va(kdbgKiProcessorBlock)
 	if err := kernelPointer(what, block, 8); err != nil {
 		return err
 	}
@@ -57,11 +63,17 @@ func (s *System) fillProcessors(ctx context.Context) error {
 	if len(s.Processors) == 0 {
 		return malformed(what, block, "no processor in it is sound")
 	}
+	s.countProcessors(expected, from)
+	return nil
+}
+
+// countProcessors says how many there are, where the guest says that it has so
+// many, or 0 for not known.
+func (s *System) countProcessors(expected int, from string) {
 	if expected != 0 && len(s.Processors) != expected {
 		s.warn("%d processors are sound, but the guest says it has %d", len(s.Processors), expected)
 	}
-	s.NumberProcessors = phys.Know(uint32(len(s.Processors)), "KDBG KiProcessorBlock")
-	return nil
+	s.NumberProcessors = phys.Know(uint32(len(s.Processors)), from)
 }
 
 // processorCount returns how many processors are active, 0 if nothing says so
@@ -87,39 +99,67 @@ func (s *System) processorCount(ctx context.Context) int {
 	return int(n)
 }
 
-// processor reads and checks processor i.
-func (s *System) processor(ctx context.Context, i int, prcb phys.VirtAddr) (Processor, error) {
-	if err := kernelPointer("KPRCB", prcb, 8); err != nil {
-		return Processor{}, err
+// numberOf reads the number that a KPRCB says is its processor's.
+func (s *System) numberOf(ctx context.Context, prcb phys.VirtAddr) (uint32, error) {
+	otherwise := prcbNumber
+	if build := s.Build(); build != 0 && build < prcbNumberSince {
+		otherwise = prcbLegacyNumber
 	}
-	k := &s.KDBG
-	numberAt, width := prcb+phys.VirtAddr(k.offset(kdbgOffsetPrcbNumber, prcbNumber)), 4
-	if numberAt == prcb+prcbLegacyNumber {
+	off, width := s.KDBG.offset(kdbgOffsetPrcbNumber, otherwise), 4
+	if off == prcbLegacyNumber {
 		width = 1
 	}
-	r, err := readRecord(ctx, s.Space, "KPRCB.Number", numberAt, width)
+	r, err := readRecord(ctx, s.Space, "KPRCB.Number", prcb+phys.VirtAddr(off), width)
 	if err != nil {
-		return Processor{}, err
+		return 0, err
 	}
-	number := uint32(r.u8(0))
-	if width == 4 {
-		number = r.u32(0)
+	if width == 1 {
+		return uint32(r.u8(0)), nil
+	}
+	return r.u32(0), nil
+}
+
+// kpcrOf returns the KPCR that a KPRCB is in.
+func (s *System) kpcrOf(prcb phys.VirtAddr) phys.VirtAddr {
+	return prcb - phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
+}
+
+// isProcessor fails if processor i can't have its KPRCB at prcb.
+func (s *System) isProcessor(ctx context.Context, i int, prcb phys.VirtAddr) error {
+	if err := kernelPointer("KPRCB", prcb, 8); err != nil {
+		return err
+	}
+	number, err := s.numberOf(ctx, prcb)
+	if err != nil {
+		return err
 	}
 	if number != uint32(i) {
-		return Processor{}, malformed("KPRCB", prcb, "its number is %d", number)
+		return malformed("KPRCB", prcb, "its number is %d", number)
 	}
-	p := Processor{Number: i, PRCB: prcb, VCPU: -1}
-	p.KPCR = prcb - phys.VirtAddr(k.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
-	if err := kernelPointer("KPCR", p.KPCR, 8); err != nil {
-		return Processor{}, err
+	kpcr := s.kpcrOf(prcb)
+	if err := kernelPointer("KPCR", kpcr, 8); err != nil {
+		return err
 	}
-	self, err := readVA(ctx, s.Space, "KPCR.Self", p.KPCR+phys.VirtAddr(k.offset(kdbgOffsetPcrSelfPcr, kpcrSelf)))
+	self, err := readVA(ctx, s.Space, "KPCR.Self", kpcr+phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrSelfPcr, kpcrSelf)))
 	if err != nil {
+		return err
+	}
+	if self != kpcr {
+		return malformed("KPCR", kpcr, "its self pointer is %#x", uint64(self))
+	}
+	return nil
+}
+
+// processor reads and checks processor i.
+func (s *System) processor(ctx context.Context, i int, prcb phys.VirtAddr) (Processor, error) {
+	if err := s.isProcessor(ctx, i, prcb); err != nil {
 		return Processor{}, err
 	}
-	if self != p.KPCR {
-		return Processor{}, malformed("KPCR", p.KPCR, "its self pointer is %#x", uint64(self))
+	p := Processor{Number: i, PRCB: prcb, KPCR: s.kpcrOf(prcb), VCPU: -1}
+	if len(s.KDBG.Block) == 0 {
+		return p, nil // nothing says where its context goes
 	}
+	var err error
 	if p.ContextAt, err = s.contextAt(ctx, prcb); err != nil {
 		if ctx.Err() != nil {
 			return Processor{}, ctx.Err()

@@ -131,6 +131,7 @@ var protections = []struct {
 	{"kernel variable", func(ctx context.Context, _, v *System) {
 		_, _, _ = systemProcess(ctx, v.Space, v.Kernel, &v.KDBG)
 		_ = v.fill(ctx)
+		_ = v.fillProcessors(ctx)
 	}},
 }
 
@@ -163,9 +164,16 @@ func touchKernelImage(ctx context.Context, _, v *System) {
 	isKernel(ctx, v.Space.arch, im)
 }
 
+// kpcrSizeMost is more than a KPCR with its KPRCB has in any Windows: the largest
+// KPRCB known has 0xCF00 bytes, in build 26100 (public ntkrnlmp symbols).
+const kpcrSizeMost = 0x10000
+
 // kpcrSize returns how many bytes of a processor's KPCR and the KPRCB inside
 // the KDBG says there are: at most 128 KiB, by the width of its fields.
 func (k *KDBG) kpcrSize() int {
+	if len(k.Block) == 0 {
+		return kpcrSizeMost
+	}
 	prcb := k.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb) + int(k.u64(kdbgSizePrcb))
 	return max(k.offset(kdbgSizePcr, 0), prcb)
 }

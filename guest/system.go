@@ -32,8 +32,9 @@ type System struct {
 	Kernel   *Image
 	KernBase phys.Known[phys.VirtAddr] // Kernel.Base, with what led to it
 
+	// KDBG has no Block where none can be used: then it is among Lacks.
 	KDBG                KDBG
-	KdDebuggerDataBlock phys.Known[phys.VirtAddr] // KDBG.At, with how the block was found
+	KdDebuggerDataBlock phys.Known[phys.VirtAddr] // KDBG.At, with how the block was found; 0 for none
 
 	KUSER        KUSER
 	SystemTime   phys.Known[uint64] // FILETIME: 100 ns units since 1601-01-01 UTC
@@ -59,9 +60,14 @@ type System struct {
 	// BugCheck is nt!KiBugcheckData.
 	BugCheck BugCheck
 
-	Processors       []Processor        // by Windows processor number
-	NumberProcessors phys.Known[uint32] // how many of them are sound: the length of Processors
+	Processors []Processor // by Windows processor number
+	// NumberProcessors is how many of them are sound: the length of Processors, or
+	// what the guest says where none is, which is among Lacks.
+	NumberProcessors phys.Known[uint32]
 
+	// Lacks are what could not be read of what debuggers need, in a few words each:
+	// a dump of the guest is degraded by it. Warnings say what debuggers can't do.
+	Lacks []string
 	// Warnings are what was found odd and could be worked around.
 	Warnings []string
 }
