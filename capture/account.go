@@ -45,6 +45,7 @@ func Describe(a *Analysis) *manifest.Manifest {
 func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 	sys := a.System
 	m.Guest = DescribeGuest(sys)
+	m.Guest.Lacks = whatLacks(a.lacks)
 	addExclusions(m, a)
 	m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden = a.Memory.RAM.Pages(), a.Memory.Unlisted.Pages(), a.Memory.Hidden.Pages()
 	m.HidesMemory = a.Memory.Suspicious
@@ -63,7 +64,7 @@ func DescribeGuest(sys *guest.System) manifest.Guest {
 	return manifest.Guest{
 		Windows: sys.Name(), Arch: sys.Arch.Name(), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
 		KernelBase: manifest.Hex(sys.KernBase.Value), KernelBaseFrom: sys.KernBase.From, SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
-		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded,
+		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded, Lacks: whatLacks(sys.Lacks),
 	}
 }
 
@@ -128,7 +129,7 @@ func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
 // degraded reports whether a dump is not what it should be, as far as it is known
 // before it is verified.
 func degraded(m *manifest.Manifest) bool {
-	return m.Pages.Unreadable > 0 || smeared(m) || m.Unmet.Any() || m.HidesMemory
+	return m.Pages.Unreadable > 0 || smeared(m) || m.Unmet.Any() || m.HidesMemory || len(m.Guest.Lacks) > 0
 }
 
 // smeared reports whether a dump of mode live is worse than it may be.

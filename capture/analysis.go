@@ -37,8 +37,9 @@ type Analysis struct {
 	// memory, or may hold against somebody's wish.
 	Contents []string
 
-	whyUnmet []string // a sentence for each of Unmet but Kept
-	keeps    bool     // what drivers advertise, as the operator wants
+	lacks    []guest.Lack // what of the guest could not be read that debuggers need
+	whyUnmet []string     // a sentence for each of Unmet but Kept
+	keeps    bool         // what drivers advertise, as the operator wants
 }
 
 // ErrTooManyRuns says that a dump of the wished format has no room for so many
@@ -59,6 +60,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
+	a.findLacks(ctx)
 	a.saveContexts(ctx)
 	facts := a.facts(o.Comment)
 	needed, err := a.neededPages(ctx, &o.Exclusion)
@@ -123,14 +125,19 @@ func (a *Analysis) contextOf(cpu *phys.Registers) []byte {
 }
 
 // firstCPU returns the registers of the processor that a debugger shows first:
-// the lowest-numbered one that is known.
+// the lowest-numbered one that is known, and has a place for its context if any has.
 func (a *Analysis) firstCPU() *phys.Registers {
+	var first *phys.Registers
 	for _, p := range a.System.Processors {
-		if p.VCPU >= 0 && p.ContextAt != 0 {
+		switch {
+		case p.VCPU < 0:
+		case p.ContextAt != 0:
 			return &a.CPUs[p.VCPU]
+		case first == nil:
+			first = &a.CPUs[p.VCPU]
 		}
 	}
-	return nil
+	return first
 }
 
 func (a *Analysis) warn(format string, args ...any) {

@@ -67,23 +67,43 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 // Close closes the guest's memory.
 func (s *Session) Close() error { return s.Memory.Close() }
 
-// analyzeRunning analyzes a guest that may change underneath.
+// analyzeRunning analyzes a guest that may change underneath: what fails, or lacks
+// something, may be as it should the next time.
 func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 	tries := s.Options.Tries
 	if tries == 0 {
 		tries = DefaultTries
 	}
+	var lacking *Analysis
 	for try := 1; ; try++ {
 		cpus, err := s.VM.Registers(ctx)
 		if err != nil {
 			return nil, err
 		}
 		a, err := Analyze(ctx, s.Memory, s.Memory.RAM(), cpus, s.Options.Look)
-		if err == nil || errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrTooManyRuns) || try >= tries || ctx.Err() != nil {
-			return a, err
+		why := err
+		switch {
+		case err == nil && len(a.lacks) == 0:
+			return a, nil
+		case err == nil:
+			lacking, why = a, errors.New(a.lacks[0].What)
 		}
-		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", err)
+		switch {
+		case ctx.Err() != nil || isLasting(err):
+			return a, err
+		case try >= tries && lacking != nil:
+			return lacking, nil
+		case try >= tries:
+			return nil, err
+		}
+		s.Options.debug(ctx, "analyze the guest again", "try", try, "why", why)
 	}
+}
+
+// isLasting reports whether an analysis failed because of what won't be another way
+// the next time.
+func isLasting(err error) bool {
+	return errors.Is(err, exclude.ErrTooMany) || errors.Is(err, ErrNotExcluded) || errors.Is(err, ErrTooManyRuns)
 }
 
 // Account begins the account of a moment that mode acquires: of different times,

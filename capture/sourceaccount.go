@@ -107,7 +107,7 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 		{"System CR3", uint64(h.DirectoryTableBase &^ (phys.PageSize - 1)), uint64(m.Guest.SystemCR3)},
 		{"address of the KDBG", uint64(h.KdDebuggerDataBlock), uint64(m.Guest.KDBG)},
 	} {
-		if c.say == 0 && m.Guest == (manifest.Guest{}) && c.have != 0 {
+		if c.say == 0 && m.Guest.Windows == "" && c.have != 0 {
 			continue // of a damaged guest, which was converted before, nothing is known
 		}
 		if c.have != c.say {

@@ -83,9 +83,10 @@ func (a *Analysis) whyDegraded() []string {
 	if a.Memory.Suspicious {
 		why = append(why, "the guest hides memory, or doesn't use it")
 	}
-	return why
+	return append(why, whatLacks(a.lacks)...)
 }
 
 // Degraded reports whether a dump that follows from a is not what it should be:
-// pages may be in it that were asked to stay out, or the guest hides memory.
+// pages may be in it that were asked to stay out, the guest hides memory, or debuggers
+// lack something of it.
 func (a *Analysis) Degraded() bool { return len(a.whyDegraded()) > 0 }

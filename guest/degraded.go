@@ -65,7 +65,7 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 	if err != nil {
 		return nil, 0, fmt.Errorf("System process: %w", err)
 	}
-	own := newAddressSpace(d.arch, d.mem.Reader, d.ram, root)
+	own := d.arch.AddressSpace(space.paging, d.mem.Reader, d.ram, root)
 	slot, err := sameGuest(ctx, space, own, kernel.Base, &none)
 	if err != nil {
 		return nil, 0, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)

@@ -164,7 +164,13 @@ func TestLackingGuests(t *testing.T) {
 // that means.
 func checkLacks(t *testing.T, s *guest.System, want []string) {
 	t.Helper()
-	lacks := strings.Join(s.Lacks, "\n")
+	var lacks string
+	for _, l := range s.Lacks {
+		lacks += l.What + "\n"
+		if !slices.Contains(s.Warnings, l.Means) {
+			t.Errorf("Warnings %q lack %q", s.Warnings, l.Means)
+		}
+	}
 	for _, w := range want {
 		if !strings.Contains(lacks, w) || !hasWarning(s, w) {
 			t.Errorf("Lacks %q, Warnings %q; want both to tell of %q", s.Lacks, s.Warnings, w)

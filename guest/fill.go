@@ -51,8 +51,8 @@ func (s *System) fillByKDBG(ctx context.Context) {
 // lack says in a few words what could not be read of what debuggers need, and in
 // sentences what that means.
 func (s *System) lack(what, format string, args ...any) {
-	s.Lacks = append(s.Lacks, what)
 	s.warn(format, args...)
+	s.Lacks = append(s.Lacks, Lack{What: what, Means: s.Warnings[len(s.Warnings)-1]})
 }
 
 // fillShared reads KUSER_SHARED_DATA.

@@ -15,7 +15,13 @@ import (
 // The result's DirectoryTableBase is root; a System process that has another
 // one, or can't be found, is a warning. For a finer verdict use the parts:
 // FindAddressSpace, ReadKUSER, ReadKDBG and ReadImage.
+//
+// A kdbg of 0 is of a dump without a KDBG that could be used: then the kernel is
+// looked for in what root maps, and the result is as Discover's.
 func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, kdbg phys.VirtAddr) (*System, error) {
+	if kdbg == 0 {
+		return openWithoutKDBG(ctx, mem, ram, root)
+	}
 	space, err := FindAddressSpace(ctx, mem, ram, root)
 	if err != nil {
 		return nil, err
@@ -52,6 +58,17 @@ func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, k
 		return s, err
 	}
 	return s, s.fillProcessors(ctx)
+}
+
+// openWithoutKDBG is a Discover that is led by root alone.
+func openWithoutKDBG(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr) (*System, error) {
+	given := finder{
+		Finder: Finder{Name: "given page table", Cost: "reads nothing", Trust: "the caller's word"},
+		find: func(_ context.Context, d *discovery, try func(candidate) bool) (string, error) {
+			return offer([]candidate{{root: d.arch.entries.at(uint64(root)), from: "given page table"}}, try, ""), nil
+		},
+	}
+	return discover(ctx, mem, ram, nil, []finder{given})
 }
 
 func (s *System) openSystemProcess(ctx context.Context) error {

@@ -65,11 +65,17 @@ type System struct {
 	// what the guest says where none is, which is among Lacks.
 	NumberProcessors phys.Known[uint32]
 
-	// Lacks are what could not be read of what debuggers need, in a few words each:
-	// a dump of the guest is degraded by it. Warnings say what debuggers can't do.
-	Lacks []string
+	// Lacks are what could not be read of what debuggers need: a dump of the guest is
+	// degraded by it. Warnings have them too.
+	Lacks []Lack
 	// Warnings are what was found odd and could be worked around.
 	Warnings []string
+}
+
+// Lack is something that debuggers need and that could not be read.
+type Lack struct {
+	What  string // in a few words
+	Means string // in sentences: why, and what debuggers can't do
 }
 
 // BugCheck is why Windows stopped: all zero while the guest runs, and without

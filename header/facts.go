@@ -29,7 +29,7 @@ type Facts struct {
 	PfnDatabase         phys.Known[phys.VirtAddr] // value of MmPfnDatabase, 0 if unknown
 	PsLoadedModuleList  phys.Known[phys.VirtAddr] // of the list head
 	PsActiveProcessHead phys.Known[phys.VirtAddr] // of the list head
-	KdDebuggerDataBlock phys.Known[phys.VirtAddr] // where the dump's memory will hold the decoded KDBG
+	KdDebuggerDataBlock phys.Known[phys.VirtAddr] // where the dump's memory will hold the decoded KDBG, 0 for nowhere
 
 	NumberProcessors phys.Known[uint32] // active processors of all groups, 1 to MaxProcessors
 
@@ -67,6 +67,7 @@ const (
 	FromNotCrashed = "snap: the guest has not crashed"
 	FromNoBugCheck = "snap: the guest's bug check can't be read"
 	FromNoContext  = "snap: no processor's registers are known"
+	FromNoKDBG     = "snap: the guest has no KDBG that can be used"
 )
 
 // SetBugCheck sets what a debugger is told of why the guest stopped. code and
@@ -176,7 +177,7 @@ func (f *Facts) checkAddresses(w Width) error {
 		{"PfnDatabase", f.PfnDatabase.Value, true},
 		{"PsLoadedModuleList", f.PsLoadedModuleList.Value, false},
 		{"PsActiveProcessHead", f.PsActiveProcessHead.Value, false},
-		{"KdDebuggerDataBlock", f.KdDebuggerDataBlock.Value, false},
+		{"KdDebuggerDataBlock", f.KdDebuggerDataBlock.Value, true},
 	} {
 		if a.optional && a.at == 0 {
 			continue

@@ -132,6 +132,15 @@ func (m *making) address(field *phys.VirtAddr, a phys.Known[phys.VirtAddr]) stri
 	return take(field, a)
 }
 
+// kdbg sets the address of the KDBG: 0 where the guest has none, which leads no reader
+// anywhere, as the fill of unset fields might.
+func (m *making) kdbg(h *Header) string {
+	if m.KdDebuggerDataBlock.Value == 0 {
+		return know(&h.KdDebuggerDataBlock, 0, FromNoKDBG)
+	}
+	return m.address(&h.KdDebuggerDataBlock, m.KdDebuggerDataBlock)
+}
+
 func (m *making) pfnDatabase(h *Header) string {
 	if m.PfnDatabase.Value == 0 {
 		return "" // stays unset

@@ -123,9 +123,9 @@ var rows = []row{
 		func(h *Header, m *making) string { return m.paeEnabled(h) },
 	},
 	{
-		"KdDebuggerDataBlock", at(0x0080, 8), at(0x060, 4), KindVirtual, "debugger data block (KDBG)",
+		"KdDebuggerDataBlock", at(0x0080, 8), at(0x060, 4), KindVirtual, "debugger data block (KDBG), 0 for none",
 		func(h *Header) cell { return num(&h.KdDebuggerDataBlock) },
-		func(h *Header, m *making) string { return m.address(&h.KdDebuggerDataBlock, m.KdDebuggerDataBlock) },
+		func(h *Header, m *making) string { return m.kdbg(h) },
 	},
 	{
 		nameNumberOfRuns, at(descriptor64, 4), at(descriptor32, 4), KindNumber, "runs of physical memory",

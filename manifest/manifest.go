@@ -90,8 +90,11 @@ type Guest struct {
 	// KernelBaseFrom is what led to the kernel; empty of a dump that was converted.
 	KernelBaseFrom string `json:"kernel_base_from,omitempty"`
 	SystemCR3      Hex    `json:"system_cr3"`
-	KDBG           Hex    `json:"kdbg"`
+	KDBG           Hex    `json:"kdbg"` // 0 where there is none that can be used
 	KDBGEncoded    bool   `json:"kdbg_encoded"`
+	// Lacks are what could not be read of what debuggers need: the dump is degraded
+	// then, and warnings say what debuggers can't do.
+	Lacks []string `json:"lacks,omitempty"`
 }
 
 // Header is what the dump's header says and where each field came from.

@@ -175,6 +175,8 @@ var neverAlone = map[string]string{
 	"guest.errForwarded":      "an export that is passed over",
 	"guest.errNotTried":       "a reason within guest.ErrNotWindows",
 	"guest.errNoKernel":       "a reason within guest.ErrNotWindows",
+	"guest.errLacking":        "a reason within guest.ErrNotWindows, or the guest is found all the same",
+	"guest.errFound":          "ends a walk",
 	"guest.FormatError":       "guest.ErrMalformed",
 	"guest.NotFoundError":     "guest.ErrNotWindows",
 	"guest.TranslateError":    "guest.ErrNotPresent or guest.ErrNotCanonical",

@@ -265,6 +265,17 @@ func (r *checkResult) verdict(code int) string {
 	return fmt.Sprintf("A dump of %s would NOT work: exit code %d%s.", r.Domain, code, why)
 }
 
+// kdbgState says where the KDBG is, and what becomes of it.
+func kdbgState(g *manifest.Guest) string {
+	switch {
+	case g.KDBG == 0:
+		return "none that can be used"
+	case g.KDBGEncoded:
+		return fmt.Sprintf("%v, encoded: the dump gets it decoded", g.KDBG)
+	}
+	return fmt.Sprintf("%v, plain", g.KDBG)
+}
+
 func (a *app) printCheck(r *checkResult, code int) error {
 	fmt.Fprintf(a.stdout, "%s\n\n", r.verdict(code))
 	p := table.NewPairs(a.stdout)
@@ -278,7 +289,7 @@ func (a *app) printCheck(r *checkResult, code int) error {
 	if r.account != nil {
 		p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
 		p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
-		p.Add("KDBG", "%v, %s", r.Guest.KDBG, map[bool]string{true: "encoded: the dump gets it decoded", false: "plain"}[r.Guest.KDBGEncoded])
+		p.Add("KDBG", "%s", kdbgState(r.Guest))
 		p.Add("source", "%s", r.Source)
 		p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
 		p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"snap/internal/ntlab"
+	"snap/manifest"
 )
 
 // TestDegradedDump demands of a guest whose process list runs in a circle that
@@ -56,6 +58,56 @@ func TestDegradedDump(t *testing.T) {
 	}
 	if code := run(t.Context(), []string{"verify", out}, &stdout, &stderr); code != exitFailed {
 		t.Errorf("snap verify exits with %d; want %d", code, exitFailed)
+	}
+}
+
+// TestWithoutKDBG demands the same of a guest whose KDBG is overwritten: the header is
+// made of what else the guest has, and whoever reads the dump hears of it.
+func TestWithoutKDBG(t *testing.T) {
+	im, err := ntlab.Build(ntlab.Config{Memory: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := im.WriteVirt(im.Truth.KDBG, make([]byte, len(im.Truth.KDBGPlain))); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	core, err := os.Create(filepath.Join(dir, "guest.elf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer core.Close()
+	if err := im.WriteELFCore(core); err != nil {
+		t.Fatal(err)
+	}
+	const lack = "the kernel has no debugger data block (KDBG) that can be used"
+	source := core.Name()
+	for _, name := range []string{"first.dmp.zst", "again.dmp.gz"} { // a dump of the guest, and one of that dump
+		out := filepath.Join(dir, name)
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), []string{"convert", source, "-o", out, "--log-format", "console"}, &stdout, &stderr); code != exitDegraded {
+			t.Fatalf("snap convert of %s exits with %d; want %d\n%s", source, code, exitDegraded, stderr.String())
+		}
+		if !strings.Contains(stderr.String(), lack) || !strings.Contains(stderr.String(), "may refuse the dump") {
+			t.Errorf("stderr is %q; want it to say what is lacking, and what that means", stderr.String())
+		}
+		doc, err := os.ReadFile(out + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum manifest.Manifest
+		if err := json.Unmarshal(doc, &sum); err != nil {
+			t.Fatal(err)
+		}
+		if sum.ExitCode != exitDegraded || !slices.Contains(sum.Guest.Lacks, lack) || sum.Guest.KDBG != 0 ||
+			sum.Guest.Build != im.Truth.Build || sum.Guest.CPUs != len(im.Truth.Processors) {
+			t.Errorf("manifest has exit code %d and guest %+v; want %d, and all but the KDBG", sum.ExitCode, sum.Guest, exitDegraded)
+		}
+		source = out
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"info", source}, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String()+stderr.String(), lack) {
+		t.Errorf("snap info exits with %d and says %s%s; want it to say what is lacking", code, stdout.String(), stderr.String())
 	}
 }
 

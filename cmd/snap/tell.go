@@ -88,7 +88,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	p.AddWhole("dump", "%s", printable(sum.Output))
 	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
 	p.Add("guest", "%s, %s", sum.Guest.Windows, plural(sum.Guest.CPUs, "processor"))
-	p.Add("kernel", "System CR3 %v, KDBG %v", sum.Guest.SystemCR3, sum.Guest.KDBG)
+	p.Add("kernel", "System CR3 %v, %s", sum.Guest.SystemCR3, kdbgOf(&sum.Guest))
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
 		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
 	addLeftOut(p, sum)
@@ -103,6 +103,14 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 		p.AddWhole("", "and then %s in WinDbg", printable(plain))
 	}
 	return p.Flush()
+}
+
+// kdbgOf says where the KDBG is.
+func kdbgOf(g *manifest.Guest) string {
+	if g.KDBG == 0 {
+		return "no KDBG"
+	}
+	return fmt.Sprintf("KDBG %v", g.KDBG)
 }
 
 // moment says what time the pages are from.
