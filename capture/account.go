@@ -48,7 +48,7 @@ func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 	m.Guest.Lacks = whatLacks(a.lacks)
 	addExclusions(m, a)
 	m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden = a.Memory.RAM.Pages(), a.Memory.Unlisted.Pages(), a.Memory.Hidden.Pages()
-	m.HidesMemory = a.Memory.Suspicious
+	m.Pages.Lost, m.HidesMemory = a.Memory.Lost, a.Memory.Suspicious
 	m.Header = manifest.Header{
 		DumpType: int(a.Header.DumpType), Runs: len(a.Plan.Runs), Fields: map[string]manifest.Field{},
 	}
@@ -102,7 +102,7 @@ func addStats(m *manifest.Manifest, st *dump.Stats) {
 		Total:    st.Pages + m.Pages.Excluded, Written: st.Pages, Zero: st.Zero + st.Unpopulated + st.Unreadable,
 		Unpopulated: st.Unpopulated, Unreadable: st.Unreadable,
 		ChangedWhileReading: m.Pages.ChangedWhileReading,
-		RAM:                 m.Pages.RAM, Unlisted: m.Pages.Unlisted, Hidden: m.Pages.Hidden,
+		RAM:                 m.Pages.RAM, Unlisted: m.Pages.Unlisted, Hidden: m.Pages.Hidden, Lost: m.Pages.Lost,
 	}
 	m.Bytes = manifest.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
 	m.Gaps = nil
@@ -129,7 +129,7 @@ func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
 // degraded reports whether a dump is not what it should be, as far as it is known
 // before it is verified.
 func degraded(m *manifest.Manifest) bool {
-	return m.Pages.Unreadable > 0 || smeared(m) || m.Unmet.Any() || m.HidesMemory || len(m.Guest.Lacks) > 0
+	return m.Pages.Unreadable > 0 || m.Pages.Lost > 0 || smeared(m) || m.Unmet.Any() || m.HidesMemory || len(m.Guest.Lacks) > 0
 }
 
 // smeared reports whether a dump of mode live is worse than it may be.

@@ -10,6 +10,7 @@ import (
 	"snap/exclude"
 	"snap/guest"
 	"snap/header"
+	"snap/hv"
 	"snap/phys"
 )
 
@@ -68,6 +69,9 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 		return nil, err
 	}
 	facts.Runs = a.chooseMemory(ram, pagesNeeded(needed), o.AllRAM)
+	if partial, ok := mem.(hv.PartialMemory); ok {
+		a.Memory.Lost = partial.Lost()
+	}
 	var earlier *guest.Adverts
 	if o.Earlier != nil {
 		earlier = o.Earlier.Adverts

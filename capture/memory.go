@@ -18,6 +18,9 @@ type DumpedMemory struct {
 	Unlisted phys.Runs
 	// Hidden is as much of it as isn't in the dump.
 	Hidden phys.Runs
+	// Lost are the pages that the guest had and the source hasn't: they can't be in
+	// the dump (hv.PartialMemory).
+	Lost uint64
 	// Suspicious: more is unlisted than firmware plausibly keeps, and the operator
 	// didn't ask for all RAM.
 	Suspicious bool

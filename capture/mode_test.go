@@ -220,3 +220,27 @@ func TestPhases(t *testing.T) {
 		})
 	}
 }
+
+// TestReject: a dump is begun if the guest's standing still fits the limit at its
+// pessimistic end.
+func TestReject(t *testing.T) {
+	ms := time.Millisecond
+	pause := &PauseEstimate{}
+	for _, tt := range []struct {
+		name  string
+		e     Estimate
+		limit time.Duration
+		want  error
+	}{
+		{"fits likely, and not at worst", Estimate{StandsStill: Span{Likely: 100 * ms, Most: 300 * ms}}, 200 * ms, ErrPauseTooLong},
+		{"of a pause", Estimate{StandsStill: Span{Likely: 100 * ms, Most: 300 * ms}, Pause: pause}, 200 * ms, ErrPauseTooLong},
+		{"fits at worst", Estimate{StandsStill: Span{Likely: 100 * ms, Most: 300 * ms}, Pause: pause}, 300 * ms, nil},
+		{"no limit", Estimate{StandsStill: Span{Likely: 100 * ms, Most: time.Hour}, Pause: pause}, 0, nil},
+		{"doesn't stand still", Estimate{}, ms, nil},
+		{"can't be taken", Estimate{Why: hv.ErrUnsupported}, time.Hour, hv.ErrUnsupported},
+	} {
+		if got := tt.e.Reject(tt.limit); !errors.Is(got, tt.want) {
+			t.Errorf("%s: Reject(%v) = %v; want %v", tt.name, tt.limit, got, tt.want)
+		}
+	}
+}

@@ -127,7 +127,7 @@ const (
 func (a *SourceAccount) carry(man *manifest.Manifest) {
 	m := a.Manifest
 	man.Pages.Excluded, man.Pages.ChangedWhileReading, man.Live = m.Pages.Excluded, m.Pages.ChangedWhileReading, m.Live
-	man.Pages.RAM, man.Pages.Unlisted, man.Pages.Hidden, man.HidesMemory = m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden, m.HidesMemory
+	man.Pages.RAM, man.Pages.Unlisted, man.Pages.Hidden, man.Pages.Lost, man.HidesMemory = m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden, m.Pages.Lost, m.HidesMemory
 	man.Unmet = m.Unmet
 	man.Excluded, man.Repeated = firstOf(m.Excluded, maxCarriedLines), m.Repeated
 	if n := len(m.Excluded) - len(man.Excluded); n > 0 {

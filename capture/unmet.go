@@ -80,6 +80,9 @@ func (a *Analysis) whyDegraded() []string {
 	if a.Unmet.Any() {
 		why = append(why, "not all that was asked for would stay out of it")
 	}
+	if a.Memory.Lost > 0 {
+		why = append(why, "its source lacks pages that the guest had")
+	}
 	if a.Memory.Suspicious {
 		why = append(why, "the guest hides memory, or doesn't use it")
 	}
@@ -87,6 +90,6 @@ func (a *Analysis) whyDegraded() []string {
 }
 
 // Degraded reports whether a dump that follows from a is not what it should be:
-// pages may be in it that were asked to stay out, the guest hides memory, or debuggers
-// lack something of it.
+// pages may be in it that were asked to stay out, the source lacks some, the guest hides
+// memory, or debuggers lack something of it.
 func (a *Analysis) Degraded() bool { return len(a.whyDegraded()) > 0 }

@@ -39,6 +39,15 @@ type FallbackMemory interface {
 	WhyNotDirect() error
 }
 
+// PartialMemory is a Memory that may lack pages which the guest had: they are not in
+// RAM, and nobody knows what was in them.
+type PartialMemory interface {
+	Memory
+
+	// Lost returns how many they are.
+	Lost() uint64
+}
+
 // Mechanism is a way to read a guest's memory.
 type Mechanism string
 

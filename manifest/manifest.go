@@ -125,6 +125,9 @@ type Pages struct {
 	RAM      uint64 `json:"ram,omitempty"`
 	Unlisted uint64 `json:"unlisted,omitempty"`
 	Hidden   uint64 `json:"hidden,omitempty"`
+	// Lost are pages that the guest had and the source of a conversion doesn't hold,
+	// so that they are in no run.
+	Lost uint64 `json:"lost,omitempty"`
 
 	// ChangedWhileReading is 0 but in mode live. There, as soon as all pages are
 	// read, all that the host has populated are read again: this many are not

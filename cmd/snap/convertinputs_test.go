@@ -181,8 +181,14 @@ func TestConvertRawHoles(t *testing.T) {
 // converted is the dump that snap convert makes of a file, with exit code 0.
 func converted(t *testing.T, path string, args ...string) *dump.File {
 	t.Helper()
+	return convertedWith(t, path, exitOK, args...)
+}
+
+// convertedWith is converted with another exit code.
+func convertedWith(t *testing.T, path string, code int, args ...string) *dump.File {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), "out.dmp.zst")
-	runOnLab(t, []int{exitOK}, slices.Concat([]string{"convert", path, "-q", "-o", out}, args)...)
+	runOnLab(t, []int{code}, slices.Concat([]string{"convert", path, "-q", "-o", out}, args)...)
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(out), "*")); err != nil || len(left) != 2 {
 		t.Errorf("beside the dump there is %q, %v; want its manifest", left, err)
 	}
@@ -233,7 +239,9 @@ func compareGuest(t *testing.T, f *dump.File, im *ntlab.Image) {
 }
 
 // TestConvertFilteredKdump: pages that were left out of a core are not pages of zeros of
-// the dump but none of it, and it is said how many they are and that they are lost.
+// the dump but none of it, and it is said how many they are and that they are lost, which
+// makes the dump less than it should be. Where only pages of zeros were left out, it is
+// the whole guest's.
 func TestConvertFilteredKdump(t *testing.T) {
 	g := newGuestFiles(t)
 	var left []phys.PFN
@@ -246,7 +254,7 @@ func TestConvertFilteredKdump(t *testing.T) {
 	const free = 16 // the dump level of free pages (makedumpfile(8))
 	k := filetest.Kdump{Version: 6, Machine: "x86_64", Pages: g.pages, Left: left, Level: free, Notes: g.notes, Store: filetest.StoreSnappy}
 	path := g.put(t, k.Bytes())
-	f := converted(t, path)
+	f := convertedWith(t, path, exitDegraded)
 	for _, p := range left {
 		if f.RAM().Covers(p.Addr(), phys.PageSize) {
 			t.Fatalf("page %#x, which was left out of the core, is in the dump", uint64(p))
@@ -257,7 +265,15 @@ func TestConvertFilteredKdump(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "100 pages that the guest had are not in the core: whoever wrote it left out kinds of pages (dump level 16); what was in them is lost"
-	if !slices.Contains(m.Warnings, want) {
-		t.Errorf("warnings of the account: %q; want %q", m.Warnings, want)
+	if !slices.Contains(m.Warnings, want) || m.Pages.Lost != 100 {
+		t.Errorf("warnings of the account: %q, and %d pages lost; want %q", m.Warnings, m.Pages.Lost, want)
+	}
+	k.Level = 1 // of pages of zeros
+	f = convertedWith(t, g.put(t, k.Bytes()), exitOK)
+	for _, p := range left {
+		page := bytes.Repeat([]byte{0xA5}, phys.PageSize)
+		if err := f.ReadPhys(t.Context(), page, p.Addr()); err != nil || len(bytes.Trim(page, "\x00")) > 0 {
+			t.Fatalf("page %#x, which was left out of the core as it held zeros, isn't zeros in the dump (%v)", uint64(p), err)
+		}
 	}
 }

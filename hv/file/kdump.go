@@ -47,16 +47,16 @@ func kdump() format {
 			if err != nil {
 				return nil, err
 			}
-			segs := make([]Segment, 0, len(k.index.Set()))
-			for _, r := range k.index.Set() {
+			segs := make([]Segment, 0, len(k.ram))
+			for _, r := range k.ram {
 				segs = append(segs, Segment{GPA: r.Base.Addr(), Size: r.Size(), FileOffset: int64(r.Base.Addr())})
 			}
-			end := int64(k.index.Set().End().Addr())
+			end := int64(k.ram.End().Addr())
 			s, err := newSource(&unfolded{body: b, ReaderAt: k, size: end}, hv.MechanismKdump, segs, regs)
 			if err != nil {
 				return nil, err
 			}
-			s.notes = k.notes
+			s.notes, s.lost = k.notes, k.lost
 			return s, nil
 		},
 	}
@@ -66,7 +66,9 @@ func kdump() format {
 type kdumpFile struct {
 	r      io.ReaderAt
 	size   int64
-	index  *phys.Index // of the pages in the file
+	ram    phys.Runs   // the pages of which it is known what was in them
+	index  *phys.Index // of those in the file; the others hold zeros
+	lost   uint64      // pages that the guest had besides
 	descAt int64       // of the first page's descriptor
 	cache  *pieces     // of pages, by PFN
 	notes  []string    // of pages that were left out
@@ -101,21 +103,22 @@ func openKdump(ctx context.Context, b body) (*kdumpFile, []phys.Registers, error
 	k := &kdumpFile{r: b, size: b.Size(), descAt: at + bitmap, cache: newPieces(kdumpCache)}
 	need := int64((h.maxPFN + 7) / 8)
 	// One that isn't filtered may have one bitmap instead of two.
+	second := at
 	if rounded := (need + block - 1) / block * block; bitmap >= 2*rounded {
-		n, err := leftOut(ctx, b, at, at+bitmap/2, h.maxPFN)
-		if err != nil {
-			return nil, nil, err
-		}
-		if n > 0 {
-			k.notes = append(k.notes, leftOutNote(n, h.level))
-		}
-		at, bitmap = at+bitmap/2, bitmap/2
+		bitmap /= 2
+		second += bitmap
 	}
 	if bitmap < need {
 		return nil, nil, fmt.Errorf("the bitmap has %d bytes for %d pages: %w", bitmap, h.maxPFN, hv.ErrFormat)
 	}
-	set, err := readBitmap(ctx, io.NewSectionReader(b, at, need), at, h.maxPFN)
+	set, err := readBitmap(ctx, io.NewSectionReader(b, second, need), second, h.maxPFN)
 	if err != nil {
+		return nil, nil, err
+	}
+	if len(set) == 0 {
+		return nil, nil, fmt.Errorf("there is no page in it: %w", hv.ErrFormat)
+	}
+	if err := k.setRAM(ctx, io.NewSectionReader(b, at, need), at, h, set); err != nil {
 		return nil, nil, err
 	}
 	k.index = phys.NewIndex(set)
@@ -225,14 +228,10 @@ func readBitmap(ctx context.Context, r io.Reader, at int64, n uint64) (phys.Runs
 		}
 		first += uint64(len(part)) * 8
 	}
-	if len(runs) == 0 {
-		return nil, fmt.Errorf("there is no page in it: %w", hv.ErrFormat)
-	}
 	return runs, nil
 }
 
-// ReadAt implements io.ReaderAt over the guest's memory. All of it must be in the
-// file.
+// ReadAt implements io.ReaderAt over the guest's memory, what is in the RAM map of it.
 func (k *kdumpFile) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
@@ -250,7 +249,7 @@ func (k *kdumpFile) ReadAt(p []byte, off int64) (int, error) {
 func (k *kdumpFile) page(p phys.PFN) ([]byte, error) {
 	n, ok := k.index.Number(p)
 	if !ok {
-		return nil, io.EOF
+		return make([]byte, phys.PageSize), nil
 	}
 	desc := make([]byte, kdumpDescSize)
 	at := k.descAt + int64(n)*kdumpDescSize

@@ -4,38 +4,31 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/bits"
+
+	"snap/phys"
 )
 
-// levelZero is the bit of a dump level for pages of zeros (makedumpfile(8), -d). The
-// others are kinds of pages that hold something.
+// levelZero is the dump level of pages of zeros (makedumpfile(8), -d). The other bits
+// are kinds of pages that hold something.
 const levelZero = 1
 
-// leftOut returns how many of the first n pages are in the first bitmap, of the pages
-// that the guest has, and not in the second, of those that are in the file.
-func leftOut(ctx context.Context, r io.ReaderAt, first, second int64, n uint64) (uint64, error) {
-	has, holds := make([]byte, 64<<10), make([]byte, 64<<10)
-	size := int64((n + 7) / 8)
-	left := uint64(0)
-	for off := int64(0); off < size; off += int64(len(has)) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		k := min(int64(len(has)), size-off)
-		if err := readAt(r, has[:k], uint64(first+off)); err != nil {
-			return 0, fmt.Errorf("bitmap: %w", err)
-		}
-		if err := readAt(r, holds[:k], uint64(second+off)); err != nil {
-			return 0, fmt.Errorf("bitmap: %w", err)
-		}
-		if tail := n % 8; off+k == size && tail > 0 {
-			has[k-1] &= 1<<tail - 1
-		}
-		for i := range k {
-			left += uint64(bits.OnesCount8(has[i] &^ holds[i]))
-		}
+// setRAM reads the first bitmap, of the pages that the guest had; held are those in the
+// file. Where only pages of zeros were left out, these are memory too. What was in
+// others is lost.
+func (k *kdumpFile) setRAM(ctx context.Context, r io.Reader, at int64, h kdumpHeader, held phys.Runs) error {
+	had, err := readBitmap(ctx, r, at, h.maxPFN)
+	if err != nil {
+		return err
 	}
-	return left, nil
+	all := had.Union(held)
+	left := all.Pages() - held.Pages()
+	if left > 0 {
+		k.notes = append(k.notes, leftOutNote(left, h.level))
+	}
+	if k.ram = all; left > 0 && h.level != levelZero {
+		k.ram, k.lost = held, left
+	}
+	return nil
 }
 
 // leftOutNote says what is not in the file. QEMU writes the level of zeros and leaves

@@ -41,6 +41,7 @@ type source struct {
 	ram       phys.Runs
 	regs      []phys.Registers
 	notes     []string
+	lost      uint64 // pages that the guest had and the file hasn't
 
 	mu     sync.Mutex
 	users  int
@@ -147,7 +148,10 @@ type memory struct {
 	closed bool
 }
 
-var _ hv.Memory = (*memory)(nil)
+var _ hv.PartialMemory = (*memory)(nil)
+
+// Lost implements hv.PartialMemory.
+func (m *memory) Lost() uint64 { return m.lost }
 
 // Mechanism implements hv.Memory.
 func (m *memory) Mechanism() hv.Mechanism { return m.mechanism }
