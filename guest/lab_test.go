@@ -30,26 +30,29 @@ func build(t testing.TB, c ntlab.Config) *ntlab.Image {
 	return im
 }
 
-// beforeKPTI are profiles of kernels that know no page table isolation.
+// beforeKPTI are profiles of kernels that know no page table isolation, nor 5-level
+// paging.
 var beforeKPTI = map[string]bool{"ws2003sp1-x64": true}
 
 // labConfigs are all kinds of guests that the lab builds.
 func labConfigs() map[string]ntlab.Config {
 	options := map[string]func(*ntlab.Config){
-		"":                   func(*ntlab.Config) {},
-		"plain":              func(c *ntlab.Config) { c.PlainKDBG = true },
-		"user mode":          func(c *ntlab.Config) { c.UserMode = true },
-		"KPTI":               func(c *ntlab.Config) { c.KPTI = true },
-		"KPTI, user mode":    func(c *ntlab.Config) { c.KPTI, c.UserMode = true, true },
-		"no stub":            func(c *ntlab.Config) { c.NoLowStub = true },
-		"no stub, user":      func(c *ntlab.Config) { c.NoLowStub, c.KPTI, c.UserMode = true, true, true },
-		"4 KiB pages":        func(c *ntlab.Config) { c.SmallPages = true },
-		"straddling":         func(c *ntlab.Config) { c.StraddleKDBG = true },
-		"monitor":            func(c *ntlab.Config) { c.MonitorRegisters = true },
-		"monitor, user":      func(c *ntlab.Config) { c.MonitorRegisters, c.KPTI, c.UserMode = true, true, true },
-		"monitor, no stub":   func(c *ntlab.Config) { c.MonitorRegisters, c.NoLowStub, c.UserMode = true, true, true },
-		"one CPU":            func(c *ntlab.Config) { c.CPUs = 1 },
-		"eight CPUs, i440fx": func(c *ntlab.Config) { c.CPUs, c.Machine, c.Memory = 8, "i440fx", 5<<30 },
+		"":                        func(*ntlab.Config) {},
+		"plain":                   func(c *ntlab.Config) { c.PlainKDBG = true },
+		"user mode":               func(c *ntlab.Config) { c.UserMode = true },
+		"KPTI":                    func(c *ntlab.Config) { c.KPTI = true },
+		"KPTI, user mode":         func(c *ntlab.Config) { c.KPTI, c.UserMode = true, true },
+		"no stub":                 func(c *ntlab.Config) { c.NoLowStub = true },
+		"no stub, user":           func(c *ntlab.Config) { c.NoLowStub, c.KPTI, c.UserMode = true, true, true },
+		"4 KiB pages":             func(c *ntlab.Config) { c.SmallPages = true },
+		"straddling":              func(c *ntlab.Config) { c.StraddleKDBG = true },
+		"monitor":                 func(c *ntlab.Config) { c.MonitorRegisters = true },
+		"monitor, user":           func(c *ntlab.Config) { c.MonitorRegisters, c.KPTI, c.UserMode = true, true, true },
+		"monitor, no stub":        func(c *ntlab.Config) { c.MonitorRegisters, c.NoLowStub, c.UserMode = true, true, true },
+		"one CPU":                 func(c *ntlab.Config) { c.CPUs = 1 },
+		"eight CPUs, i440fx":      func(c *ntlab.Config) { c.CPUs, c.Machine, c.Memory = 8, "i440fx", 5<<30 },
+		"5 levels":                func(c *ntlab.Config) { c.LA57 = true },
+		"5 levels, no stub, user": func(c *ntlab.Config) { c.LA57, c.NoLowStub, c.KPTI, c.UserMode = true, true, true, true },
 		"blue screen": func(c *ntlab.Config) {
 			c.BugCheck = [5]uint64{0xE2, 1, 2, 3, 0xFFFF_F800_1234_5678}
 		},
@@ -59,7 +62,7 @@ func labConfigs() map[string]ntlab.Config {
 		for name, set := range options {
 			c := ntlab.Config{Profile: p, Seed: uint64(len(out)) + 1}
 			set(&c)
-			if c.KPTI && beforeKPTI[p] {
+			if (c.KPTI || c.LA57) && beforeKPTI[p] {
 				continue
 			}
 			out[p+"/"+name] = c
@@ -246,15 +249,24 @@ func TestDiscoverFromAnyProcess(t *testing.T) {
 }
 
 func TestOpen(t *testing.T) {
-	for _, p := range ntlab.Profiles() {
-		im := build(t, ntlab.Config{Profile: p, Seed: 8, PlainKDBG: true})
-		s, err := guest.Open(t.Context(), im, im.RAM(), im.Truth.DirectoryTableBase, im.Truth.KDBG)
-		if err != nil {
-			t.Errorf("%s: Open failed: %v", p, err)
-			continue
+	for _, la57 := range []bool{false, true} {
+		for _, p := range ntlab.Profiles() {
+			if !la57 || !beforeKPTI[p] {
+				testOpen(t, p, la57)
+			}
 		}
-		checkSystem(t, im, s, false)
 	}
+}
+
+func testOpen(t *testing.T, p string, la57 bool) {
+	t.Helper()
+	im := build(t, ntlab.Config{Profile: p, Seed: 8, PlainKDBG: true, LA57: la57})
+	s, err := guest.Open(t.Context(), im, im.RAM(), im.Truth.DirectoryTableBase, im.Truth.KDBG)
+	if err != nil {
+		t.Errorf("%s, 5 levels %v: Open failed: %v", p, la57, err)
+		return
+	}
+	checkSystem(t, im, s, false)
 }
 
 // What is tried first is what costs least.
@@ -324,9 +336,21 @@ func TestKernelWithoutExports(t *testing.T) {
 
 // Pages that Windows has trimmed but not reused are read like any other.
 func TestOddMappings(t *testing.T) {
-	for i, p := range slices.Repeat(ntlab.Profiles(), 3) { // there are three masks
-		im := build(t, ntlab.Config{Profile: p, Seed: uint64(10 + i/2), Memory: 5 << 30})
-		space := guest.NewAddressSpace(im, im.RAM(), im.Truth.DirectoryTableBase)
+	var configs []ntlab.Config
+	for seed := range uint64(3) { // there are three masks
+		for _, p := range ntlab.Profiles() {
+			configs = append(configs, ntlab.Config{Profile: p, Seed: 10 + seed, Memory: 5 << 30})
+			if !beforeKPTI[p] {
+				configs = append(configs, ntlab.Config{Profile: p, Seed: 10 + seed, Memory: 5 << 30, LA57: true})
+			}
+		}
+	}
+	for _, c := range configs {
+		im, p := build(t, c), c.Profile
+		space, err := guest.FindAddressSpace(t.Context(), im, im.RAM(), im.Truth.DirectoryTableBase)
+		if err != nil {
+			t.Fatal(err)
+		}
 		kinds := map[ntlab.MappingKind]int{}
 		for _, m := range im.Truth.Mappings {
 			kinds[m.Kind]++

@@ -56,12 +56,16 @@ var reasons = []string{
 }
 
 // labTables returns the page tables of the kernel's half, by level.
-func labTables(t *testing.T, im *ntlab.Image) [5]map[phys.PFN]bool {
+func labTables(t *testing.T, im *ntlab.Image) [6]map[phys.PFN]bool {
 	t.Helper()
 	root := im.Truth.DirectoryTableBase.PFN()
-	var found [5]map[phys.PFN]bool
-	found[4] = map[phys.PFN]bool{root: true}
-	for level := 4; level > 1; level-- {
+	top := 4
+	if im.Config.LA57 {
+		top = 5
+	}
+	var found [6]map[phys.PFN]bool
+	found[top] = map[phys.PFN]bool{root: true}
+	for level := top; level > 1; level-- {
 		found[level-1] = map[phys.PFN]bool{}
 		for table := range found[level] {
 			var page [512]uint64
@@ -74,7 +78,7 @@ func labTables(t *testing.T, im *ntlab.Image) [5]map[phys.PFN]bool {
 			}
 			for i, e := range page {
 				next := phys.PFN(e >> 12 & (1<<40 - 1))
-				if level == 4 && (i < 256 || next == root) || e&1 == 0 || level < 4 && e&0x80 != 0 || !im.RAM().Has(next) {
+				if level == top && (i < 256 || next == root) || e&1 == 0 || level < 4 && e&0x80 != 0 || !im.RAM().Has(next) {
 					continue
 				}
 				found[level-1][next] = true
@@ -186,14 +190,20 @@ func TestOpenProtectedPagesOnly(t *testing.T) {
 
 // The tables are read once each, but for those of the lowest level.
 func TestProtectedReads(t *testing.T) {
-	im := build(t, ntlab.Config{Seed: 121, SmallPages: true})
+	for _, c := range []ntlab.Config{{Seed: 121, SmallPages: true}, {Seed: 121, SmallPages: true, LA57: true}} {
+		testProtectedReads(t, build(t, c))
+	}
+}
+
+func testProtectedReads(t *testing.T, im *ntlab.Image) {
+	t.Helper()
 	s, err := discover(t, im)
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := labTables(t, im)
 	reads := map[phys.PFN]int{}
-	s.Space = guest.NewAddressSpace(&watched{im, func(p []byte, at phys.Addr) {
+	s.Space = s.Arch.AddressSpace(s.Space.Paging(), &watched{im, func(p []byte, at phys.Addr) {
 		if len(p) == phys.PageSize {
 			reads[at.PFN()]++
 		}
@@ -202,7 +212,7 @@ func TestProtectedReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	once := 0
-	for level := 1; level <= 4; level++ {
+	for level := 1; level < len(found); level++ {
 		for table := range found[level] {
 			switch n := reads[table]; {
 			case level > 1 && (n < 1 || n > 2): // by the walk, and on the way to what else is read

@@ -132,19 +132,48 @@ func TestHostileTablesEnd(t *testing.T) {
 	}
 }
 
-// A processor with 5-level paging tells nothing; the others do.
-func TestFiveLevelProcessorIsNoWitness(t *testing.T) {
-	im := build(t, ntlab.Config{Seed: 28, CPUs: 2})
-	cpus := append([]phys.Registers(nil), im.Registers()...)
-	cpus[0].CR4 |= phys.CR4LA57
-	cpus[1].CR3 = uint64(im.Truth.Processes[3].DirectoryTableBase)
-	s, err := guest.Discover(t.Context(), im, im.RAM(), cpus)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Witness != "vCPU 1 CR3" || s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
-		t.Errorf("Witness = %q, DirectoryTableBase = %#x; want vCPU 1 CR3, %#x", s.Witness,
-			s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
+// A processor that pages otherwise than the guest, as one in a hypervisor inside it
+// may, leads nowhere; nor does one that doesn't page, such as one that was never
+// started. The others do.
+func TestNoWitness(t *testing.T) {
+	unknown := phys.Registers{}
+	for name, witness := range map[string]struct {
+		first phys.Registers // of vCPU 0, with the guest's CR3 if it has one
+		last  func(*phys.Registers)
+	}{
+		"never started":            {first: atReset},
+		"protected mode":           {first: seaBIOS},
+		"nothing known":            {first: unknown},
+		"the other paging":         {first: phys.Registers{CR0: 0x8005_0033, CR3: 1, CR4: 0x6F8, HasEFER: true, EFER: 0xD01}},
+		"only CR3 of the other":    {first: atReset, last: func(c *phys.Registers) { *c = phys.Registers{CPU: c.CPU, CR3: c.CR3} }},
+		"no CR0 of the other":      {first: atReset, last: func(c *phys.Registers) { c.CR0 = 0 }},
+		"never started, page left": {first: x86(0x6000_0010, 1, 0, 0, 0xFFF0, 0, code16)},
+	} {
+		for _, la57 := range []bool{false, true} {
+			im := build(t, ntlab.Config{Seed: 28, CPUs: 2, LA57: la57, NoLowStub: true})
+			cpus := append([]phys.Registers(nil), im.Registers()...)
+			cr3 := cpus[0].CR3
+			cpus[0] = witness.first
+			if cpus[0].CR3 != 0 {
+				cpus[0].CR3 = cr3
+			}
+			if cpus[0].CR0>>31 != 0 && !la57 {
+				cpus[0].CR4 |= phys.CR4LA57
+			}
+			cpus[1].CR3 = uint64(im.Truth.Processes[3].DirectoryTableBase)
+			if witness.last != nil {
+				witness.last(&cpus[1])
+			}
+			s, err := guest.Discover(t.Context(), im, im.RAM(), cpus)
+			if err != nil {
+				t.Errorf("%s, 5 levels %v: %v", name, la57, err)
+				continue
+			}
+			if s.Witness != "vCPU 1 CR3" || s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
+				t.Errorf("%s, 5 levels %v: Witness = %q, DirectoryTableBase = %#x; want vCPU 1 CR3, %#x", name, la57, s.Witness,
+					s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
+			}
+		}
 	}
 }
 

@@ -36,22 +36,39 @@ func readSparse(ctx context.Context, mem VirtReader, p []byte, at phys.VirtAddr)
 	return pages, nil
 }
 
-// eachChunk reads area in chunks of at most scanChunk bytes and calls visit
-// with each until it returns false. A chunk that can't be read is passed over.
+// maxDeadChunks is how many chunks in a row may have no page that can be read before
+// the source is taken for gone: pages are then no longer tried one by one.
+const maxDeadChunks = 16
+
+// eachChunk reads area in chunks of at most scanChunk bytes and calls visit with each
+// until it returns false. Of a chunk with pages that can't be read it gets what lies
+// between them, in several calls.
 func eachChunk(ctx context.Context, mem phys.Reader, area phys.Runs, visit func(chunk []byte, at phys.Addr) bool) error {
 	buf := make([]byte, scanChunk)
+	dead := phys.DeadStretch{Limit: maxDeadChunks}
+	gone, going := false, true
 	for _, r := range area {
-		for at, end := r.Base.Addr(), r.End().Addr(); at < end; {
-			chunk := buf[:min(uint64(end-at), scanChunk)]
-			if err := mem.ReadPhys(ctx, chunk, at); err == nil {
-				if !visit(chunk, at) {
-					return nil
+		for r.Pages > 0 && going {
+			run := phys.Run{Base: r.Base, Pages: min(r.Pages, scanChunk>>phys.PageShift)}
+			r = phys.Run{Base: run.End(), Pages: r.Pages - run.Pages}
+			var read, lost uint64
+			err := phys.ReadPages(ctx, mem, run, buf[:run.Size()], func(part phys.Run, b []byte) {
+				read += part.Pages
+				going = going && visit(b, part.Base.Addr())
+			}, func(_ phys.PFN, _ []byte, err error) error {
+				lost++
+				if gone {
+					return err
 				}
+				return nil
+			})
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			if err := ctx.Err(); err != nil {
-				return err
+			if err != nil && lost == 0 { // of the source, not of its pages
+				lost = run.Pages
 			}
-			at += phys.Addr(len(chunk))
+			gone = dead.Add(read, lost)
 		}
 	}
 	return nil

@@ -220,12 +220,12 @@ func (g guest) vital() phys.Runs {
 		}
 		for i := 0; i < 4096; i += 8 {
 			e := le.Uint64(b[i:])
-			if next := e & 0x000ffffffffff000; e&1 != 0 && next != g.root && (shift == 39 || e&0x80 == 0) {
+			if next := e & 0x000ffffffffff000; e&1 != 0 && next != g.root && (shift >= 39 || e&0x80 == 0) {
 				tables(next, shift-9)
 			}
 		}
 	}
-	tables(g.root, 39)
+	tables(g.root, topShift(g.im))
 	truth := &g.im.Truth
 	vas := append(g.list(uint64(truth.PsLoadedModuleList)), uint64(truth.PsLoadedModuleList), uint64(truth.KDBG),
 		uint64(truth.KernelBase), 0xFFFFF78000000000)

@@ -65,6 +65,24 @@ func (a *allocator) pageBelow(limit phys.PFN) (phys.PFN, error) {
 	return a.pageIn(a.usable.Intersect(low).Pages())
 }
 
+// pageBetween returns a free page from one page up to another.
+func (a *allocator) pageBetween(from, to phys.PFN) (phys.PFN, error) {
+	below := phys.Runs{{Base: 0, Pages: uint64(from)}}
+	skip := a.usable.Intersect(below).Pages()
+	n := a.usable.Intersect(phys.Runs{{Base: 0, Pages: uint64(to)}}).Pages()
+	if n <= skip {
+		return 0, errNoMemory
+	}
+	const tries = 1 << 16
+	for range tries {
+		if p := a.nth(skip + a.r.below(n-skip)); !a.isUsed(p) {
+			a.claim(p)
+			return p, nil
+		}
+	}
+	return 0, errNoMemory
+}
+
 // pageIn returns a free page among the first n usable ones.
 func (a *allocator) pageIn(n uint64) (phys.PFN, error) {
 	if n == 0 || a.count >= a.total {

@@ -22,7 +22,7 @@ func Build(c Config) (im *Image, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("build lab image: %w", err)
 	}
-	ram, windows, err := ramMap(c.Machine, c.Memory)
+	ram, windows, err := ramMap(c.Machine, c.Memory, c.HotPlug)
 	if err != nil {
 		return nil, fmt.Errorf("build lab image: %w", err)
 	}
@@ -71,6 +71,14 @@ func (c *Config) complete() (*profile, error) {
 		return nil, fmt.Errorf("memory of %d bytes is no multiple of 2 MiB from %d MiB to %d TiB", c.Memory, MinMemory/mib, MaxMemory>>40)
 	case c.CPUs < 1 || c.CPUs > min(MaxCPUs, p.processor.maxProcessors):
 		return nil, fmt.Errorf("%d processors; %s takes 1 to %d", c.CPUs, p.name, min(MaxCPUs, p.processor.maxProcessors))
+	case c.HotPlug%(2*mib) != 0 || c.HotPlug > MaxMemory:
+		return nil, fmt.Errorf("%d bytes of plugged memory are no multiple of 2 MiB up to %d TiB", c.HotPlug, MaxMemory>>40)
+	case c.Unreadable%phys.PageSize != 0 || c.Unreadable > c.Memory/2:
+		return nil, fmt.Errorf("%d unreadable bytes are no multiple of 4 KiB up to half of memory", c.Unreadable)
+	case c.TablesAbove > 0 && (c.TablesAbove%phys.PageSize != 0 || c.TablesAbove >= c.Memory):
+		return nil, fmt.Errorf("tables above %#x: no multiple of 4 KiB within memory", c.TablesAbove)
+	case c.LA57 && p.fixedLayout:
+		return nil, errors.New("profile " + p.name + " is of a Windows older than 5-level paging")
 	case c.KPTI && p.process.userDirectoryTable == 0:
 		return nil, errors.New("profile " + p.name + " has no KVA shadow")
 	}
@@ -116,11 +124,38 @@ func (b *builder) build() {
 	b.placeKDBG()
 	b.placeOddPages()
 	b.placeLowStub()
+	b.placeDummy()
 	b.shareKernelHalf()
 	b.fillRegisters()
+	b.enterHypervisor()
 	for _, p := range b.blocks {
 		b.alloc.release(p, largePages)
 	}
+	b.loseMemory()
+}
+
+// lostPages is how many pages at most lie in a row that can't be read.
+const lostPages = 16
+
+// loseMemory takes free pages, all over memory, so that they can't be read.
+func (b *builder) loseMemory() {
+	left := b.Config.Unreadable >> phys.PageShift
+	r := stream(b.Config.Seed, 'h')
+	var lost []phys.Run
+	for free := b.freeRuns(); left > 0 && len(free) > 0; {
+		i := r.below(uint64(len(free)))
+		run := free[i]
+		run.Base += phys.PFN(r.below(run.Pages))
+		run.Pages = min(uint64(free[i].End()-run.Base), left, lostPages)
+		left -= run.Pages
+		lost = append(lost, run)
+		free = free.Minus(phys.Runs{run})
+	}
+	if left > 0 {
+		check(errNoMemory)
+	}
+	b.gone = must(phys.NewRuns(lost...))
+	b.alloc.remove(b.gone)
 }
 
 // setBlocksAside takes the large pages first: afterwards small ones lie
@@ -128,7 +163,7 @@ func (b *builder) build() {
 func (b *builder) setBlocksAside() {
 	const pfnDatabase, cache = 1, 1
 	n := pfnDatabase + cache
-	if b.p.largePages && !b.Config.SmallPages {
+	if b.largePages() {
 		n += int(b.p.sizeOfImage>>21) + 1
 	}
 	if b.Config.Memory >= minHuge {
@@ -137,6 +172,11 @@ func (b *builder) setBlocksAside() {
 	for range n {
 		b.blocks = append(b.blocks, must(b.alloc.block(largePages)))
 	}
+}
+
+// largePages reports whether the kernel is mapped by pages of 2 MiB.
+func (b *builder) largePages() bool {
+	return b.p.largePages && !b.Config.SmallPages && !b.Config.UnalignedKernel
 }
 
 func (b *builder) block2M() phys.PFN {

@@ -108,7 +108,7 @@ func loadedAs(t *testing.T, g guest, file []byte, base uint64) (*pe.File, map[st
 func (g guest) pteOf(va uint64) uint64 {
 	g.t.Helper()
 	table := g.root
-	for shift := uint(39); ; shift -= 9 {
+	for shift := topShift(g.im); ; shift -= 9 {
 		var e [8]byte
 		if err := g.im.ReadPhys(g.t.Context(), e[:], phys.Addr(table+(va>>shift&0x1ff)*8)); err != nil {
 			g.t.Fatal(err)

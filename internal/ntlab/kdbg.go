@@ -67,7 +67,7 @@ func (b *builder) kdbgBytes() []byte {
 
 // pteBase returns where the self-map puts the page-table entries.
 func (b *builder) pteBase() phys.VirtAddr {
-	return phys.VirtAddr(0xffff<<48 | uint64(b.Truth.SelfMapSlot)<<39)
+	return b.slotAddr(b.Truth.SelfMapSlot)
 }
 
 // encodeKDBG returns block as a kernel that was booted without a debugger

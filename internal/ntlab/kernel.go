@@ -78,12 +78,13 @@ func (b *builder) placeKernel() {
 	for _, n := range slices.Concat(exportedData, b.p.dataExports) {
 		exports[n] = uint32(b.symbols[n] - b.lay.kernel)
 	}
+	file, pdb := b.kernelNames()
 	pe := &b.kernel
 	*pe = peImage{
-		name: "ntoskrnl.exe", base: b.lay.kernel, size: b.p.sizeOfImage, sections: b.p.sections,
+		name: file, base: b.lay.kernel, size: b.p.sizeOfImage, sections: b.p.sections,
 		entry: uint32(b.symbols["KiSystemStartup"] - b.lay.kernel), timestamp: uint32(r.u64()),
 		exportRVA: b.p.section(".edata").rva, exports: exports,
-		debugRVA: b.p.section(".rdata").rva + uint32(r.below(0x400))*0x10, pdb: "ntkrnlmp.pdb", age: 1,
+		debugRVA: b.p.section(".rdata").rva + uint32(r.below(0x400))*0x10, pdb: pdb, age: 1,
 		osMajor: uint16(b.p.major), osMinor: uint16(b.p.minor),
 	}
 	r.fill(pe.guid[:])
@@ -114,7 +115,7 @@ func (b *builder) mapKernel(r *rng, splitData bool) {
 	splitData = splitData || r.coin()
 	for at := uint32(0); at < b.p.sizeOfImage; at += large {
 		va := b.lay.kernel + phys.VirtAddr(at)
-		if b.p.largePages && !b.Config.SmallPages && (!splitData || at/large != data) {
+		if b.largePages() && (!splitData || at/large != data) {
 			flags := uint64(kernelAll)
 			if !b.hasCode(at, large) {
 				flags |= pteNX
@@ -269,7 +270,7 @@ func (b *builder) setVariables() {
 	b.put(b.symbols["NtBuildLab"], []byte(b.p.buildLab))
 	b.put64(b.symbols["MmHighestUserAddress"], b.p.userLimit-0x10000-1)
 	b.put64(b.symbols["MmUserProbeAddress"], b.p.userLimit-0x10000)
-	b.put64(b.symbols["MmSystemRangeStart"], b.p.systemStart)
+	b.put64(b.symbols["MmSystemRangeStart"], b.systemStart())
 	b.put64(b.symbols["MmPfnDatabase"], uint64(b.lay.pfn))
 	b.Truth.PfnDatabase = b.lay.pfn
 	b.setPhysicalCounts()

@@ -31,8 +31,35 @@ type layout struct {
 	hal      phys.VirtAddr
 }
 
-// chooseLayout places the regions: at random PML4 slots where this kernel
-// does so (Windows 10 1607 and later), else where they always are.
+// slotAddr returns the first address that a slot of the top-level table's upper half
+// maps.
+func (im *Image) slotAddr(slot int) phys.VirtAddr {
+	shift := tableShift(im.levels())
+	return phys.VirtAddr(^uint64(0)<<(shift+9) | uint64(slot)<<shift)
+}
+
+// systemStart returns the value of MmSystemRangeStart: the start of the kernel's half,
+// if nothing says otherwise.
+func (b *builder) systemStart() uint64 {
+	if b.Config.LA57 {
+		return uint64(b.slotAddr(0x100))
+	}
+	return b.p.systemStart
+}
+
+// The kernel image for processors with 5-level paging has a name of its own, and is
+// built for every Windows from build 20231 on.
+func (b *builder) kernelNames() (file, pdb string) {
+	if b.Config.LA57 {
+		return "ntkrla57.exe", "ntkrla57.pdb"
+	}
+	return "ntoskrnl.exe", "ntkrnlmp.pdb"
+}
+
+// chooseLayout places the regions: at random slots of the top-level table where this
+// kernel does so (Windows 10 1607 and later), else where they always are. With 5
+// levels the slots are 256 TiB each, so that regions begin anywhere in one, and
+// kernel, drivers, HAL and KUSER_SHARED_DATA share the last.
 func (b *builder) chooseLayout() layout {
 	r := stream(b.Config.Seed, 'l')
 	var l layout
@@ -42,13 +69,16 @@ func (b *builder) chooseLayout() layout {
 		// Room above for the image and below for the drivers.
 		l.kernel = kernelRangeStart + phys.VirtAddr(r.between(4096, kernelRangeSlots-4096)<<21)
 	}
+	if b.Config.UnalignedKernel {
+		l.kernel += phys.VirtAddr(r.between(1, largePages-1) << phys.PageShift)
+	}
 	l.modules = phys.VirtAddr(b.p.moduleBase)
 	if l.modules == 0 {
 		l.modules = l.kernel - phys.VirtAddr(r.between(64, 1024)<<21)
 	}
 	l.loader = l.kernel - phys.VirtAddr(r.between(2048, 4000)<<21)
 	if b.p.fixedLayout {
-		l.selfMap = b.p.selfMapSlot
+		l.selfMap = b.p.selfMapSlot // the same in a PML5: no such kernel pages with 5 levels
 		l.loader = kernelRangeStart + 0x400000
 		l.nonPaged = 0xFFFFFADF90000000 + phys.VirtAddr(r.below(0x4000)<<12)
 		l.paged = 0xFFFFFA8000000000
@@ -60,20 +90,30 @@ func (b *builder) chooseLayout() layout {
 		return l
 	}
 	free := make([]int, 0, 256)
+	top := b.levels()
 	for s := 0x100; s < 0x1FF; s++ {
 		// KUSER_SHARED_DATA, the kernel and the HAL have slots of their own.
-		if s != int(tableIndex(kuserKernel, 4)) && s != int(tableIndex(l.kernel, 4)) {
+		if s != int(tableIndex(kuserKernel, top)) && s != int(tableIndex(l.kernel, top)) {
 			free = append(free, s)
 		}
 	}
 	r.shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
 	region := func(i int) phys.VirtAddr {
-		return phys.VirtAddr(0xffff<<48|uint64(free[i])<<39) + phys.VirtAddr(r.below(1<<17)<<21)
+		at := b.slotAddr(free[i]) + phys.VirtAddr(r.below(1<<17)<<21)
+		if b.Config.LA57 {
+			at += phys.VirtAddr(r.below(512) << tableShift(4))
+		}
+		return at
 	}
 	l.selfMap = free[0]
 	l.nonPaged, l.paged, l.ptes = region(1), region(2), region(3)
-	l.pfn = phys.VirtAddr(0xffff<<48 | uint64(free[4])<<39)
+	l.pfn = b.slotAddr(free[4])
 	l.session, l.cache = region(5), region(6)
+	if b.Config.LA57 {
+		// A prototype PTE's address has 48 bits in the entry that names it
+		// (MMPTE_PROTOTYPE), so that they are where 4 levels reach.
+		l.paged = phys.VirtAddr(0xffff<<48|r.between(0x110, 0x1E0)<<39) + phys.VirtAddr(r.below(1<<17)<<21)
+	}
 	l.hal = kuserKernel + phys.VirtAddr(r.between(1, 200)<<30)
 	return l
 }
@@ -123,9 +163,7 @@ func (b *builder) block(g *region, tag string, size uint64) phys.VirtAddr {
 
 // makeSystemSpace makes the System process's top-level table and the regions.
 func (b *builder) makeSystemSpace() {
-	// Boot-time tables come from low memory: 0x1AD000 in the triage dump and
-	// the like, which is why tools look below 16 MiB first.
-	root := must(b.alloc.pageBelow(16 * mib >> phys.PageShift)).Addr()
+	root := b.placeRoot()
 	b.Truth.DirectoryTableBase = root
 	b.Truth.SelfMapSlot = b.lay.selfMap
 	b.setSelfMap(root)
@@ -134,6 +172,35 @@ func (b *builder) makeSystemSpace() {
 	b.paged = region{root: root, next: b.lay.paged, r: stream(s, 'p'), padding: 8}
 	b.ptes = region{root: root, next: b.lay.ptes, r: stream(s, 's'), padding: 4}
 	b.loader = region{root: root, next: b.lay.loader, r: stream(s, 'b')}
+}
+
+// placeRoot takes a page for the System process's table. Boot-time tables come from
+// low memory: 0x1AD000 in the triage dump and the like, which is why tools look below
+// 16 MiB first. Processors are started by it, in 32-bit mode, so that it is below
+// 4 GiB.
+func (b *builder) placeRoot() phys.Addr {
+	if above := phys.Addr(b.Config.TablesAbove).PFN(); above > 0 {
+		return must(b.alloc.pageBetween(above, fourGiB)).Addr()
+	}
+	low := phys.PFN(16 * mib >> phys.PageShift)
+	if b.Config.DummySelfMap {
+		return must(b.alloc.pageBetween(low/2, low)).Addr()
+	}
+	return must(b.alloc.pageBelow(low)).Addr()
+}
+
+// placeDummy makes a page below the System process's table that maps itself and, for
+// the images of the kernel and the drivers, what that does, and nothing else.
+func (b *builder) placeDummy() {
+	if !b.Config.DummySelfMap {
+		return
+	}
+	page := must(b.alloc.pageBelow(8 * mib >> phys.PageShift))
+	kernel := tableIndex(b.lay.kernel, b.levels())
+	if !b.Config.LA57 { // with 5 levels the same entry maps KUSER_SHARED_DATA
+		b.setEntry(page, kernel, b.entry(b.Truth.DirectoryTableBase.PFN(), kernel))
+	}
+	b.setEntry(page, uint64(b.lay.selfMap), uint64(page.Addr())|kernelTable)
 }
 
 func (b *builder) setSelfMap(root phys.Addr) {

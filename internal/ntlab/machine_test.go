@@ -26,7 +26,7 @@ func TestRAMMap(t *testing.T) {
 		{"i440fx", 0xe0000000, []phys.Run{low, r(0xC0, 0xBFF40), r(0x100000, 0x20000)}, []phys.Run{r(1, 0x9E), r(0x100, 0xBFE00), r(0x100000, 0x20000)}},
 	}
 	for _, tt := range tests {
-		ram, windows, err := ramMap(tt.machine, tt.memory)
+		ram, windows, err := ramMap(tt.machine, tt.memory, 0)
 		if err != nil {
 			t.Errorf("ramMap(%s, %#x): %v", tt.machine, tt.memory, err)
 			continue
@@ -80,7 +80,7 @@ func TestPagesAreUsedOnce(t *testing.T) {
 			}
 		}
 		use(g.root>>12, 1, 0)
-		visit(g.root, 0, 39)
+		visit(g.root, 0, topShift(g.im))
 		if len(used) < 2500 {
 			t.Errorf("only %d pages are mapped", len(used))
 		}

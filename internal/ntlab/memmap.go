@@ -47,9 +47,15 @@ func below4G(machine string, memory uint64) (uint64, error) {
 	return memory, nil
 }
 
+// pluggable returns where a PC has room for RAM that is plugged in: above all other,
+// at a multiple of 1 GiB (QEMU hw/i386/pc.c).
+func pluggable(end phys.PFN) phys.PFN {
+	return (max(end, fourGiB) + hugePages - 1) / hugePages * hugePages
+}
+
 // ramMap returns the guest's RAM and the runs of MmPhysicalMemoryBlock in it.
 // Pages that firmware keeps are RAM but in no run.
-func ramMap(machine string, memory uint64) (ram phys.Runs, windows []phys.Run, err error) {
+func ramMap(machine string, memory, plugged uint64) (ram phys.Runs, windows []phys.Run, err error) {
 	low, err := below4G(machine, memory)
 	if err != nil {
 		return nil, nil, err
@@ -60,6 +66,10 @@ func ramMap(machine string, memory uint64) (ram phys.Runs, windows []phys.Run, e
 	if high := memory - low; high > 0 {
 		r := phys.Run{Base: fourGiB, Pages: high >> phys.PageShift}
 		parts, windows = append(parts, r), append(windows, r)
+	}
+	if plugged > 0 {
+		at := pluggable(parts[len(parts)-1].End())
+		parts = append(parts, phys.Run{Base: at, Pages: plugged >> phys.PageShift})
 	}
 	ram, err = phys.NewRuns(parts...)
 	return ram, windows, err

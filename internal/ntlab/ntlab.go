@@ -9,6 +9,7 @@ package ntlab
 
 import (
 	"context"
+	"errors"
 
 	"snap/phys"
 )
@@ -30,6 +31,13 @@ type Config struct {
 	SmallPages       bool      // the kernel image is mapped by 4 KiB pages everywhere
 	StraddleKDBG     bool      // the KDBG straddles two pages that are not neighbours in physical memory
 	NoLowStub        bool      // the processor start block has been overwritten
+	LA57             bool      // page tables have 5 levels
+	UnalignedKernel  bool      // the kernel's base is a multiple of 4 KiB only, so that it is mapped by such pages
+	TablesAbove      uint64    // where the System process's table is: above so many bytes, a multiple of 4 KiB [below 16 MiB]
+	DummySelfMap     bool      // a page of low memory looks like a top-level table: it maps itself and the kernel's images
+	Nested           bool      // the processors are in a hypervisor that runs inside the guest
+	HotPlug          uint64    // bytes of RAM, a multiple of 2 MiB, that were plugged in and Windows doesn't use yet
+	Unreadable       uint64    // bytes of RAM, a multiple of 4 KiB, that can't be read: pages that the guest doesn't use
 	MonitorRegisters bool      // Registers lacks what QEMU's monitor doesn't print: KERNEL_GS_BASE, LSTAR
 	BugCheck         [5]uint64 // KiBugCheckData: the guest shows a blue screen (code and 4 parameters)
 }
@@ -43,6 +51,7 @@ type Image struct {
 
 	mem   sparse
 	ram   phys.Runs
+	gone  phys.Runs // of ram: can't be read
 	regs  []phys.Registers
 	alloc *allocator
 
@@ -119,5 +128,14 @@ func (im *Image) Registers() []phys.Registers { return im.regs }
 
 // ReadPhys implements phys.Reader.
 func (im *Image) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	if r, ok := phys.RunOf(at, uint64(len(p))); ok && len(im.gone.Intersect(phys.Runs{r})) > 0 {
+		return &phys.AccessError{At: at, Len: len(p), Err: ErrGone}
+	}
 	return im.mem.read(ctx, im.ram, p, at)
 }
+
+// Gone returns the pages of RAM that can't be read.
+func (im *Image) Gone() phys.Runs { return im.gone }
+
+// ErrGone is why memory can't be read by Config.Unreadable.
+var ErrGone = errors.New("the host has no such memory")

@@ -15,7 +15,7 @@ import (
 func walk(t *testing.T, im *Image, root, va uint64) (uint64, bool) {
 	t.Helper()
 	table := root & 0x000ffffffffff000
-	for _, shift := range []uint{39, 30, 21, 12} {
+	for shift := topShift(im); ; shift -= 9 {
 		var e [8]byte
 		if err := im.ReadPhys(t.Context(), e[:], phys.Addr(table+(va>>shift&0x1ff)*8)); err != nil {
 			t.Fatalf("table of %#x at %#x: %v", va, table, err)
@@ -30,7 +30,14 @@ func walk(t *testing.T, im *Image, root, va uint64) (uint64, bool) {
 			return table&^low | va&low, true
 		}
 	}
-	panic("unreachable")
+}
+
+// topShift is the bit of an address where the index of the top-level table begins.
+func topShift(im *Image) uint {
+	if im.Config.LA57 {
+		return 48
+	}
+	return 39
 }
 
 // guest reads an image as a debugger would, by virtual address.
@@ -112,6 +119,9 @@ func everyKind(t *testing.T, f func(t *testing.T, g guest)) {
 		{Profile: "win10-22h2", Memory: MinMemory, PlainKDBG: true, Seed: 7},
 		{Profile: "win10-22h2", Memory: 5 * gib, CPUs: 1, Machine: "i440fx", Seed: 8},
 		{Profile: "win10-22h2", Memory: 1 << 40, CPUs: 512, Seed: 9},
+		{Profile: "win10-22h2", LA57: true, Seed: 12},
+		{Profile: "win10-22h2", LA57: true, KPTI: true, UserMode: true, Memory: 5 * gib, Seed: 13},
+		{Profile: "win10-22h2", UnalignedKernel: true, TablesAbove: 96 * mib, DummySelfMap: true, HotPlug: 64 * mib, Unreadable: 5 * mib, Seed: 14},
 		{Profile: "ws2003sp1-x64"},
 		{Profile: "ws2003sp1-x64", StraddleKDBG: true, UserMode: true, CPUs: 64, Seed: 10},
 		{Profile: "ws2003sp1-x64", Memory: 3 * gib, IdentityCPUs: true, Seed: 11},
@@ -170,6 +180,8 @@ func TestBuildRefuses(t *testing.T) {
 		{CPUs: MaxCPUs + 1},
 		{Profile: "ws2003sp1-x64", CPUs: 65},
 		{Profile: "ws2003sp1-x64", KPTI: true},
+		{Profile: "ws2003sp1-x64", LA57: true},
+		{HotPlug: mib}, {Unreadable: 1}, {Unreadable: 200 * mib}, {TablesAbove: 256 * mib}, {TablesAbove: 1},
 		{Machine: "abacus"},
 		{Memory: MinMemory, CPUs: MaxCPUs}, // more than fits
 	} {

@@ -147,7 +147,8 @@ func (b *builder) placeLowStub() {
 	}
 	r := stream(b.Config.Seed, 'q')
 	tiled := must(b.alloc.pageBelow(16 * mib >> phys.PageShift))
-	b.setEntry(tiled, tableIndex(b.lay.kernel, 4), b.entry(b.Truth.DirectoryTableBase.PFN(), tableIndex(b.lay.kernel, 4)))
+	kernel := tableIndex(b.lay.kernel, b.levels())
+	b.setEntry(tiled, kernel, b.entry(b.Truth.DirectoryTableBase.PFN(), kernel))
 	s := make([]byte, phys.PageSize)
 	le.PutUint64(s, 0x1_0006_00E9|r.below(256)<<8)
 	le.PutUint32(s[stubTiledCR3:], uint32(tiled.Addr()))
@@ -158,7 +159,7 @@ func (b *builder) placeLowStub() {
 	le.PutUint64(s[stubEFER:], 0xd01)
 	le.PutUint64(s[stubCR0:], kernelCR0)
 	le.PutUint64(s[stubCR3:], uint64(b.Truth.DirectoryTableBase))
-	le.PutUint64(s[stubCR4:], b.p.processor.cr4)
+	le.PutUint64(s[stubCR4:], b.p.processor.cr4|b.la57())
 	check(b.WritePhys(page.Addr(), s))
 	b.Truth.LowStub = page.Addr()
 }

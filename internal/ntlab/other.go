@@ -20,7 +20,7 @@ func BuildOther(c Config) (*Image, error) {
 	if _, err := c.complete(); err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}
-	ram, windows, err := ramMap(c.Machine, c.Memory)
+	ram, windows, err := ramMap(c.Machine, c.Memory, c.HotPlug)
 	if err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}

@@ -35,8 +35,19 @@ const (
 	userCode    = pteP | pteU | pteA | pteD
 )
 
+// levels returns how many tables a walk goes through to a 4 KiB page.
+func (im *Image) levels() int {
+	if im.Config.LA57 {
+		return 5
+	}
+	return 4
+}
+
+// maxLargeLevel is the highest level whose entries can map a page, of 1 GiB.
+const maxLargeLevel = 3
+
 // tableShift gives the bit of a virtual address where the index of a level
-// begins: level 4 is the PML4, level 1 the page table.
+// begins: level 5 is the PML5, level 4 the PML4, level 1 the page table.
 func tableShift(level int) uint { return uint(phys.PageShift + 9*(level-1)) }
 
 func tableIndex(va phys.VirtAddr, level int) uint64 {
@@ -52,12 +63,12 @@ func (im *Image) Translate(va phys.VirtAddr) (phys.Addr, bool) {
 // TranslateIn is Translate with another process's directory table base.
 func (im *Image) TranslateIn(dtb phys.Addr, va phys.VirtAddr) (phys.Addr, bool) {
 	table := dtb.PFN()
-	for level := 4; ; level-- {
+	for level := im.levels(); ; level-- {
 		e := im.entry(table, tableIndex(va, level))
 		if e&pteP == 0 {
 			return 0, false
 		}
-		if level == 1 || (level <= 3 && e&ptePS != 0) {
+		if level == 1 || (level <= maxLargeLevel && e&ptePS != 0) {
 			mask := uint64(1)<<tableShift(level) - 1
 			return phys.Addr(e&pteFrame&^mask | uint64(va)&mask), true
 		}
@@ -88,7 +99,7 @@ func (im *Image) table(root phys.PFN, va phys.VirtAddr, level int) (phys.PFN, er
 		flags = userTable
 	}
 	table := root
-	for l := 4; l > level; l-- {
+	for l := im.levels(); l > level; l-- {
 		i := tableIndex(va, l)
 		e := im.entry(table, i)
 		switch {
@@ -99,7 +110,7 @@ func (im *Image) table(root phys.PFN, va phys.VirtAddr, level int) (phys.PFN, er
 			}
 			e = uint64(fresh.Addr()) | flags
 			im.setEntry(table, i, e)
-		case l <= 3 && e&ptePS != 0:
+		case l <= maxLargeLevel && e&ptePS != 0:
 			return 0, fmt.Errorf("map %#x: a large page is in the way", uint64(va))
 		}
 		table = phys.Addr(e & pteFrame).PFN()
@@ -128,9 +139,9 @@ func (im *Image) MapPage(root phys.Addr, va phys.VirtAddr, pfn phys.PFN, level i
 // it is missing.
 func (im *Image) EntryAddr(va phys.VirtAddr, level int) (phys.Addr, bool) {
 	table := im.Truth.DirectoryTableBase.PFN()
-	for l := 4; l > level; l-- {
+	for l := im.levels(); l > level; l-- {
 		e := im.entry(table, tableIndex(va, l))
-		if e&pteP == 0 || (l <= 3 && e&ptePS != 0) {
+		if e&pteP == 0 || (l <= maxLargeLevel && e&ptePS != 0) {
 			return 0, false
 		}
 		table = phys.Addr(e & pteFrame).PFN()

@@ -196,9 +196,17 @@ const cr4PCIDE = 1 << 17
 
 func (b *builder) cr4() uint64 {
 	if b.Config.KPTI {
-		return b.p.processor.cr4 | cr4PCIDE
+		return b.p.processor.cr4 | cr4PCIDE | b.la57()
 	}
-	return b.p.processor.cr4
+	return b.p.processor.cr4 | b.la57()
+}
+
+// la57 returns the bit of CR4 that says that page tables have 5 levels.
+func (b *builder) la57() uint64 {
+	if b.Config.LA57 {
+		return phys.CR4LA57
+	}
+	return 0
 }
 
 // gate writes a 64-bit interrupt gate (Intel SDM volume 3, 6.14.1).

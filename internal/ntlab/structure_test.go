@@ -53,7 +53,11 @@ func TestKDBG(t *testing.T) {
 		if got := g.u64(q(0xC0)); got != uint64(truth.PfnDatabase) {
 			t.Errorf("MmPfnDatabase = %#x; want %#x", got, truth.PfnDatabase)
 		}
-		if len(k) > 0x368 && q(0x360)>>39&0x1ff != uint64(truth.SelfMapSlot) {
+		pteBase := uint64(0xFFFF<<48) | uint64(truth.SelfMapSlot)<<39
+		if g.im.Config.LA57 {
+			pteBase = 0xFF<<56 | uint64(truth.SelfMapSlot)<<48
+		}
+		if len(k) > 0x368 && q(0x360) != pteBase {
 			t.Errorf("PteBase = %#x; want self-map slot %#x", q(0x360), truth.SelfMapSlot)
 		}
 		d := g.u64(q(0x270))
@@ -171,8 +175,11 @@ func TestProcesses(t *testing.T) {
 			if own.u64(uint64(truth.KernelBase)) != g.u64(uint64(truth.KernelBase)) || own.u32(0xFFFFF7800000026C) != g.u32(0xFFFFF7800000026C) {
 				t.Errorf("%s does not see the kernel", name)
 			}
-			pml4 := uint64(0xffff000000000000) | uint64(truth.SelfMapSlot)*0x8040201000
-			if at, ok := walk(t, g.im, dtb, pml4); !ok || at != dtb {
+			top := uint64(0xffff000000000000) | uint64(truth.SelfMapSlot)*0x8040201000
+			if g.im.Config.LA57 {
+				top = 0xff00000000000000 | uint64(truth.SelfMapSlot)*0x1008040201000
+			}
+			if at, ok := walk(t, g.im, dtb, top); !ok || at != dtb {
 				t.Errorf("%s: the self-map leads to %#x; want its own table %#x", name, at, dtb)
 			}
 			if _, ok := walk(t, g.im, dtb, 0x7FFE0000); ok == (string(name) == "System") {
@@ -194,7 +201,11 @@ func TestExports(t *testing.T) {
 		base := uint64(g.im.Truth.KernelBase)
 		nt := base + uint64(g.u32(base+0x3C))
 		d := base + uint64(g.u32(nt+0x18+0x70))
-		if name := g.bytes(base+uint64(g.u32(d+0xC)), 13); string(name) != "ntoskrnl.exe\x00" {
+		want, pdb := "ntoskrnl.exe\x00", "ntkrnlmp.pdb\x00"
+		if g.im.Config.LA57 {
+			want, pdb = "ntkrla57.exe\x00", "ntkrla57.pdb\x00"
+		}
+		if name := g.bytes(base+uint64(g.u32(d+0xC)), 13); string(name) != want {
 			t.Errorf("export directory of %q", name)
 		}
 		found := map[string]uint64{}
@@ -219,7 +230,7 @@ func TestExports(t *testing.T) {
 		}
 		debug := base + uint64(g.u32(nt+0x18+0x70+6*8))
 		rsds := base + uint64(g.u32(debug+0x14))
-		if got := g.bytes(rsds, 4); string(got) != "RSDS" || string(g.bytes(rsds+0x18, 13)) != "ntkrnlmp.pdb\x00" {
+		if got := g.bytes(rsds, 4); string(got) != "RSDS" || string(g.bytes(rsds+0x18, 13)) != pdb {
 			t.Errorf("CodeView record = %q", got)
 		}
 		if first := g.bytes(base, 0x1000); !bytes.Contains(first, []byte("POOLCODE")) {
