@@ -40,6 +40,12 @@ func guestUp(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 			t.Errorf("end the guest: %v", err)
 		}
 	})
+	return g, lookedUp(t, g)
+}
+
+// lookedUp looks a guest up on a connection of its own.
+func lookedUp(t *testing.T, g *lab.Guest) *Domain {
+	t.Helper()
 	c, err := Connect(t.Context(), uriOf(g))
 	if err != nil {
 		t.Fatalf("Connect(%q) failed: %v", uriOf(g), err)
@@ -49,15 +55,15 @@ func guestUp(t *testing.T, s lab.Spec) (*lab.Guest, *Domain) {
 	if err != nil {
 		t.Fatalf("Lookup(%q) failed: %v", g.Name, err)
 	}
-	return g, d
+	return d
 }
 
 // uriOf names the daemon by its socket where it is another user's.
 func uriOf(g *lab.Guest) string {
-	if g.User == nil {
+	if g.Kind != lab.Session || g.User == nil {
 		return g.URI
 	}
-	return fmt.Sprintf("qemu+unix:///%s?socket=%s", g.Kind, g.Socket)
+	return fmt.Sprintf("qemu+unix:///session?socket=%s", g.Socket)
 }
 
 // core takes an ELF core of the guest with libvirt's own means.
@@ -102,33 +108,38 @@ func TestGuest(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			g, d := guestUp(t, tt.spec)
-			t.Run("list", func(t *testing.T) { checkList(t, g, d) })
-			t.Run("pause", func(t *testing.T) { checkPause(t, g, d) })
-			t.Run("contracts", func(t *testing.T) { checkContracts(t, g, d) })
-			hold, err := d.Pause(t.Context())
-			if err != nil {
-				t.Fatalf("Pause() failed: %v", err)
+			checkGuest(t, g, d)
+		})
+	}
+}
+
+// checkGuest takes a guest through all that a domain can do.
+func checkGuest(t *testing.T, g *lab.Guest, d *Domain) {
+	t.Run("list", func(t *testing.T) { checkList(t, g, d) })
+	t.Run("pause", func(t *testing.T) { checkPause(t, g, d) })
+	t.Run("contracts", func(t *testing.T) { checkContracts(t, g, d) })
+	hold, err := d.Pause(t.Context())
+	if err != nil {
+		t.Fatalf("Pause() failed: %v", err)
+	}
+	defer func() {
+		if _, err := hold.Release(); err != nil {
+			t.Errorf("Release() failed: %v", err)
+		}
+	}()
+	t.Run("footprint", func(t *testing.T) { checkFootprint(t, d) })
+	dump := core(t, g)
+	t.Run("registers", func(t *testing.T) { checkRegisters(t, d, dump) })
+	ref := openMemory(t, dump, hv.MechanismAuto)
+	defer ref.Close()
+	t.Run("map", func(t *testing.T) { checkMap(t, d, ref) })
+	for _, how := range []hv.Mechanism{hv.MechanismDirect, hv.MechanismPeek} {
+		t.Run(string(how), func(t *testing.T) {
+			o := hvtest.Options{Want: ref, Budget: 64 << 20}
+			if how == hv.MechanismPeek {
+				o.Budget = 16 << 20
 			}
-			defer func() {
-				if _, err := hold.Release(); err != nil {
-					t.Errorf("Release() failed: %v", err)
-				}
-			}()
-			t.Run("footprint", func(t *testing.T) { checkFootprint(t, d) })
-			dump := core(t, g)
-			t.Run("registers", func(t *testing.T) { checkRegisters(t, d, dump) })
-			ref := openMemory(t, dump, hv.MechanismAuto)
-			defer ref.Close()
-			t.Run("map", func(t *testing.T) { checkMap(t, d, ref) })
-			for _, how := range []hv.Mechanism{hv.MechanismDirect, hv.MechanismPeek} {
-				t.Run(string(how), func(t *testing.T) {
-					o := hvtest.Options{Want: ref, Budget: 64 << 20}
-					if how == hv.MechanismPeek {
-						o.Budget = 16 << 20
-					}
-					hvtest.TestMemory(t, func(t *testing.T) hv.Memory { return openMemory(t, d, how) }, o)
-				})
-			}
+			hvtest.TestMemory(t, func(t *testing.T) hv.Memory { return openMemory(t, d, how) }, o)
 		})
 	}
 }

@@ -41,6 +41,7 @@
 %define R_TR            652
 %define R_GPR           656             ; rbx rbp rsi r8 r9 r10 r11 r12 r13 r14 r15 rcx rdx
 %define R_PERIOD        760             ; of the timer tick in ns, 32 bits, 0: none
+%define R_DR            768             ; DR0 to DR3, which stay disabled
 
 org 0
 bits 32
@@ -206,6 +207,14 @@ enter:
         mov     rax, [r14 + R_LSTAR]
         call    set_msr
         fxrstor [r14 + R_FXSAVE]
+        mov     rax, [r14 + R_DR]
+        mov     dr0, rax
+        mov     rax, [r14 + R_DR + 8]
+        mov     dr1, rax
+        mov     rax, [r14 + R_DR + 16]
+        mov     dr2, rax
+        mov     rax, [r14 + R_DR + 24]
+        mov     dr3, rax
         mov     eax, [r14 + R_PERIOD]
         test    eax, eax
         jz      .leave

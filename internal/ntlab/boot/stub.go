@@ -52,6 +52,7 @@ const (
 	recordTR     = 652
 	recordGPR    = 656
 	recordPeriod = 760
+	recordDR     = 768
 )
 
 // Selectors of Windows' kernel (KGDT64_R0_CODE and _DATA in public symbols).
@@ -120,6 +121,9 @@ func buildRecords(t tables, regs []phys.Registers, blocks []block, mode Mode) ([
 		}
 		for j, v := range []uint64{r.RBX, r.RBP, r.RSI, r.R8, r.R9, r.R10, r11, r.R12, r.R13, r.R14, r.R15, rcx, r.RDX} {
 			le.PutUint64(b[recordGPR+8*j:], v)
+		}
+		for j, v := range r.DR[:4] {
+			le.PutUint64(b[recordDR+8*j:], v)
 		}
 	}
 	return all, nil
