@@ -186,7 +186,11 @@ func exclusionOf(r exclude.Request) manifest.Exclusion {
 func Verdict(r *verify.Report) *manifest.Verify {
 	v := &manifest.Verify{OK: r.OK, Skipped: r.Skipped}
 	for _, c := range r.Checks {
-		v.Checks = append(v.Checks, manifest.Check{Name: c.Name, OK: c.OK, Detail: c.Detail})
+		line := manifest.Check{Name: c.Name, OK: c.OK, Detail: c.Detail, Level: string(c.Level), Meant: c.Meant}
+		for _, r := range c.Readers {
+			line.Readers = append(line.Readers, string(r))
+		}
+		v.Checks = append(v.Checks, line)
 	}
 	return v
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 
+	"snap/dump/verify"
 	"snap/hv"
 	"snap/manifest"
 	"snap/store"
@@ -18,7 +19,7 @@ import (
 // manifest.NotKnown.
 func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(id, manifest.ModeConvert, &o)
-	return produce(ctx, place, name, &o, man, func(w io.Writer) (_ *Result, err error) {
+	return produce(ctx, place, name, &o, man, (*verify.Report).Unmeant, func(w io.Writer) (_ *Result, err error) {
 		mem, err := src.OpenMemory(ctx, hv.MechanismAuto)
 		if err != nil {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"snap/dump"
+	"snap/dump/verify"
 	"snap/guest"
 	"snap/header"
 	"snap/hv"
@@ -30,7 +31,7 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 	if source == nil {
 		source = Inside(f)
 	}
-	return produce(ctx, place, name, &o, man, func(w io.Writer) (*Result, error) {
+	return produce(ctx, place, name, &o, man, (*verify.Report).Failed, func(w io.Writer) (*Result, error) {
 		acc := Account{Mode: manifest.ModeConvert, Mechanism: mechanismDump, Consistency: manifest.NotKnown}
 		var contents []string
 		plan, err := f.Plan()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"snap/dump"
@@ -33,7 +34,7 @@ func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Optio
 	for _, w := range p.Warnings {
 		man.Warn("%s", w)
 	}
-	res, err := produce(ctx, place, name, &o, man, func(w io.Writer) (_ *Result, err error) {
+	res, err := produce(ctx, place, name, &o, man, (*verify.Report).Unmeant, func(w io.Writer) (_ *Result, err error) {
 		defer func() { err = errors.Join(err, p.Close()) }()
 		return p.Session.dump(ctx, w, man)
 	})
@@ -41,8 +42,10 @@ func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Optio
 }
 
 // produce makes a file of what write writes, verifies it, gives it its name and
-// puts its account beside it.
-func produce(ctx context.Context, place store.Place, name string, o *Options, man *manifest.Manifest, write func(io.Writer) (*Result, error)) (res *Result, err error) {
+// puts its account beside it. faults are the findings of a verification that make the
+// dump a degraded one: of a dump that snap made all that it didn't mean, of another
+// tool's, whose header is kept, what no reader can use.
+func produce(ctx context.Context, place store.Place, name string, o *Options, man *manifest.Manifest, faults func(*verify.Report) []verify.Check, write func(io.Writer) (*Result, error)) (res *Result, err error) {
 	if err := o.MayCreate(ctx, place, name); err != nil {
 		return nil, err
 	}
@@ -55,7 +58,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, err
 	}
 	man.SHA256, man.Output = f.Sum(), place.Path(name)
-	verified, err := o.verify(ctx, f, man)
+	verified, err := o.verify(ctx, f, man, faults)
 	if err != nil {
 		return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
 	}
@@ -97,10 +100,10 @@ func writeManifest(ctx context.Context, place store.Place, name string, man *man
 	return store.WriteFile(ctx, place, name, doc)
 }
 
-// verify reads the file back and adds the verdict to the account: false if not
-// everything that readers demand holds, or if it can't be read back. An error
-// means that the file is not even what was meant to be written.
-func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest) (ok bool, err error) {
+// verify reads the file back and adds the verdict to the account: false if there are
+// faults, or if it can't be read back. An error means that the file is not even what
+// was meant to be written.
+func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest, faults func(*verify.Report) []verify.Check) (ok bool, err error) {
 	r, size, err := f.Reopen(ctx)
 	if errors.Is(err, store.ErrWriteOnly) {
 		man.Warn("%s can't be read back: check the dump with snap verify", placeName(man.Output))
@@ -121,13 +124,33 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 		return false, err
 	}
 	man.Verify = Verdict(rep)
-	for _, c := range rep.Failed() {
+	found := faults(rep)
+	for _, c := range found {
 		if c.Whole {
 			return false, fmt.Errorf("%s: %s", c.Name, c.Detail)
 		}
-		man.Warn("verification failed: %s: %s", c.Name, c.Detail)
+		man.Warn("verification failed: %s: %s%s", c.Name, c.Detail, matters(&c))
 	}
-	return rep.OK, nil
+	return len(found) == 0, nil
+}
+
+// matters says of a finding to whom it matters, if not to every reader.
+func matters(c *verify.Check) string {
+	switch c.Level {
+	case verify.LevelLimit:
+		return fmt.Sprintf(" (refused or misread by %s)", readers(c))
+	case verify.LevelNote:
+		return " (readers don't mind, but it is not as it was meant)"
+	}
+	return ""
+}
+
+func readers(c *verify.Check) string {
+	var names []string
+	for _, r := range c.Readers {
+		names = append(names, string(r))
+	}
+	return strings.Join(names, ", ")
 }
 
 // placeName is how a message speaks of a file.

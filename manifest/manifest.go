@@ -160,16 +160,40 @@ type Bytes struct {
 
 // Verify is the verdict on the written file.
 type Verify struct {
-	OK      bool     `json:"ok"`
+	OK      bool     `json:"ok"` // no check failed; a finding of another level is no failure
 	Checks  []Check  `json:"checks"`
 	Skipped []string `json:"skipped,omitempty"` // could not be made, because others failed
 }
 
-// Check is one point that readers of dumps demand.
+// Check is one point that readers of dumps demand, or that snap's dumps have in common.
 type Check struct {
 	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
+	OK     bool   `json:"ok"` // nothing was found
 	Detail string `json:"detail,omitempty"`
+
+	// Of a finding:
+
+	Level   string   `json:"level,omitempty"`   // one of the Level constants; older manifests have none, which is LevelFail
+	Readers []string `json:"readers,omitempty"` // of LevelLimit: which refuse or misread the dump
+	Meant   string   `json:"meant,omitempty"`   // why a dump of snap's own may have it
+}
+
+// How much a finding matters.
+const (
+	LevelFail  = "fail"  // no reader can use the dump, or it can't be judged
+	LevelLimit = "limit" // the readers that are named refuse it or misread it
+	LevelNote  = "note"  // it differs from what snap writes
+)
+
+// Finding is how much what the check found matters, empty if it found nothing.
+func (c *Check) Finding() string {
+	switch {
+	case c.OK:
+		return ""
+	case c.Level == "":
+		return LevelFail
+	}
+	return c.Level
 }
 
 // Exclusion is a request to leave pages out.

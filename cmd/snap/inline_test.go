@@ -36,6 +36,7 @@ var inline = map[string]string{
 	"dump/sink.go":                          own,
 	"dump/verify/guestchecks.go":            finding,
 	"dump/verify/headerchecks.go":           finding,
+	"dump/verify/readerchecks.go":           finding,
 	"dump/verify/memorychecks.go":           finding,
 	"exclude/ranges.go":                     "exclude.ErrRange",
 	"exclude/removepages.go":                "a request that is refused, in the account",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -143,16 +144,42 @@ func sentenceFrom(sum *manifest.Manifest) string {
 }
 
 func verdictLine(v *manifest.Verify) string {
-	failed := 0
+	failed, notes := 0, 0
+	var readers []string
 	for _, c := range v.Checks {
-		if !c.OK {
+		switch c.Finding() {
+		case "":
+		case manifest.LevelLimit:
+			readers = append(readers, c.Readers...)
+		case manifest.LevelNote:
+			notes++
+		default:
 			failed++
 		}
 	}
-	if failed == 0 {
-		return fmt.Sprintf("yes, %s", plural(len(v.Checks), "check"))
+	if failed > 0 {
+		return fmt.Sprintf("NO, %d of %s failed", failed, plural(len(v.Checks), "check"))
 	}
-	return fmt.Sprintf("NO, %d of %s failed", failed, plural(len(v.Checks), "check"))
+	line := "yes, " + plural(len(v.Checks), "check")
+	if len(readers) > 0 {
+		line += "; not for " + readersLine(readers)
+	}
+	if notes > 0 {
+		line += "; " + plural(notes, "note")
+	}
+	return line
+}
+
+// readersLine names each reader once. A manifest that is read may say anything.
+func readersLine(names []string) string {
+	const most = 10
+	var out []string
+	for _, n := range names {
+		if !slices.Contains(out, n) && len(out) < most {
+			out = append(out, n)
+		}
+	}
+	return printable(brief(strings.Join(out, ", ")))
 }
 
 func plural(n int, what string) string {

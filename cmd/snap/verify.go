@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -26,7 +28,12 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Long: `Check a dump against everything that WinDbg and other readers demand: the
 header, the runs against the file's size, the page tables, the KDBG at its
 address, the module and process lists, each processor's context, and the
-checksums of the container. The exit code is the verdict.
+checksums of the container. It may be anybody's: Windows', LiveKD's, a debugger's.
+
+  FAIL    no reader can use it: the exit code is 1
+  LIMIT   the readers that are named (LeechCore, memflow, radare2 …) refuse it or
+          misread it; others open it
+  NOTE    it differs from what snap writes, and no reader is known to mind
 
 Of many files there is a line for each, and the checks that failed; one that can't
 be opened doesn't keep the others from being checked, and the exit code is the
@@ -136,14 +143,14 @@ func (a *app) printFileVerdict(f *fileVerdict) error {
 	case f.OK && a.quiet:
 		return nil
 	case f.OK:
-		_, err := fmt.Fprintf(a.stdout, "ok    %s: %s\n", printable(f.File), plural(len(f.Checks), "check"))
+		_, err := fmt.Fprintf(a.stdout, "ok    %s: %s\n", printable(f.File), strings.TrimPrefix(verdictLine(f.Verify), "yes, "))
 		return err
 	}
 	if _, err := fmt.Fprintf(a.stdout, "FAIL  %s: %s\n", printable(f.File), verdictLine(f.Verify)); err != nil {
 		return err
 	}
 	for _, c := range f.Checks {
-		if c.OK {
+		if c.Finding() != manifest.LevelFail {
 			continue
 		}
 		if _, err := fmt.Fprintf(a.stdout, "      %s: %s\n", c.Name, printable(c.Detail)); err != nil {
@@ -162,16 +169,24 @@ func (a *app) printVerdict(v *manifest.Verify) error {
 	}
 	t := table.Table{Columns: []string{"VERDICT", "CHECK", "DETAIL"}, Width: terminalColumns(a.stdout)}
 	for _, c := range v.Checks {
-		word := "ok"
-		if !c.OK {
-			word = "FAIL"
-		}
-		t.Add(word, c.Name, c.Detail)
+		t.Add(cmp.Or(strings.ToUpper(c.Finding()), "ok"), c.Name, detailOf(&c))
 	}
 	for _, name := range v.Skipped {
 		t.Add("skipped", name, "needs a check that failed")
 	}
 	return t.Write(a.stdout, "")
+}
+
+// detailOf is what was found, to whom it matters, and why snap's own dumps may have it.
+func detailOf(c *manifest.Check) string {
+	s := c.Detail
+	if len(c.Readers) > 0 {
+		s = strings.Join(c.Readers, ", ") + ": " + s
+	}
+	if c.Meant != "" {
+		s += " (meant: " + c.Meant + ")"
+	}
+	return s
 }
 
 // printJSONLine prints v on a line of its own.

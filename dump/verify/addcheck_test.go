@@ -23,14 +23,14 @@ func TestAddCheck(t *testing.T) {
 	const workdays, needsIt, notForThis = "taken on a workday", "needs a workday", "for dumps of another kind"
 	for _, bad := range []error{nil, errors.New("it was a Sunday")} {
 		rows := append(checks(),
-			check{name: workdays, needs: []string{CheckKernel}, make: func(v *verifier) (string, error) {
+			check{name: workdays, level: LevelFail, needs: []string{CheckKernel}, make: func(v *verifier) (string, error) {
 				if v.system == nil {
 					t.Error("a check is made before what it needs")
 				}
 				return "a Monday", bad
 			}},
-			check{name: needsIt, needs: []string{workdays}, make: func(*verifier) (string, error) { return "", nil }},
-			check{name: notForThis, applies: func(*verifier) bool { return false }, make: func(*verifier) (string, error) {
+			check{name: needsIt, level: LevelNote, needs: []string{workdays}, make: func(*verifier) (string, error) { return "", nil }},
+			check{name: notForThis, level: LevelLimit, readers: []Reader{"the calendar"}, applies: func(*verifier) bool { return false }, make: func(*verifier) (string, error) {
 				t.Error("a check that doesn't apply is made")
 				return "", nil
 			}})

@@ -21,6 +21,9 @@ const tick = 100 * time.Nanosecond // of FILETIME and of interrupt time
 
 // drift says how far apart two times are in units of 100 ns.
 func drift(name string, got, want uint64) error {
+	if got == header.Unset64 {
+		return fmt.Errorf("%s is not set", name)
+	}
 	const limit = uint64(maxClockDrift / tick)
 	if d := max(got, want) - min(got, want); d > limit {
 		return fmt.Errorf("%s %#x is far from the guest's, %#x", name, got, want)
@@ -31,10 +34,14 @@ func drift(name string, got, want uint64) error {
 func (v *verifier) checkVersion() (string, error) {
 	h, k, s := v.header, &v.kuser, v.system
 	same := func(name string, got, want uint32) error {
-		if got != want {
+		switch got {
+		case want:
+			return nil
+		case header.Unset32:
+			return fmt.Errorf("%s is not set", name)
+		default:
 			return fmt.Errorf("%s is %#x; the guest says %#x", name, got, want)
 		}
-		return nil
 	}
 	err := errors.Join(
 		same("MajorVersion", h.MajorVersion, s.NtBuildNumber.Value>>28),
@@ -74,16 +81,21 @@ func (v *verifier) checkProcesses() (string, error) {
 		return "", fmt.Errorf("after %d processes: %w", len(processes), err)
 	}
 	for _, p := range processes {
-		if p.PID != systemPID {
-			continue
+		if p.PID == systemPID {
+			v.systemTable = p.DirectoryTableBase
+			return fmt.Sprintf("%d processes", len(processes)), nil
 		}
-		if p.DirectoryTableBase != v.header.DirectoryTableBase {
-			return "", fmt.Errorf("the page table of System is %#x; the header says %#x",
-				uint64(p.DirectoryTableBase), uint64(v.header.DirectoryTableBase))
-		}
-		return fmt.Sprintf("%d processes", len(processes)), nil
 	}
 	return "", fmt.Errorf("no System among the %d processes", len(processes))
+}
+
+// checkSystemTable: Windows before 8 writes the page table of the process that
+// happens to run.
+func (v *verifier) checkSystemTable() (string, error) {
+	if v.systemTable != v.root {
+		return "", fmt.Errorf("the page table of System is %#x; the header says %#x, which is another process's", uint64(v.systemTable), uint64(v.root))
+	}
+	return hex(v.root), nil
 }
 
 func (v *verifier) checkProcessors() (string, error) {
@@ -178,22 +190,25 @@ func sameMxCsr(c *header.Context) error {
 	return nil
 }
 
+// checkHeaderContext: what KeInitializeCrashDumpHeader makes has none, and LiveKD's
+// is of another moment than the pages.
 func (v *verifier) checkHeaderContext() (string, error) {
 	area := v.header.ContextRecord
 	c, err := header.DecodeContextAMD64(area)
 	if err != nil {
 		return "", err
 	}
-	if err := sameMxCsr(&c); err != nil {
-		return "", err
+	if c.Flags == 0 {
+		return "", errors.New("there is none, as KeInitializeCrashDumpHeader leaves it")
 	}
+	var behind error
 	if rest := area[header.ContextSizeAMD64:]; !bytes.Equal(rest, make([]byte, len(rest))) {
-		return "", fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", header.ContextSizeAMD64)
+		behind = fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", header.ContextSizeAMD64)
 	}
 	for _, p := range v.contexts {
 		if p.Rsp == c.Rsp && p.Rip == c.Rip {
-			return fmt.Sprintf("as processor %d, Rip %#x", p.number, c.Rip), nil
+			return fmt.Sprintf("as processor %d, Rip %#x", p.number, c.Rip), behind
 		}
 	}
-	return "", fmt.Errorf("no processor is at its Rip %#x and Rsp %#x", c.Rip, c.Rsp)
+	return "", errors.Join(fmt.Errorf("no processor is at its Rip %#x and Rsp %#x", c.Rip, c.Rsp), behind)
 }

@@ -24,6 +24,8 @@ const (
 // at least 1 GiB, and the kernel half of 128 TiB is never full.
 const maxTables = 1 << 16
 
+var le = binary.LittleEndian
+
 func (v *verifier) readTable(at phys.Addr) (*[tableEntries]uint64, error) {
 	var page [phys.PageSize]byte
 	if err := v.f.ReadPhys(v.ctx, page[:], at); err != nil {
@@ -31,16 +33,14 @@ func (v *verifier) readTable(at phys.Addr) (*[tableEntries]uint64, error) {
 	}
 	var t [tableEntries]uint64
 	for i := range t {
-		t[i] = binary.LittleEndian.Uint64(page[8*i:])
+		t[i] = le.Uint64(page[8*i:])
 	}
 	return &t, nil
 }
 
 func (v *verifier) checkDirectoryTable() (string, error) {
-	root := v.header.DirectoryTableBase
-	if !root.Aligned() {
-		return "", fmt.Errorf("%#x is not page-aligned", uint64(root))
-	}
+	root := v.header.DirectoryTableBase & tableMask
+	v.root = root
 	t, err := v.readTable(root)
 	if err != nil {
 		return "", err
@@ -61,11 +61,24 @@ func (v *verifier) checkDirectoryTable() (string, error) {
 	return fmt.Sprintf("%#x, %v, self-map in slot %#x", uint64(root), v.space.Paging(), slot), nil
 }
 
+// tableMask keeps of a CR3 what is the table's address. The rest is its PCID and
+// what else a processor keeps there; readers drop it (kdmp-parser, volatility,
+// LeechCore).
+const tableMask = phys.Addr(entryFrame)
+
+// checkTableBits: a public kernel dump's header has the PCID of its CR3 (0x6D4002).
+func (v *verifier) checkTableBits() (string, error) {
+	if at := v.header.DirectoryTableBase; at != v.root {
+		return "", fmt.Errorf("%#x has bits beside the table's address, as a CR3 has (PCID)", uint64(at))
+	}
+	return "none", nil
+}
+
 // checkPageTables looks up every table of the kernel's half. Those of the
 // lowest level need only be in the dump, so they are not read.
 func (v *verifier) checkPageTables() (string, error) {
 	w := tableWalk{verifier: v, top: v.space.Paging().Levels(), seen: map[phys.Addr]bool{}}
-	if err := w.table(v.header.DirectoryTableBase, w.top, 0); err != nil {
+	if err := w.table(v.root, w.top, 0); err != nil {
 		return "", err
 	}
 	if w.missing > 0 {
@@ -173,7 +186,7 @@ func (v *verifier) checkKernel() (string, error) {
 	if uint32(image.Machine) != uint32(v.header.MachineImageType) {
 		return "", fmt.Errorf("the image at %#x is for machine %#x; the header says %v", uint64(base), image.Machine, v.header.MachineImageType)
 	}
-	v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.header.DirectoryTableBase, v.header.KdDebuggerDataBlock)
+	v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.root, v.header.KdDebuggerDataBlock)
 	if v.system == nil {
 		return "", inDump(err)
 	}

@@ -1,13 +1,16 @@
-// Package verify checks a finished crash dump against everything that its
-// readers demand, on the file alone: the rules that WinDbg, kdmp-parser,
-// LeechCore, memflow, rizin and volatility3 check, by walking the page tables,
-// the debugger data block, the lists and the processors' contexts inside the
-// dump, as a debugger does when it opens it.
+// Package verify judges a finished crash dump by what its readers demand, on the
+// file alone: by the rules that WinDbg, kdmp-parser, LeechCore, memflow, radare2,
+// volatility 2 and volatility3 check, and by walking the page tables, the debugger
+// data block, the lists and the processors' contexts inside the dump, as a debugger
+// does when it opens it.
 //
-// It judges what is in the file, not how it came to be; only full dumps, of runs
-// (type 1) or with a bitmap (type 5), of AMD64 guests can be checked beyond
-// their header. Pages that a dump leaves out are missing only where a reader
-// needs them.
+// It tells three things apart (Level): what no reader can use, what a reader that is
+// named refuses or misreads, and what merely differs from a dump that snap writes,
+// as those of Windows, LiveKD and debuggers do.
+//
+// It judges what is in the file, not how it came to be; only dumps of runs (type 1)
+// or with a bitmap (types 5 and 6) of AMD64 guests can be judged beyond their
+// header. Pages that a dump leaves out are missing only where a reader needs them.
 package verify
 
 import (
@@ -21,52 +24,46 @@ import (
 	"snap/phys"
 )
 
-// The checks, by the names that reports give them. They are stable.
-const (
-	CheckHeader            = "header"
-	CheckRuns              = "physical memory runs"
-	CheckBitmap            = "page bitmap"
-	CheckKind              = "dump type and machine"
-	CheckFileSize          = "file size"
-	CheckRequiredDumpSpace = "RequiredDumpSpace"
-	CheckExceptionRecord   = "exception record"
-	CheckOtherFields       = "other header fields"
-	CheckDirectoryTable    = "DirectoryTableBase"
-	CheckPageTables        = "page tables"
-	CheckKUSER             = "KUSER_SHARED_DATA"
-	CheckKDBG              = "KDBG"
-	CheckListHeads         = "list heads"
-	CheckKernel            = "kernel image"
-	CheckVersion           = "version and times"
-	CheckModules           = "module list"
-	CheckProcesses         = "process list"
-	CheckProcessors        = "NumberProcessors"
-	CheckContexts          = "processor contexts"
-	CheckHeaderContext     = "header context"
-	CheckFrames            = "container checksums"
-)
-
-// Check is the verdict on one point.
+// Check is the verdict on one point: that nothing was found there, or a finding.
 type Check struct {
 	Name   string // one of the Check constants
-	OK     bool
-	Detail string // what was found; where OK is false, what is wrong and where
-	Whole  bool   // without it the file is not even what was meant to be written
+	OK     bool   // nothing was found
+	Detail string // what the dump has; of a finding, what is wrong and where
+
+	// Of a finding:
+
+	Level   Level    // how much it matters
+	Readers []Reader // of LevelLimit: which refuse or misread the dump; never empty then
+	// Meant is why a dump of snap's own may have it; empty where none may. It is
+	// there for LevelLimit only.
+	Meant string
+	Whole bool // the file is not even what was meant to be written
 }
 
 // Report is the verdict on a dump.
 type Report struct {
-	OK     bool    // every check passed
+	OK     bool    // no finding is of LevelFail
 	Checks []Check // those that could be made, in a fixed order; CheckBitmap is for types 5 and 6, CheckRuns for others
-	// Skipped names the checks that the failure of others made impossible.
+	// Skipped names the checks that a failure of others made impossible.
 	Skipped []string
 }
 
-// Failed returns the checks that failed.
+// Failed returns the findings of LevelFail.
 func (r *Report) Failed() []Check {
+	return r.findings(func(c *Check) bool { return c.Level == LevelFail })
+}
+
+// Findings returns all findings.
+func (r *Report) Findings() []Check { return r.findings(func(*Check) bool { return true }) }
+
+// Unmeant returns the findings that no dump of snap's own may have: all but those
+// that say why it may.
+func (r *Report) Unmeant() []Check { return r.findings(func(c *Check) bool { return c.Meant == "" }) }
+
+func (r *Report) findings(which func(*Check) bool) []Check {
 	var out []Check
 	for _, c := range r.Checks {
-		if !c.OK {
+		if !c.OK && which(&c) {
 			out = append(out, c)
 		}
 	}
@@ -83,8 +80,8 @@ type Options struct {
 
 // Verify checks f. The error is about the attempt, not about the dump: that ctx
 // ended, or dump.ErrSequential for a container without random access, whose
-// pages can't be looked up. A failed check does not stop the others, unless they need what it
-// looked for.
+// pages can't be looked up. A finding does not stop the other checks, unless they
+// need what its check looked for.
 func Verify(ctx context.Context, f *dump.File, o Options) (*Report, error) {
 	return verify(ctx, f, o, checks())
 }
@@ -114,51 +111,14 @@ type verifier struct {
 	state  map[string]bool // by name of the checks made: whether they passed
 
 	header   *header.Header
+	root     phys.Addr // DirectoryTableBase without the bits that a CR3 has beside the address
 	space    *guest.AddressSpace
 	kuser    guest.KUSER
 	kdbg     guest.KDBG
 	system   *guest.System
 	contexts []processorContext
-}
 
-// check is one point: of which dumps it is made, what it needs to have passed
-// before, and how it is made.
-type check struct {
-	name  string
-	needs []string
-	make  func(*verifier) (detail string, err error)
-	// applies says whether the dump has what is to be checked; nil for always.
-	// Those that need a check which doesn't apply are made.
-	applies func(*verifier) bool
-	// whole: without it the file is not even what was meant to be written.
-	whole bool
-}
-
-// checks returns every point, in the order of the report.
-func checks() []check {
-	return []check{
-		{name: CheckHeader, make: (*verifier).checkHeader},
-		{name: CheckRuns, needs: []string{CheckHeader}, make: (*verifier).checkRuns, applies: (*verifier).hasRuns},
-		{name: CheckBitmap, needs: []string{CheckHeader}, make: (*verifier).checkBitmap, applies: (*verifier).hasBitmap},
-		{name: CheckKind, needs: []string{CheckHeader, CheckRuns, CheckBitmap}, make: (*verifier).checkKind},
-		{name: CheckFileSize, needs: []string{CheckKind}, make: (*verifier).checkFileSize, whole: true},
-		{name: CheckRequiredDumpSpace, needs: []string{CheckKind}, make: (*verifier).checkRequiredDumpSpace},
-		{name: CheckExceptionRecord, needs: []string{CheckKind}, make: (*verifier).checkExceptionRecord},
-		{name: CheckOtherFields, needs: []string{CheckKind}, make: (*verifier).checkOtherFields},
-		{name: CheckDirectoryTable, needs: []string{CheckKind}, make: (*verifier).checkDirectoryTable},
-		{name: CheckPageTables, needs: []string{CheckDirectoryTable}, make: (*verifier).checkPageTables},
-		{name: CheckKUSER, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKUSER},
-		{name: CheckKDBG, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKDBG},
-		{name: CheckListHeads, needs: []string{CheckKDBG}, make: (*verifier).checkListHeads},
-		{name: CheckKernel, needs: []string{CheckKDBG, CheckKUSER}, make: (*verifier).checkKernel},
-		{name: CheckVersion, needs: []string{CheckKernel}, make: (*verifier).checkVersion},
-		{name: CheckModules, needs: []string{CheckKernel}, make: (*verifier).checkModules},
-		{name: CheckProcesses, needs: []string{CheckKernel}, make: (*verifier).checkProcesses},
-		{name: CheckProcessors, needs: []string{CheckKernel}, make: (*verifier).checkProcessors},
-		{name: CheckContexts, needs: []string{CheckKernel}, make: (*verifier).checkContexts},
-		{name: CheckHeaderContext, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext},
-		{name: CheckFrames, make: (*verifier).checkFrames, applies: (*verifier).wantsFrames, whole: true},
-	}
+	systemTable phys.Addr // the page table of System, by the process list
 }
 
 func (v *verifier) run(c check) {
@@ -177,16 +137,12 @@ func (v *verifier) run(c check) {
 		detail = err.Error()
 	}
 	v.state[c.name] = err == nil
-	v.report.Checks = append(v.report.Checks, Check{Name: c.name, OK: err == nil, Detail: detail, Whole: c.whole})
+	made := Check{Name: c.name, OK: err == nil, Detail: detail}
+	if err != nil {
+		made.Level, made.Readers, made.Meant, made.Whole = c.level, c.readers, c.meant, c.whole
+	}
+	v.report.Checks = append(v.report.Checks, made)
 }
-
-// hasBitmap reports whether the dump is of a type with a bitmap. A header without
-// runs to speak of is not even decoded.
-func (v *verifier) hasBitmap() bool { return v.header != nil && v.header.DumpType.HasBitmap() }
-
-func (v *verifier) hasRuns() bool { return !v.hasBitmap() }
-
-func (v *verifier) wantsFrames() bool { return !v.opts.SkipFrames }
 
 func (v *verifier) checkFrames() (string, error) {
 	if err := v.f.CheckFrames(v.ctx, v.opts.Progress); err != nil {
