@@ -103,7 +103,7 @@ func TestAdvertisedPagesAreGone(t *testing.T) {
 				continue // needs 4 GiB: TestPartOfHugePageIsGone
 			}
 			t.Run(fmt.Sprintf("%s/%s", format, kind), func(t *testing.T) {
-				vm := newGuest(t, ntlab.Config{})
+				vm := newGuest(t, ntlab.Config{LA57: format == FormatBitmap}) // of both pagings
 				checkGone(t, vm, kind, format)
 			})
 		}
