@@ -52,9 +52,12 @@ func (s *System) processorsOf(ctx context.Context, block phys.VirtAddr, from str
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
+			if expected != 0 && i >= expected {
+				break // what follows the last entry of a full array is none
+			}
 			s.warn("processor %d: %v", i, err)
 			if i >= expected {
-				break // what follows the last processor is not an entry
+				break
 			}
 			continue
 		}

@@ -29,6 +29,7 @@ func TestDumpIsTheGuest(t *testing.T) {
 		{Name: "dump-memfd", Connect: lab.System, Backing: lab.Memfd, FillMiB: 48, Seed: 3, Machine: "i440fx"},
 		{Name: "dump-2003", Connect: lab.System, Profile: "ws2003sp1-x64", Seed: 4},
 		{Name: "dump-plain", Connect: lab.Session, PlainKDBG: true, Seed: 5},
+		{Name: "dump-five-levels", Connect: lab.System, LA57: true, Seed: 6},
 	} {
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()

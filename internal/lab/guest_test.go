@@ -52,6 +52,7 @@ func TestGuest(t *testing.T) {
 		{"Win10Memfd", Spec{Backing: Memfd, FillMiB: 16, Mix: boot.Mix{Random: 1}, Seed: 4}},
 		{"Win10Huge", Spec{Backing: HugeTLB, MemoryMiB: 128, CPUs: 1, Seed: 5}},
 		{"Win10KPTI", Spec{KPTI: true, PlainKDBG: true, MemoryMiB: 256, Seed: 6}},
+		{"Win10FiveLevels", Spec{LA57: true, KPTI: true, UserMode: true, MemoryMiB: 128, CPUs: 2, Seed: 13}},
 		{"Win10User", Spec{UserMode: true, KPTI: true, CPUs: 3, MemoryMiB: 128, Seed: 10}},
 		{"Server2003User", Spec{UserMode: true, Profile: "ws2003sp1-x64", CPUs: 2, MemoryMiB: 128, Seed: 11}},
 		{"Win10Session", Spec{Connect: Session, FillMiB: 16, Seed: 8}},

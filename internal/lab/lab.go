@@ -61,6 +61,7 @@ type Spec struct {
 	Seed      uint64
 	PlainKDBG bool
 	KPTI      bool
+	LA57      bool // page tables have 5 levels, which TCG's processors can
 	UserMode  bool      // all processors but vCPU 0 are in user mode, in other processes than System
 	Mode      boot.Mode // what the processors do [boot.Paced; under KVM boot.Busy]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
@@ -103,6 +104,8 @@ func (s *Spec) complete() error {
 		return fmt.Errorf("machine %q is neither q35 nor i440fx", s.Machine)
 	case s.Backing != Anonymous && s.Backing != Memfd && s.Backing != HugeTLB:
 		return fmt.Errorf("backing %q is none of anon, memfd and hugetlb", s.Backing)
+	case s.LA57 && s.Accel == KVM:
+		return errors.New("5-level paging is not among what guests under KVM have here")
 	case s.Disk != "" && s.Machine != "i440fx":
 		return fmt.Errorf("a disk needs machine i440fx, not %s", s.Machine)
 	case s.MemoryMiB < 64 || s.MemoryMiB > 1<<20:

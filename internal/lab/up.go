@@ -39,7 +39,7 @@ func Up(ctx context.Context, s Spec) (*Guest, error) {
 func program(s Spec) (*ntlab.Image, *boot.Program, error) {
 	c := ntlab.Config{
 		Profile: s.Profile, Seed: s.Seed, Memory: s.MemoryMiB << 20, CPUs: s.CPUs, Machine: s.Machine,
-		PlainKDBG: s.PlainKDBG, KPTI: s.KPTI, UserMode: s.UserMode,
+		PlainKDBG: s.PlainKDBG, KPTI: s.KPTI, UserMode: s.UserMode, LA57: s.LA57,
 	}
 	im, err := ntlab.Build(c)
 	if err != nil {

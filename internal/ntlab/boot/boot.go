@@ -143,7 +143,7 @@ func Prepare(im Image, o Options) (*Program, error) {
 	if o.DirectoryTableBase == 0 {
 		o.DirectoryTableBase = tableBase(regs[0].CR3)
 	}
-	t := tables{im: im, root: o.DirectoryTableBase}
+	t := tablesOf(im, o.DirectoryTableBase)
 	if o.Advert != nil {
 		if err := o.Advert.check(t, regs); err != nil {
 			return nil, err

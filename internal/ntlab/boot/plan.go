@@ -57,12 +57,17 @@ func buildPlan(im Image, records []byte, waits [][4]uint64, o Options) (*plan, e
 	stub := p.owned[code]
 	le.PutUint32(stub[stubBase:], uint32(p.entry))
 	le.PutUint32(stub[stubCPUs:], uint32(len(records)/recordSize))
+	cr4 := uint32(cr4Needed)
+	if tablesOf(im, 0).la57 {
+		cr4 |= phys.CR4LA57
+	}
+	le.PutUint32(stub[stubCR4:], cr4)
 	for _, part := range []struct {
 		pointer int // in the stub
 		place   func() (phys.PFN, error)
 	}{
 		{stubRecords, func() (phys.PFN, error) { return p.place(records) }},
-		{stubPML4, func() (phys.PFN, error) { return p.placePageTables(im, o.DirectoryTableBase) }},
+		{stubTables, func() (phys.PFN, error) { return p.placePageTables(tablesOf(im, o.DirectoryTableBase)) }},
 		{stubWaits, func() (phys.PFN, error) { return p.placeTable(waits) }},
 		{stubCopies, func() (phys.PFN, error) { return p.stage(used) }},
 		{stubFills, func() (phys.PFN, error) { return p.placeFills(unused, o) }}, // takes what the others left
@@ -108,14 +113,14 @@ func (p *plan) place(b []byte) (phys.PFN, error) {
 
 // placePageTables builds the tables that the boot code runs on: memory at its
 // own address in 2 MiB pages in slot 0, and the kernel half of the image's.
-func (p *plan) placePageTables(im Image, root phys.Addr) (phys.PFN, error) {
+func (p *plan) placePageTables(t tables) (phys.PFN, error) {
 	const gib = 1 << 30
 	count := max(4, (uint64(p.ram.End().Addr())+gib-1)/gib)
 	if count > 512 {
 		return 0, fmt.Errorf("map %d GiB for booting: at most 512", count)
 	}
-	pml4, pdpt := make([]byte, phys.PageSize), make([]byte, phys.PageSize)
-	if err := (tables{im: im, root: root}).readPhys(pml4[2048:], root+2048); err != nil {
+	top, pdpt := make([]byte, phys.PageSize), make([]byte, phys.PageSize)
+	if err := t.readPhys(top[2048:], t.root+2048); err != nil {
 		return 0, err
 	}
 	for g := range count {
@@ -135,11 +140,15 @@ func (p *plan) placePageTables(im Image, root phys.Addr) (phys.PFN, error) {
 		le.PutUint64(pdpt[g*8:], uint64(at.Addr())|ptePresent|pteWritable)
 	}
 	at, err := p.place(pdpt)
+	if err == nil && t.la57 {
+		pml4 := le.AppendUint64(nil, uint64(at.Addr())|ptePresent|pteWritable)
+		at, err = p.place(append(pml4, make([]byte, phys.PageSize-len(pml4))...))
+	}
 	if err != nil {
 		return 0, err
 	}
-	le.PutUint64(pml4, uint64(at.Addr())|ptePresent|pteWritable)
-	return p.place(pml4)
+	le.PutUint64(top, uint64(at.Addr())|ptePresent|pteWritable)
+	return p.place(top)
 }
 
 // stage moves the image's pages that the firmware would overwrite to unused

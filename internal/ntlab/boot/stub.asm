@@ -51,13 +51,13 @@ entry:
 
         align   16, db 0
 ; Filled in by the builder.
-p_pml4:         dq 0                    ; page tables: memory at its own address, and the image's upper half
+p_tables:       dq 0                    ; page tables: memory at its own address, and the image's upper half
 p_records:      dq 0                    ; physical address of the processors' records
 p_copies:       dq 0                    ; first page of a table of {destination, pages, source, 0}, 0: none
 p_fills:        dq 0                    ; first page of a table of {destination, pages, kind, seed}
 p_waits:        dq 0                    ; first page of a table of {address of a qword, 0, 0, 0}
 p_ncpu:         dd 0
-                dd 0
+p_cr4:          dd 0                    ; what page tables need of CR4, which can't be turned on later
 ; Words that the processors share.
 count:          dd 0                    ; application processors that have arrived
 go:             dd 0
@@ -100,9 +100,9 @@ ap32:
         lea     esi, [ebp + far_ap]
 long_mode:
         mov     eax, cr4
-        or      eax, 0x620              ; PAE, OSFXSR, OSXMMEXCPT
+        or      eax, [ebp + p_cr4]
         mov     cr4, eax
-        mov     eax, [ebp + p_pml4]
+        mov     eax, [ebp + p_tables]
         mov     cr3, eax
         mov     ecx, 0xC0000080
         rdmsr

@@ -15,12 +15,13 @@ var stubCode []byte
 // Offsets of what the builder fills in, as in stub.asm.
 const (
 	stubBase    = 1
-	stubPML4    = 16
+	stubTables  = 16
 	stubRecords = 24
 	stubCopies  = 32
 	stubFills   = 40
 	stubWaits   = 48
 	stubCPUs    = 56
+	stubCR4     = 60
 
 	tableNext  = 0
 	tableCount = 8
@@ -67,10 +68,10 @@ const period = 1_000_000
 // Control register bits (Intel SDM volume 3, 2.5). Of what the image asks
 // for in CR4, the guest gets what every QEMU's own processor model has.
 const (
-	cr0Needed  = 0x8001_0023 // PG, WP, NE, MP, PE
-	cr4Needed  = 0x620       // PAE, OSFXSR, OSXMMEXCPT
-	cr4Allowed = 0x6FF       // those, VME, PVI, TSD, DE, PSE, MCE, PGE
-	eferNeeded = 0xD01       // NXE, LMA, LME, SCE
+	cr0Needed  = 0x8001_0023          // PG, WP, NE, MP, PE
+	cr4Needed  = 0x620                // PAE, OSFXSR, OSXMMEXCPT
+	cr4Allowed = 0x6FF | phys.CR4LA57 // those, VME, PVI, TSD, DE, PSE, MCE, PGE, and 5-level paging of a processor that has it
+	eferNeeded = 0xD01                // NXE, LMA, LME, SCE
 	flagsIF    = 1 << 9
 )
 

@@ -28,16 +28,30 @@ func tableBase(cr3 uint64) phys.Addr { return phys.Addr(cr3 & pteAddress) }
 type tables struct {
 	im   Image
 	root phys.Addr
+	la57 bool // they have 5 levels
+}
+
+// tablesOf returns the tables at root, of the kind that the image's processors use.
+func tablesOf(im Image, root phys.Addr) tables {
+	return tables{im: im, root: root, la57: im.Registers()[0].CR4&phys.CR4LA57 != 0}
+}
+
+// topShift is the bit of an address where the index of the table at the root begins.
+func (t tables) topShift() uint {
+	if t.la57 {
+		return 48
+	}
+	return 39
 }
 
 // errNotWritable says that the image maps a page read-only.
 var errNotWritable = errors.New("mapped read-only")
 
-// translate walks 4-level page tables. writable tells whether every level
+// translate walks the page tables. writable tells whether every level
 // allows writes.
 func (t tables) translate(v phys.VirtAddr) (at phys.Addr, writable bool, err error) {
 	table, writable := t.root, true
-	for shift := 39; ; shift -= 9 {
+	for shift := t.topShift(); ; shift -= 9 {
 		var e [8]byte
 		slot := uint64(v) >> shift & 511
 		if err := t.im.ReadPhys(context.Background(), e[:], table+phys.Addr(slot*8)); err != nil {

@@ -21,7 +21,7 @@ const (
 // code that its RIP is in, and counts in its stack's page.
 func (in *installer) installUser(i int) (block, error) {
 	r := &in.regs[i]
-	process := tables{im: in.im, root: tableBase(r.CR3)}
+	process := tablesOf(in.im, tableBase(r.CR3))
 	code := phys.VirtAddr(r.RIP).Page() + phys.VirtAddr(i*userStride)
 	if code.Page() != phys.VirtAddr(r.RIP).Page() {
 		return block{}, fmt.Errorf("a page of user code has room for %d loops", phys.PageSize/userStride)
