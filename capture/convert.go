@@ -35,6 +35,7 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 		if m.CPUs, err = src.Registers(ctx); err != nil {
 			return nil, err
 		}
+		o.tellLook()
 		a, err := Analyze(ctx, mem, mem.RAM(), m.CPUs, o.Look)
 		if err != nil {
 			return nil, err

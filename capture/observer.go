@@ -13,7 +13,7 @@ type Phase string
 
 // Phases, in the order in which they come; a dump doesn't have all of them.
 const (
-	PhaseLook     Phase = "looking"        // at the guest while it runs
+	PhaseLook     Phase = "looking"        // at the guest while it runs; counts what of its RAM is scanned, if it comes to that
 	PhaseEstimate Phase = "estimating"     // how long the guest would stand still
 	PhaseReserve  Phase = "getting memory" // of the host, for a copy of the guest's
 	PhasePaused   Phase = "paused"         // the guest stands still, by this process
@@ -61,6 +61,14 @@ func (o *Options) tell(e Event) {
 	if o.Observer != nil {
 		o.Observer.Begins(e)
 	}
+}
+
+// tellLook tells that the guest is looked at from now on, and how far that is.
+func (o *Options) tellLook() {
+	if o.Look.Progress == nil {
+		o.Look.Progress = new(dump.Progress)
+	}
+	o.tell(Event{Phase: PhaseLook, Progress: o.Look.Progress})
 }
 
 // debug logs what was tried and decided.

@@ -71,6 +71,23 @@ type LookOptions struct {
 
 	// Earlier is an analysis of the same guest some time before, or nil.
 	Earlier *Analysis
+
+	// Progress, unless nil, counts what of RAM is scanned for Windows: the last
+	// resort, where neither registers nor what Windows leaves in low memory lead to
+	// it. Its Total is 0 until then.
+	Progress *dump.Progress
+}
+
+// scanned is what hears of a scan.
+func (o *LookOptions) scanned() func(done, total uint64) {
+	p := o.Progress
+	if p == nil {
+		return nil
+	}
+	return func(done, total uint64) {
+		p.Total.Store(total)
+		p.Done.Store(done)
+	}
 }
 
 // Exclusion says what is to stay out of a dump.

@@ -45,7 +45,7 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 	if o.Mechanism == "" {
 		o.Mechanism = hv.MechanismAuto
 	}
-	o.tell(Event{Phase: PhaseLook})
+	o.tellLook()
 	mem, err := vm.OpenMemory(ctx, o.Mechanism)
 	if err != nil {
 		return nil, err

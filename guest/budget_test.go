@@ -296,7 +296,7 @@ func TestEndedSearchIsTold(t *testing.T) {
 	hostileSpaces["the running kernel, mapped whole time and again"].build(h)
 	cpu := im.Registers()[0]
 	cpu.CR3 = uint64(h.root)
-	s, err := discover(t.Context(), im, im.RAM(), []phys.Registers{cpu}, []finder{findRegisters, findLowStub})
+	s, err := discover(t.Context(), im, im.RAM(), []phys.Registers{cpu}, []finder{findRegisters, findLowStub}, Options{})
 	none, ok := errors.AsType[*NotFoundError](err)
 	if s != nil || !ok || !none.Ended || !strings.Contains(err.Error(), "the search ended at its limits") ||
 		!strings.Contains(none.Attempts[0].String(), "ended after") {

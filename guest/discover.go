@@ -27,16 +27,30 @@ import (
 // and mode or a scan of RAM, the page tables of the result are the System
 // process's.
 func Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers) (*System, error) {
-	return discover(ctx, mem, ram, cpus, finders())
+	return discover(ctx, mem, ram, cpus, finders(), Options{})
+}
+
+// Options say how to look for a guest. The zero value is the default.
+type Options struct {
+	// Scanned, unless nil, hears how far a scan of RAM is, in bytes: the last
+	// resort, where neither registers nor what Windows leaves in low memory help.
+	// It is called from one goroutine, after each MiB or so.
+	Scanned func(done, total uint64)
+}
+
+// Discover is Discover with options.
+func (o Options) Discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers) (*System, error) {
+	return discover(ctx, mem, ram, cpus, finders(), o)
 }
 
 // discover is Discover by the given finders, of each architecture in turn.
-func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, by []finder) (*System, error) {
+func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, by []finder, o Options) (*System, error) {
 	watched := &watchedReader{Reader: mem}
 	var tried attempts
 	none := &NotFoundError{}
 	for _, arch := range Archs() {
 		d := newDiscovery(arch, watched, ram, cpus, len(by), &tried)
+		d.scanned = o.Scanned
 		certain, why := d.diagnose(ctx, true)
 		switch {
 		case certain != "":
@@ -78,6 +92,8 @@ type discovery struct {
 	cpus   []phys.Registers
 	budget *budget
 	search *kernelSearch
+	// scanned hears how far a scan of RAM is; nil for nobody.
+	scanned func(done, total uint64)
 
 	seen   map[builtAs]bool      // top-level tables
 	barren map[kernelHalf]string // those without a kernel, and who had them
@@ -129,13 +145,20 @@ type watchedReader struct {
 
 func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	err := r.Reader.ReadPhys(ctx, p, at)
-	if err != nil && !errors.Is(err, phys.ErrNotRAM) {
-		r.failed++
-		if r.err == nil {
-			r.err = err
-		}
+	if err != nil {
+		r.note(err)
 	}
 	return err
+}
+
+// note keeps an error of the reader.
+func (r *watchedReader) note(err error) {
+	if errors.Is(err, phys.ErrNotRAM) {
+		return
+	}
+	if r.failed++; r.err == nil {
+		r.err = err
+	}
 }
 
 // run tries the finders in turn until one leads to the guest.

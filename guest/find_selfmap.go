@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"snap/phys"
@@ -23,7 +24,7 @@ const selfMapTrust = "any page of RAM can look like a page table that maps itsel
 var findSelfMap = finder{
 	Finder: Finder{Name: "self-map scan of low memory", Cost: "reads the first 16 MiB", Trust: selfMapTrust},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		return scanForSelfMaps(ctx, d, d.ram.Intersect(lowMemory()), "", try)
+		return scanForSelfMaps(ctx, d, d.ram.Intersect(lowMemory()), nil, "", try)
 	},
 }
 
@@ -32,13 +33,13 @@ var findSelfMapBeyond = finder{
 	Finder:   Finder{Name: "self-map scan of all memory", Cost: "reads RAM, at most 8 GiB", Trust: selfMapTrust},
 	readsAll: true,
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
-		all := d.ram.Minus(lowMemory())
+		all := populated(ctx, d.mem.Reader, d.ram).Minus(lowMemory())
 		area := firstPages(all, maxSelfMapScan>>phys.PageShift)
 		var ended string
 		if left := all.Pages() - area.Pages(); left > 0 {
 			ended = fmt.Sprintf("; ended there, %d MiB were not looked at", left>>8)
 		}
-		return scanForSelfMaps(ctx, d, area, ended, try)
+		return scanForSelfMaps(ctx, d, area, d.scanned, ended, try)
 	},
 }
 
@@ -46,26 +47,34 @@ func lowMemory() phys.Runs {
 	return phys.Runs{{Base: 0, Pages: selfMapFirst >> phys.PageShift}}
 }
 
-// scanForSelfMaps offers try the pages of area that look like a top-level table:
-// those that have exactly one entry for themselves in their kernel half, which is the
-// upper half of their entries in every paging. Any process's kernel page table looks
-// so: their kernel halves are alike. The note ends with ended.
-func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, ended string, try func(candidate) bool) (string, error) {
+// scanForSelfMaps offers try the pages of area that look like a top-level table, in
+// ascending order: those that have exactly one entry for themselves in their kernel
+// half, which is the upper half of their entries in every paging. Any process's kernel
+// page table looks so: their kernel halves are alike. scanned hears how far it is. The
+// note ends with ended.
+func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, scanned func(done, total uint64), ended string, try func(candidate) bool) (string, error) {
 	found := 0
-	err := eachChunk(ctx, d.mem, area, func(chunk []byte, at phys.Addr) bool {
-		for off := 0; off < len(chunk); off += phys.PageSize {
-			root := at + phys.Addr(off)
-			if !d.arch.entries.selfMapped(chunk[off:off+phys.PageSize], root) {
-				continue
-			}
-			found++
-			if !try(candidate{root: root, from: fmt.Sprintf("self-map scan at %#x", uint64(root))}) {
-				return false
-			}
-		}
-		return true
+	like := func(page []byte, at phys.Addr) bool { return d.mapsShared(page) && d.arch.entries.selfMapped(page, at) }
+	scan := ramScan{mem: d.mem.Reader, area: area, like: like, scanned: scanned}
+	err := scan.each(ctx, d.mem.note, func(root phys.Addr) bool {
+		found++
+		return try(candidate{root: root, from: fmt.Sprintf("self-map scan at %#x", uint64(root))})
 	})
 	return fmt.Sprintf("%d page tables with a self-map in %d MiB of RAM, none with a kernel%s", found, area.Pages()>>8, ended), err
+}
+
+// mapsShared reports whether a page, as a top-level table of any paging, may have a
+// table in RAM for the address of KUSER_SHARED_DATA, which every Windows maps. It looks
+// at one entry for each paging, so that a scan costs hardly more than its reading.
+func (d *discovery) mapsShared(page []byte) bool {
+	b := &d.arch.entries
+	for _, p := range d.pagings {
+		e := binary.LittleEndian.Uint64(page[8*p.index(d.arch.kuser, p.top):])
+		if e&b.present != 0 && b.at(e).PFN() < d.ram.End() {
+			return true
+		}
+	}
+	return false
 }
 
 // firstPages returns the first n pages of s.

@@ -51,7 +51,7 @@ func TestAddFinder(t *testing.T) {
 			return "", nil
 		},
 	}
-	s, err := discover(t.Context(), im, im.RAM(), nil, []finder{findRegisters, findLowStub, rumour, findSelfMap})
+	s, err := discover(t.Context(), im, im.RAM(), nil, []finder{findRegisters, findLowStub, rumour, findSelfMap}, Options{})
 	if err != nil {
 		t.Fatalf("discover failed: %v", err)
 	}
@@ -96,7 +96,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 			},
 		}}
 	}
-	s, err := discover(t.Context(), im, im.RAM(), nil, by(im.Truth.DirectoryTableBase))
+	s, err := discover(t.Context(), im, im.RAM(), nil, by(im.Truth.DirectoryTableBase), Options{})
 	if err != nil {
 		t.Fatalf("discover failed: %v", err)
 	}
@@ -105,7 +105,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 		t.Errorf("%d attempts, the last: %v; want %d and the right one", len(s.Attempts), last, maxTried+1)
 	}
 
-	s, err = discover(t.Context(), im, im.RAM(), nil, by(1<<46))
+	s, err = discover(t.Context(), im, im.RAM(), nil, by(1<<46), Options{})
 	none, ok := errors.AsType[*NotFoundError](err)
 	if s != nil || !ok || !errors.Is(err, ErrNotWindows) {
 		t.Fatalf("discover = %v, %v; want a *NotFoundError of class ErrNotWindows", s, err)

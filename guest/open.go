@@ -68,7 +68,7 @@ func openWithoutKDBG(ctx context.Context, mem phys.Reader, ram phys.Runs, root p
 			return offer([]candidate{{root: d.arch.entries.at(uint64(root)), from: "given page table"}}, try, ""), nil
 		},
 	}
-	return discover(ctx, mem, ram, nil, []finder{given})
+	return discover(ctx, mem, ram, nil, []finder{given}, Options{})
 }
 
 func (s *System) openSystemProcess(ctx context.Context) error {

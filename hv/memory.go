@@ -1,17 +1,13 @@
 package hv
 
-import (
-	"context"
-
-	"snap/phys"
-)
+import "snap/phys"
 
 // Memory is a guest's memory through one mechanism, by guest-physical address. Reads
 // are safe for concurrent use. One whose context has ended fails with the context's
 // error, and one after Close fails; neither spoils the memory for others. The error
 // is ErrNotRunning once the guest has ended, where that can be told.
 type Memory interface {
-	phys.Reader
+	phys.Sparse
 
 	// Mechanism names how the memory is read.
 	Mechanism() Mechanism
@@ -19,11 +15,6 @@ type Memory interface {
 	// RAM returns the pages that are memory: never a hole, never MMIO.
 	// Reads outside of it fail with phys.ErrNotRAM.
 	RAM() phys.Runs
-
-	// Populated returns the pages of RAM that can hold anything but zeros at
-	// this moment; all others read as zero and need not be read. known is
-	// false where the mechanism can't tell, and then the set is RAM.
-	Populated(ctx context.Context) (set phys.Runs, known bool, err error)
 
 	// Close releases the mechanism. Reads in flight end first.
 	Close() error

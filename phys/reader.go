@@ -15,6 +15,16 @@ type Reader interface {
 	ReadPhys(ctx context.Context, p []byte, at Addr) error
 }
 
+// Sparse is a Reader that may know of pages that they are zero.
+type Sparse interface {
+	Reader
+
+	// Populated returns the pages of memory that can hold anything but zeros at
+	// this moment; all others read as zero and need not be read. known is
+	// false where it can't be told, and then the set is all memory.
+	Populated(ctx context.Context) (set Runs, known bool, err error)
+}
+
 // ErrNotRAM says that an address is outside the guest's memory.
 var ErrNotRAM = errors.New("not guest memory")
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"snap/capture"
+	"snap/dump"
 	"snap/hv"
 	"snap/input"
 	"snap/store"
@@ -71,7 +72,10 @@ func (a *app) header(ctx context.Context, source string, in *inputFlags, l *look
 		}
 		return store.WriteFile(ctx, place, name, from.header)
 	}
+	look.Progress = new(dump.Progress)
+	stop := a.showProgress(string(capture.PhaseLook), "looking at "+from.of.name, look.Progress)
 	an, err := lookAt(ctx, from.guest, look)
+	stop()
 	if err != nil {
 		return err
 	}

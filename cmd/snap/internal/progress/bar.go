@@ -55,13 +55,27 @@ func (r *barReporter) begin(p begun) {
 	about := decor.Any(func(decor.Statistics) string { return s.about(time.Now()) })
 	filler := mpb.NopStyle()
 	if p.Counter != nil {
-		filler = mpb.BarStyle()
+		filler = countedStyle{p.Counter}
 	}
 	r.phase = s
 	r.bar = r.container.New(1000, filler, mpb.PrependDecorators(name), mpb.AppendDecorators(about))
 	if p.Once {
 		r.end(p.at)
 	}
+}
+
+// countedStyle draws a bar from when there is something to count.
+type countedStyle struct{ Counter }
+
+// Build implements mpb.BarFillerBuilder.
+func (c countedStyle) Build() mpb.BarFiller {
+	bar := mpb.BarStyle().Build()
+	return mpb.BarFillerFunc(func(w io.Writer, st decor.Statistics) error {
+		if c.Total() == 0 {
+			return nil
+		}
+		return bar.Fill(w, st)
+	})
 }
 
 func (r *barReporter) tick(time.Time) {
@@ -92,7 +106,7 @@ func (s *shown) about(now time.Time) string {
 	}
 	if end := s.ended.Load(); end != nil {
 		took := end.Sub(s.at)
-		if s.Counter == nil || took <= 0 {
+		if s.Counter == nil || s.Counter.Total() == 0 || took <= 0 {
 			return " " + exactly(took)
 		}
 		return fmt.Sprintf(" %s in %s", humanize.IBytes(s.Counter.Done()), exactly(took))

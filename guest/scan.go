@@ -1,0 +1,139 @@
+package guest
+
+import (
+	"context"
+	"runtime"
+	"sync"
+
+	"snap/phys"
+)
+
+// maxScanners bounds the processors that a scan of RAM uses, and so the memory that
+// it takes: a block for each, twice.
+const maxScanners = 16
+
+// scanBlock is how much of RAM one read of a scan takes, bytes: so little that what was
+// read is in the processor's cache when it is looked at, and so much that a read's own
+// cost doesn't count.
+const scanBlock = 1 << 20
+
+// ramScan is a search of RAM for pages of a kind, by all processors of the host.
+type ramScan struct {
+	mem  phys.Reader
+	area phys.Runs
+	// like reports whether a page, at an address, is of the kind. It is called by
+	// several goroutines at a time.
+	like func(page []byte, at phys.Addr) bool
+	// scanned is told how many bytes of the area are done, in one goroutine.
+	scanned func(done, total uint64)
+}
+
+// scannedBlock is what came of a block.
+type scannedBlock struct {
+	found []phys.Addr
+	bytes uint64
+	err   error // why it could not be read: it is passed over
+}
+
+// each calls visit with each page of the kind, in ascending order of address whichever
+// processor found it first, until it returns false. It fails only when ctx ends, which
+// it does at once. What could not be read is passed over, and failed is told of it.
+func (s *ramScan) each(ctx context.Context, failed func(error), visit func(phys.Addr) bool) error {
+	inner, cancel := context.WithCancel(ctx)
+	workers := min(runtime.GOMAXPROCS(0), maxScanners)
+	tasks := make(chan scanTask)
+	ordered := make(chan chan scannedBlock, workers) // in the order of the area
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	for range workers {
+		group.Go(func() { s.work(inner, tasks) })
+	}
+	group.Go(func() { s.hand(inner, tasks, ordered) })
+
+	total, done := s.area.Pages()<<phys.PageShift, uint64(0)
+	for result := range ordered {
+		var b scannedBlock
+		select {
+		case b = <-result:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if b.err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			failed(b.err)
+		}
+		for _, at := range b.found {
+			if !visit(at) {
+				return ctx.Err()
+			}
+		}
+		if done += b.bytes; s.scanned != nil {
+			s.scanned(done, total)
+		}
+	}
+	return ctx.Err()
+}
+
+// scanTask is a block to scan, and where its result goes.
+type scanTask struct {
+	run    phys.Run
+	result chan<- scannedBlock // of capacity 1
+}
+
+// hand hands out the blocks of the area in ascending order, and promises their results
+// in that order.
+func (s *ramScan) hand(ctx context.Context, tasks chan<- scanTask, ordered chan<- chan scannedBlock) {
+	defer close(ordered)
+	defer close(tasks)
+	for _, r := range s.area {
+		for p := r.Base; p < r.End(); {
+			run := phys.Run{Base: p, Pages: min(uint64(r.End()-p), scanBlock>>phys.PageShift)}
+			result := make(chan scannedBlock, 1)
+			select {
+			case ordered <- result:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case tasks <- scanTask{run, result}:
+			case <-ctx.Done():
+				return
+			}
+			p = run.End()
+		}
+	}
+}
+
+// work scans blocks until there are no more.
+func (s *ramScan) work(ctx context.Context, tasks <-chan scanTask) {
+	buf := make([]byte, scanBlock)
+	for t := range tasks {
+		b := buf[:t.run.Size()]
+		out := scannedBlock{bytes: t.run.Size()}
+		if out.err = s.mem.ReadPhys(ctx, b, t.run.Base.Addr()); out.err == nil {
+			for off := 0; off < len(b); off += phys.PageSize {
+				if at := t.run.Base.Addr() + phys.Addr(off); s.like(b[off:off+phys.PageSize], at) {
+					out.found = append(out.found, at)
+				}
+			}
+		}
+		t.result <- out
+	}
+}
+
+// populated returns the pages of ram that can hold anything but zeros, as far as mem
+// knows.
+func populated(ctx context.Context, mem phys.Reader, ram phys.Runs) phys.Runs {
+	sparse, ok := mem.(phys.Sparse)
+	if !ok {
+		return ram
+	}
+	set, known, err := sparse.Populated(ctx)
+	if err != nil || !known {
+		return ram
+	}
+	return set.Intersect(ram)
+}
