@@ -145,19 +145,19 @@ type watchedReader struct {
 
 func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	err := r.Reader.ReadPhys(ctx, p, at)
-	if err != nil {
-		r.note(err)
+	if err != nil && !errors.Is(err, phys.ErrNotRAM) {
+		if r.failed++; r.err == nil {
+			r.err = err
+		}
 	}
 	return err
 }
 
-// note keeps an error of the reader.
-func (r *watchedReader) note(err error) {
-	if errors.Is(err, phys.ErrNotRAM) {
-		return
-	}
-	if r.failed++; r.err == nil {
-		r.err = err
+// add keeps what others kept.
+func (r *watchedReader) add(o *watchedReader) {
+	r.failed += o.failed
+	if r.err == nil {
+		r.err = o.err
 	}
 }
 

@@ -56,7 +56,7 @@ func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, scanned 
 	found := 0
 	like := func(page []byte, at phys.Addr) bool { return d.mapsShared(page) && d.arch.entries.selfMapped(page, at) }
 	scan := ramScan{mem: d.mem.Reader, area: area, like: like, scanned: scanned}
-	err := scan.each(ctx, d.mem.note, func(root phys.Addr) bool {
+	err := scan.each(ctx, d.mem, func(root phys.Addr) bool {
 		found++
 		return try(candidate{root: root, from: fmt.Sprintf("self-map scan at %#x", uint64(root))})
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"snap/phys"
 )
@@ -21,6 +22,7 @@ const scanBlock = 1 << 20
 type ramScan struct {
 	mem  phys.Reader
 	area phys.Runs
+	gone atomic.Bool // the source counts as dead, and isn't asked for single pages any more
 	// like reports whether a page, at an address, is of the kind. It is called by
 	// several goroutines at a time.
 	like func(page []byte, at phys.Addr) bool
@@ -30,15 +32,15 @@ type ramScan struct {
 
 // scannedBlock is what came of a block.
 type scannedBlock struct {
-	found []phys.Addr
-	bytes uint64
-	err   error // why it could not be read: it is passed over
+	found      []phys.Addr
+	read, lost uint64 // pages
+	reads      watchedReader
 }
 
 // each calls visit with each page of the kind, in ascending order of address whichever
 // processor found it first, until it returns false. It fails only when ctx ends, which
-// it does at once. What could not be read is passed over, and failed is told of it.
-func (s *ramScan) each(ctx context.Context, failed func(error), visit func(phys.Addr) bool) error {
+// it does at once. What could not be read is passed over, and to is told of it.
+func (s *ramScan) each(ctx context.Context, to *watchedReader, visit func(phys.Addr) bool) error {
 	inner, cancel := context.WithCancel(ctx)
 	workers := min(runtime.GOMAXPROCS(0), maxScanners)
 	tasks := make(chan scanTask)
@@ -52,6 +54,7 @@ func (s *ramScan) each(ctx context.Context, failed func(error), visit func(phys.
 	group.Go(func() { s.hand(inner, tasks, ordered) })
 
 	total, done := s.area.Pages()<<phys.PageShift, uint64(0)
+	dead := phys.DeadStretch{Limit: maxDeadChunks}
 	for result := range ordered {
 		var b scannedBlock
 		select {
@@ -59,18 +62,17 @@ func (s *ramScan) each(ctx context.Context, failed func(error), visit func(phys.
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if b.err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			failed(b.err)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
+		to.add(&b.reads)
+		s.gone.Store(dead.Add(b.read, b.lost))
 		for _, at := range b.found {
 			if !visit(at) {
 				return ctx.Err()
 			}
 		}
-		if done += b.bytes; s.scanned != nil {
+		if done += (b.read + b.lost) << phys.PageShift; s.scanned != nil {
 			s.scanned(done, total)
 		}
 	}
@@ -111,17 +113,31 @@ func (s *ramScan) hand(ctx context.Context, tasks chan<- scanTask, ordered chan<
 func (s *ramScan) work(ctx context.Context, tasks <-chan scanTask) {
 	buf := make([]byte, scanBlock)
 	for t := range tasks {
-		b := buf[:t.run.Size()]
-		out := scannedBlock{bytes: t.run.Size()}
-		if out.err = s.mem.ReadPhys(ctx, b, t.run.Base.Addr()); out.err == nil {
-			for off := 0; off < len(b); off += phys.PageSize {
-				if at := t.run.Base.Addr() + phys.Addr(off); s.like(b[off:off+phys.PageSize], at) {
-					out.found = append(out.found, at)
-				}
+		t.result <- s.block(ctx, t.run, buf[:t.run.Size()])
+	}
+}
+
+// block scans a block, around pages of it that can't be read.
+func (s *ramScan) block(ctx context.Context, run phys.Run, buf []byte) scannedBlock {
+	out := scannedBlock{reads: watchedReader{Reader: s.mem}}
+	err := phys.ReadPages(ctx, &out.reads, run, buf, func(part phys.Run, b []byte) {
+		out.read += part.Pages
+		for off := 0; off < len(b); off += phys.PageSize {
+			if at := part.Base.Addr() + phys.Addr(off); s.like(b[off:off+phys.PageSize], at) {
+				out.found = append(out.found, at)
 			}
 		}
-		t.result <- out
+	}, func(_ phys.PFN, _ []byte, err error) error {
+		out.lost++
+		if s.gone.Load() {
+			return err
+		}
+		return nil
+	})
+	if err != nil { // of the source, or it is gone: the rest of the block isn't read
+		out.lost = run.Pages - out.read
 	}
+	return out
 }
 
 // populated returns the pages of ram that can hold anything but zeros, as far as mem

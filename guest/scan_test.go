@@ -17,13 +17,13 @@ import (
 type marked struct {
 	pages     map[phys.PFN]bool
 	populated phys.Runs // nil for not known
-	read      func(ctx context.Context, at phys.Addr) error
+	read      func(ctx context.Context, at phys.Addr, n int) error
 	bytes     atomic.Int64
 }
 
 func (m *marked) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	if m.read != nil {
-		if err := m.read(ctx, at); err != nil {
+		if err := m.read(ctx, at, len(p)); err != nil {
 			return err
 		}
 	}
@@ -53,13 +53,14 @@ func TestScanOrder(t *testing.T) {
 	for _, at := range want {
 		m.pages[at.PFN()] = true
 	}
-	m.read = func(_ context.Context, at phys.Addr) error {
+	m.read = func(_ context.Context, at phys.Addr, _ int) error {
 		if at.PFN() < blockPages { // the first is the slowest
 			time.Sleep(20 * time.Millisecond)
 		}
 		return nil
 	}
 	var got []phys.Addr
+	var kept watchedReader
 	var done, total uint64
 	scan := ramScan{mem: m, area: area, like: begins1, scanned: func(d, n uint64) {
 		if d <= done {
@@ -67,7 +68,7 @@ func TestScanOrder(t *testing.T) {
 		}
 		done, total = d, n
 	}}
-	err := scan.each(t.Context(), func(err error) { t.Error(err) }, func(at phys.Addr) bool {
+	err := scan.each(t.Context(), &kept, func(at phys.Addr) bool {
 		got = append(got, at)
 		return true
 	})
@@ -79,7 +80,7 @@ func TestScanOrder(t *testing.T) {
 	}
 	// The first that is taken ends it, though others were found meanwhile.
 	got = nil
-	err = scan.each(t.Context(), func(error) {}, func(at phys.Addr) bool {
+	err = scan.each(t.Context(), &kept, func(at phys.Addr) bool {
 		got = append(got, at)
 		return len(got) < 2
 	})
@@ -88,25 +89,32 @@ func TestScanOrder(t *testing.T) {
 	}
 }
 
-// What can't be read is passed over and told in order.
+// What can't be read is passed over and told: pages among others, or all of a source
+// that fails.
 func TestScanFailures(t *testing.T) {
-	bad := errors.New("cable pulled")
-	m := &marked{pages: map[phys.PFN]bool{0: true, blockPages: true, 2 * blockPages: true}}
-	m.read = func(_ context.Context, at phys.Addr) error {
-		if at.PFN() == blockPages {
+	bad := errors.New("no such memory")
+	const hole = blockPages + 1
+	m := &marked{pages: map[phys.PFN]bool{0: true, blockPages: true, hole: true, hole + 1: true, 2 * blockPages: true, 3 * blockPages: true}}
+	m.read = func(_ context.Context, at phys.Addr, n int) error {
+		r, _ := phys.RunOf(at, uint64(n))
+		switch {
+		case r.Base == 2*blockPages:
 			return bad
+		case r.Base <= hole && hole < r.End():
+			return &phys.AccessError{At: at, Len: n, Err: bad}
 		}
 		return nil
 	}
-	var told []error
+	var told watchedReader
 	var got []phys.PFN
-	scan := ramScan{mem: m, area: phys.Runs{{Base: 0, Pages: 3 * blockPages}}, like: begins1}
-	err := scan.each(t.Context(), func(err error) { told = append(told, err) }, func(at phys.Addr) bool {
+	scan := ramScan{mem: m, area: phys.Runs{{Base: 0, Pages: 4 * blockPages}}, like: begins1}
+	err := scan.each(t.Context(), &told, func(at phys.Addr) bool {
 		got = append(got, at.PFN())
 		return true
 	})
-	if diff := cmp.Diff([]phys.PFN{0, 2 * blockPages}, got); err != nil || diff != "" || len(told) != 1 || !errors.Is(told[0], bad) {
-		t.Errorf("each = %v, told %v, found (-want +got):\n%s", err, told, diff)
+	const reads = 9 + 1 // of the block with the hole and its halves down to the page, and of the other
+	if diff := cmp.Diff([]phys.PFN{0, blockPages, hole + 1, 3 * blockPages}, got); err != nil || diff != "" || told.failed != reads || !errors.Is(told.err, bad) {
+		t.Errorf("each = %v, %d failures, the first %v, found (-want +got):\n%s", err, told.failed, told.err, diff)
 	}
 }
 
@@ -114,7 +122,7 @@ func TestScanFailures(t *testing.T) {
 // goes on reading.
 func TestScanEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	m := &marked{read: func(ctx context.Context, at phys.Addr) error {
+	m := &marked{read: func(ctx context.Context, at phys.Addr, _ int) error {
 		if at.PFN() >= 4*blockPages {
 			cancel()
 			<-ctx.Done() // as a read of a daemon that hangs
@@ -123,9 +131,10 @@ func TestScanEndsWithItsContext(t *testing.T) {
 		return nil
 	}}
 	scan := ramScan{mem: m, area: phys.Runs{{Base: 0, Pages: 1 << 30}}, like: begins1}
-	err := scan.each(ctx, func(err error) { t.Errorf("told of %v", err) }, func(phys.Addr) bool { return true })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("each = %v; want context.Canceled", err)
+	var kept watchedReader
+	err := scan.each(ctx, &kept, func(phys.Addr) bool { return true })
+	if !errors.Is(err, context.Canceled) || kept.err != nil {
+		t.Errorf("each = %v, told of %v; want context.Canceled, and to be told of nothing", err, kept.err)
 	}
 	before := m.bytes.Load()
 	time.Sleep(5 * time.Millisecond)
