@@ -77,12 +77,27 @@ func (c *Config) complete() (*profile, error) {
 		return nil, fmt.Errorf("%d unreadable bytes are no multiple of 4 KiB up to half of memory", c.Unreadable)
 	case c.TablesAbove > 0 && (c.TablesAbove%phys.PageSize != 0 || c.TablesAbove >= c.Memory):
 		return nil, fmt.Errorf("tables above %#x: no multiple of 4 KiB within memory", c.TablesAbove)
-	case c.LA57 && p.fixedLayout:
+	case c.LA57 && (p.fixedLayout || p.row != nil && p.build < buildLA57):
 		return nil, errors.New("profile " + p.name + " is of a Windows older than 5-level paging")
 	case c.KPTI && p.process.userDirectoryTable == 0:
 		return nil, errors.New("profile " + p.name + " has no KVA shadow")
 	}
-	return p, nil
+	return p, c.checkKDBG(p)
+}
+
+// checkKDBG fails where this kernel's KDBG can't be as c says.
+func (c *Config) checkKDBG(p *profile) error {
+	switch {
+	case c.PlainKDBG && (c.EncodeKDBG || c.HalfDecodedKDBG != 0):
+		return errors.New("a KDBG that is plain is not encoded")
+	case c.HalfDecodedKDBG%8 != 0 || c.HalfDecodedKDBG >= p.kdbg.size:
+		return fmt.Errorf("the first %#x of the KDBG's %#x bytes can't be decoded alone", c.HalfDecodedKDBG, p.kdbg.size)
+	case c.HalfDecodedKDBG != 0 && !c.EncodeKDBG && !p.encrypts:
+		return errors.New("profile " + p.name + " keeps no KDBG encoded")
+	case c.StraddleKDBG && p.kdbgIsFixed():
+		return errors.New("profile " + p.name + " has its KDBG where the real kernel has it, within a page")
+	}
+	return nil
 }
 
 // builder is an image in the making. Its methods panic with a failure when

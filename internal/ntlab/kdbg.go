@@ -97,7 +97,7 @@ func (b *builder) placeKDBG() {
 	r := stream(b.Config.Seed, 'k')
 	never, always := r.u64(), r.u64()
 	stored := plain
-	if b.p.encrypts {
+	if b.p.encrypts || b.Config.EncodeKDBG {
 		b.put64(b.symbols["KiWaitNever"], never)
 		b.put64(b.symbols["KiWaitAlways"], always)
 		if !b.Config.PlainKDBG {
@@ -108,6 +108,7 @@ func (b *builder) placeKDBG() {
 		}
 	}
 	b.put(va, stored)
+	check(b.HalfDecodeKDBG(int(b.Config.HalfDecodedKDBG)))
 }
 
 // placeVersionBlock writes nt!KdVersionBlock, a DBGKD_GET_VERSION64

@@ -88,14 +88,35 @@ func (b *builder) placeKernel() {
 		osMajor: uint16(b.p.major), osMinor: uint16(b.p.minor),
 	}
 	r.fill(pe.guid[:])
+	b.identify(pe)
 	b.placePE(pe, r)
 	b.setVariables()
+}
+
+// identify gives the image what symbol servers know its kernel by, where that is a
+// real one. Of the images for 5-level paging the tables have no symbols.
+func (b *builder) identify(pe *peImage) {
+	k := b.p.row
+	if k == nil || b.Config.LA57 {
+		return
+	}
+	if k.timestamp != 0 {
+		pe.timestamp = k.timestamp
+	}
+	if k.pdb != "" {
+		var err error
+		pe.guid, pe.age, err = k.guid()
+		check(err)
+	}
 }
 
 // chooseKDBG picks the RVA of the KDBG in .data: within a page, or straddling
 // two where the configuration or the seed says so.
 func (b *builder) chooseKDBG(r *rng) (rva uint32, straddles bool) {
 	size := uint64(b.p.kdbg.size)
+	if rva, ok := b.p.rva("KdDebuggerDataBlock"); ok {
+		return rva, false
+	}
 	page := b.p.section(".data").rva + uint32(r.between(0, 7))<<phys.PageShift
 	straddles = r.below(4) == 0 || b.Config.StraddleKDBG
 	if !straddles {
@@ -153,6 +174,10 @@ func (b *builder) pageFlags(rva uint32) uint64 {
 // placeVariables gives each variable an address in its section, in an order
 // and with gaps that the seed decides.
 func (b *builder) placeVariables(r *rng, kdbgRVA uint32) {
+	if b.p.row != nil {
+		b.placeRowVariables(r, kdbgRVA)
+		return
+	}
 	vars := slices.Clone(kernelVariables)
 	for _, f := range b.p.kdbg.pointers {
 		if f.size > 0 {
@@ -220,13 +245,22 @@ func (b *builder) placeRoutines(r *rng) map[string]uint32 {
 	text := b.p.section(".text")
 	room := uint64(text.size-spareSize-0x2000) / 0x20
 	taken := map[uint64]bool{}
-	place := func(name string, base phys.VirtAddr, room uint64) uint32 {
-		slot := r.below(room)
-		for taken[uint64(base)+slot] {
-			slot = r.below(room)
+	for _, n := range codeSymbols {
+		if rva, ok := b.p.rva(n); ok {
+			taken[uint64(rva)/0x20], taken[uint64(rva)/0x20+1] = true, true
 		}
-		taken[uint64(base)+slot] = true
-		va := base + phys.VirtAddr(slot*0x20)
+	}
+	place := func(name string, base phys.VirtAddr, room uint64) uint32 {
+		slotOf := func() uint64 { return uint64(base-b.lay.kernel)/0x20 + r.below(room) }
+		slot := slotOf()
+		for taken[slot] {
+			slot = slotOf()
+		}
+		taken[slot] = true
+		va := b.lay.kernel + phys.VirtAddr(slot*0x20)
+		if rva, ok := b.p.rva(name); ok {
+			va = b.lay.kernel + phys.VirtAddr(rva)
+		}
 		b.symbols[name] = va
 		b.put(va, []byte{
 			0x48, 0x89, 0x5c, 0x24, 0x08, 0x57, 0x48, 0x83, 0xec, 0x20, 0x48, 0x8b, 0xd9, 0x33, 0xc0, 0x48,

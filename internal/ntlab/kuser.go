@@ -91,7 +91,23 @@ func (b *builder) placeKUSER() {
 		le.PutUint32(u[kuserProcessors:], uint32(b.Config.CPUs))
 		u[kuserGroups] = byte((b.Config.CPUs + 63) / 64)
 	}
+	b.kuserNoise(u, r)
 	b.put(kuserKernel, u)
+}
+
+// kuserNoise puts bytes that mean nothing where this kernel doesn't have later ones'
+// fields: beyond the structure's end, and where fields of other names were before.
+func (b *builder) kuserNoise(u []byte, r *rng) {
+	if b.p.kuser.size == 0 {
+		return
+	}
+	r.fill(u[b.p.kuser.size:])
+	if !b.p.kuser.buildNumber {
+		r.fill(u[kuserBuildNumber : kuserBuildNumber+4])
+	}
+	if !b.p.kuser.bootID {
+		r.fill(u[kuserBootID : kuserBootID+4])
+	}
 }
 
 // systemTime writes a KSYSTEM_TIME: low, high, high again.

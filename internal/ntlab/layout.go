@@ -68,6 +68,9 @@ func (b *builder) chooseLayout() layout {
 	} else {
 		// Room above for the image and below for the drivers.
 		l.kernel = kernelRangeStart + phys.VirtAddr(r.between(4096, kernelRangeSlots-4096)<<21)
+		if !b.p.largePages {
+			l.kernel += phys.VirtAddr(r.below(largePages) << phys.PageShift)
+		}
 	}
 	if b.Config.UnalignedKernel {
 		l.kernel += phys.VirtAddr(r.between(1, largePages-1) << phys.PageShift)

@@ -76,7 +76,11 @@ func (b *builder) placeModule(m moduleSpec, base phys.VirtAddr, r *rng) *peImage
 
 func (b *builder) placeModuleEntry(full string, pe *peImage) phys.VirtAddr {
 	base := baseName(full)
-	e := b.block(&b.pool, "MmLd", ldrEntrySize)
+	size := uint64(ldrEntrySize)
+	if b.p.row != nil {
+		size = uint64(b.p.row.field("LDR_size"))
+	}
+	e := b.block(&b.pool, "MmLd", size)
 	b.put64(e+ldrDLLBase, uint64(pe.base))
 	b.put64(e+ldrEntryPoint, uint64(pe.base)+uint64(pe.entry))
 	b.put32(e+ldrSize, pe.size)
@@ -85,7 +89,7 @@ func (b *builder) placeModuleEntry(full string, pe *peImage) phys.VirtAddr {
 	b.put32(e+ldrFlags, 0x0908_4000)
 	b.put16(e+ldrLoadCount, 1)
 	b.put32(e+ldrChecksum, pe.timestamp^0x5A17)
-	if !b.p.fixedLayout { // NT 5.2's entry ends before this field
+	if size == ldrEntrySize && !b.p.fixedLayout { // others end before this field, or have another one there
 		b.put32(e+ldrTimestamp, pe.timestamp)
 	}
 	b.Truth.Modules = append(b.Truth.Modules, Module{Name: base, Base: pe.base, Size: pe.size})

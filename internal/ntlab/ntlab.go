@@ -17,15 +17,20 @@ import (
 // Config says which guest to build. The zero value of a field means the
 // profile's default.
 type Config struct {
-	Profile string // one of Profiles()
+	Profile string // one of Profiles() or Generations()
 	Seed    uint64 // everything random comes from here: same Config, same image
 	Memory  uint64 // bytes of RAM, a multiple of 2 MiB
 	CPUs    int
 	Machine string // "q35" or "i440fx": where the hole below 4 GiB lies
 
-	PlainKDBG bool // a debugger was enabled at boot: the KDBG is not encoded
-	KPTI      bool // processes have a user CR3 that maps only the trampoline and KUSER_SHARED_DATA
-	UserMode  bool // the processors are stopped in user mode, in processes other than System
+	PlainKDBG  bool // a debugger was enabled at boot: the KDBG is not encoded
+	EncodeKDBG bool // the KDBG is encoded in generations too that aren't known to do so, those before Windows 8
+	// HalfDecodedKDBG is how many bytes from the start of an encoded KDBG the kernel has
+	// decoded, as it does for a moment when it writes a live dump: a multiple of 8, at
+	// most the block's size less 8; 0 for none.
+	HalfDecodedKDBG uint32
+	KPTI            bool // processes have a user CR3 that maps only the trampoline and KUSER_SHARED_DATA
+	UserMode        bool // the processors are stopped in user mode, in processes other than System
 
 	IdentityCPUs     bool      // vCPU i is Windows processor i
 	SmallPages       bool      // the kernel image is mapped by 4 KiB pages everywhere

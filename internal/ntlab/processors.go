@@ -131,6 +131,9 @@ func (b *builder) placePCR(i int, p *Processor, r *rng) {
 		b.put(p.KPRCB+4, []byte{byte(i)}) // LegacyNumber
 		b.put32(p.KPRCB+phys.VirtAddr(l.number), uint32(i))
 	}
+	if l.group != 0 {
+		b.put(p.KPRCB+phys.VirtAddr(l.group), []byte{byte(i / 64)})
+	}
 	b.put(p.KPRCB+phys.VirtAddr(l.vendorString), []byte("GenuineIntel\x00"))
 	b.put32(p.KPRCB+phys.VirtAddr(l.mhz), 2593)
 	p.Context = p.KPRCB + phys.VirtAddr(l.stateContext)

@@ -8,6 +8,7 @@ import (
 // profile is one Windows generation as data: what differs between kernels as
 // far as somebody who reads their memory can tell.
 type profile struct {
+	row                 *kernelRow // that it is made of; nil if it was written by hand
 	name                string
 	major, minor, build uint32
 	productType         uint32 // KUSER_SHARED_DATA.NtProductType
@@ -79,7 +80,8 @@ type processorLayout struct {
 	sizePCR, sizePRCB uint32
 	containedPRCB     uint32
 	number            uint32
-	numberSize        int // 1: a byte, 4: a dword
+	numberSize        int    // 1: a byte, 4: a dword
+	group             uint32 // KPRCB.Group, 0: not set
 	specialRegisters  uint32
 	stateContext      uint32 // the CONTEXT in ProcessorState
 	contextPointer    uint32 // KPRCB.Context, 0: no such field
@@ -94,14 +96,16 @@ type processorLayout struct {
 
 // kuserLayout says which of KUSER_SHARED_DATA's later fields there are.
 type kuserLayout struct {
-	buildNumber    bool // NtBuildNumber at 0x260
-	bootID         bool // BootId at 0x2C4
-	processorCount bool // ActiveProcessorCount at 0x3C0
+	size           uint32 // sizeof, 0: what is beyond the last field is left zero
+	buildNumber    bool   // NtBuildNumber at 0x260
+	bootID         bool   // BootId at 0x2C4
+	processorCount bool   // ActiveProcessorCount at 0x3C0
 }
 
 var profiles = []*profile{&win10, &ws2003}
 
-// Profiles returns the names that Config.Profile may have.
+// Profiles returns the names of the two profiles that were written by hand in full:
+// the newest and the oldest that differ most.
 func Profiles() []string {
 	out := make([]string, len(profiles))
 	for i, p := range profiles {
@@ -110,12 +114,25 @@ func Profiles() []string {
 	return out
 }
 
-func findProfile(name string) (*profile, error) {
-	i := slices.IndexFunc(profiles, func(p *profile) bool { return p.name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("no profile %q; there are %v", name, Profiles())
+// Generations returns the names of the profiles that are made of the tables in
+// testdata/windows, one or two for each generation of 64-bit Windows, the oldest
+// first. Config.Profile may have any of them and of Profiles.
+func Generations() []string {
+	out := make([]string, len(kernelRows))
+	for i := range kernelRows {
+		out[i] = kernelRows[i].profile
 	}
-	return profiles[i], nil
+	return out
+}
+
+func findProfile(name string) (*profile, error) {
+	if i := slices.IndexFunc(profiles, func(p *profile) bool { return p.name == name }); i >= 0 {
+		return profiles[i], nil
+	}
+	if i := slices.IndexFunc(kernelRows, func(k kernelRow) bool { return k.profile == name }); i >= 0 {
+		return profileOf(&kernelRows[i]), nil
+	}
+	return nil, fmt.Errorf("no profile %q; there are %v", name, slices.Concat(Profiles(), Generations()))
 }
 
 // section returns the section of that name, which the profile must have.

@@ -98,7 +98,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&s.Name, "name", "win", "name; the domain is called "+lab.Prefix+"NAME")
-	f.StringVar(&s.Profile, "profile", ntlab.Profiles()[0], "Windows: "+strings.Join(ntlab.Profiles(), ", "))
+	f.StringVar(&s.Profile, "profile", ntlab.Profiles()[0], "Windows: "+strings.Join(slices.Concat(ntlab.Profiles(), ntlab.Generations()), ", "))
 	f.StringVar((*string)(&s.Accel), "accel", string(lab.TCG), "what runs its processors: tcg, kvm, or auto for kvm where it works; under kvm it is on --connect kvm")
 	f.Uint64Var(&s.MemoryMiB, "memory", 512, "RAM in MiB")
 	f.IntVar(&s.CPUs, "cpus", 4, "processors")
