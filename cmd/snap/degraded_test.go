@@ -106,6 +106,10 @@ func TestWithoutKDBG(t *testing.T) {
 		source = out
 	}
 	var stdout, stderr bytes.Buffer
+	// Some readers can use it: it is no failure, and those that can't are named.
+	if code := run(t.Context(), []string{"verify", source}, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String()+stderr.String(), "the header names none") {
+		t.Errorf("snap verify exits with %d and says %s%s; want a limit, for WinDbg", code, stdout.String(), stderr.String())
+	}
 	if code := run(t.Context(), []string{"info", source}, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String()+stderr.String(), lack) {
 		t.Errorf("snap info exits with %d and says %s%s; want it to say what is lacking", code, stdout.String(), stderr.String())
 	}

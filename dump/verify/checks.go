@@ -27,6 +27,7 @@ const (
 	CheckBitmapBytes       = "whole bytes of the bitmap"
 	CheckVolatilityBitmap  = "bitmap for volatility"
 	CheckKernelRange       = "system range"
+	CheckNoKDBG            = "a KDBG"
 	CheckBugCheckData      = "bug check data"
 	CheckMemoryBlock       = "memory block"
 	CheckProcessors        = "NumberProcessors"
@@ -78,8 +79,8 @@ func checks() []check {
 		{name: CheckDirectoryTable, level: LevelFail, needs: []string{CheckKind}, make: (*verifier).checkDirectoryTable},
 		{name: CheckPageTables, level: LevelFail, needs: []string{CheckDirectoryTable}, make: (*verifier).checkPageTables, applies: (*verifier).holdsAll},
 		{name: CheckKUSER, level: LevelFail, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKUSER},
-		{name: CheckKDBG, level: LevelFail, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKDBG},
-		{name: CheckListHeads, level: LevelFail, needs: []string{CheckKDBG}, make: (*verifier).checkListHeads},
+		{name: CheckKDBG, level: LevelFail, needs: []string{CheckDirectoryTable}, make: (*verifier).checkKDBG, applies: (*verifier).hasKDBG},
+		{name: CheckListHeads, level: LevelFail, needs: []string{CheckKDBG}, make: (*verifier).checkListHeads, applies: (*verifier).hasKDBG},
 		{name: CheckKernel, level: LevelFail, needs: []string{CheckKDBG, CheckKUSER}, make: (*verifier).checkKernel},
 		{name: CheckModules, level: LevelFail, needs: []string{CheckKernel}, make: (*verifier).checkModules},
 		{name: CheckProcesses, level: LevelFail, needs: []string{CheckKernel}, make: (*verifier).checkProcesses},
@@ -91,11 +92,12 @@ func checks() []check {
 		{name: CheckLeechCoreFirst, level: LevelLimit, readers: []Reader{LeechCore}, meant: "the bitmap of a guest with addresses so high takes the room", needs: []string{CheckKind}, make: (*verifier).checkLeechCoreFirst, applies: (*verifier).hasBitmap},
 		{name: CheckBitmapBytes, level: LevelLimit, readers: []Reader{KdmpParser, Radare2}, needs: []string{CheckKind}, make: (*verifier).checkBitmapBytes, applies: (*verifier).hasBitmap},
 		{name: CheckVolatilityBitmap, level: LevelLimit, readers: []Reader{Volatility2, Volatility3}, needs: []string{CheckKind}, make: (*verifier).checkVolatilityBitmap, applies: (*verifier).hasBitmap},
-		{name: CheckKernelRange, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKernel}, make: (*verifier).checkKernelRange},
-		{name: CheckBugCheckData, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKDBG}, make: (*verifier).checkBugCheckData},
-		{name: CheckMemoryBlock, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKernel}, make: (*verifier).checkMemoryBlock},
+		{name: CheckKernelRange, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKernel}, make: (*verifier).checkKernelRange, applies: (*verifier).hasKDBG},
+		{name: CheckNoKDBG, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKind}, make: (*verifier).checkNoKDBG, applies: (*verifier).hasNoKDBG},
+		{name: CheckBugCheckData, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKDBG}, make: (*verifier).checkBugCheckData, applies: (*verifier).hasKDBG},
+		{name: CheckMemoryBlock, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKernel}, make: (*verifier).checkMemoryBlock, applies: (*verifier).hasKDBG},
 		{name: CheckProcessors, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkProcessors},
-		{name: CheckContexts, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkContexts},
+		{name: CheckContexts, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkContexts, applies: (*verifier).hasKDBG},
 		{name: CheckContextMode, level: LevelLimit, readers: []Reader{WinDbg}, meant: "no processor of the guest was in 64-bit code", needs: []string{CheckKind}, make: (*verifier).checkContextMode},
 		{name: CheckMxCsr, level: LevelLimit, readers: []Reader{KdmpParser}, needs: []string{CheckKind}, make: (*verifier).checkMxCsr},
 
@@ -106,7 +108,7 @@ func checks() []check {
 		{name: CheckKernelDumpTables, level: LevelNote, needs: []string{CheckDirectoryTable}, make: (*verifier).checkPageTables, applies: (*verifier).isKernelDump},
 		{name: CheckVersion, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkVersion},
 		{name: CheckSystemTable, level: LevelNote, needs: []string{CheckProcesses}, make: (*verifier).checkSystemTable},
-		{name: CheckHeaderContext, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext},
+		{name: CheckHeaderContext, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext, applies: (*verifier).hasKDBG},
 
 		{name: CheckFrames, level: LevelFail, make: (*verifier).checkFrames, applies: (*verifier).wantsFrames, whole: true},
 	}
@@ -124,5 +126,11 @@ func (v *verifier) isKernelDump() bool {
 }
 
 func (v *verifier) holdsAll() bool { return !v.isKernelDump() }
+
+// hasKDBG reports whether the header names a KDBG. Where the guest has none that can be
+// used, snap leaves 0.
+func (v *verifier) hasKDBG() bool { return v.header != nil && v.header.KdDebuggerDataBlock != 0 }
+
+func (v *verifier) hasNoKDBG() bool { return !v.hasKDBG() }
 
 func (v *verifier) wantsFrames() bool { return !v.opts.SkipFrames }

@@ -163,6 +163,11 @@ func (v *verifier) checkKDBG() (string, error) {
 	return fmt.Sprintf("plain, %#x bytes at %#x", len(v.kdbg.Block), uint64(at)), nil
 }
 
+// checkNoKDBG is of a dump that names none.
+func (v *verifier) checkNoKDBG() (string, error) {
+	return "", errors.New("the header names none: debuggers that begin with it find neither processors nor lists; those that find the kernel themselves, such as volatility3, do without")
+}
+
 func (v *verifier) checkListHeads() (string, error) {
 	same := func(name string, got phys.VirtAddr) error {
 		want, ok := v.kdbg.Value(name)
@@ -178,6 +183,13 @@ func (v *verifier) checkListHeads() (string, error) {
 }
 
 func (v *verifier) checkKernel() (string, error) {
+	if v.hasNoKDBG() {
+		var err error
+		if v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.root, 0); err != nil {
+			return "", inDump(err)
+		}
+		return "at " + hex(v.system.Kernel.Base) + ", found without a KDBG", nil
+	}
 	base := v.kdbg.KernBase()
 	image, err := guest.ReadImage(v.ctx, v.space, base)
 	if err != nil {

@@ -40,8 +40,8 @@ func TestGoodDumps(t *testing.T) {
 				for _, c := range r.Findings() {
 					t.Errorf("%s: %s: %s", c.Level, c.Name, c.Detail)
 				}
-				// All but those of a bitmap, and that of a kernel dump.
-				const others = 8
+				// All but those of a bitmap, that of a kernel dump and that of one without a KDBG.
+				const others = 9
 				if !r.OK || len(r.Skipped) > 0 || len(r.Checks) != len(checks())-others {
 					t.Errorf("OK = %v with %d checks, %q skipped; want true, %d, none", r.OK, len(r.Checks), r.Skipped, len(checks())-others)
 				}
@@ -179,6 +179,7 @@ var corruptions = []corruption{
 	}},
 	{"KDBG elsewhere", CheckKDBG, func(_ *testing.T, l *lab, b []byte) []byte { return put(b, 0x80, 8, uint64(l.Truth.KDBG)+8) }},
 	{"KDBG nowhere", CheckKDBG, set(0x80, 8, 0xFFFFF80000000000)},
+	{"no KDBG", CheckNoKDBG, set(0x80, 8, 0)},
 
 	{"module list head", CheckListHeads, func(_ *testing.T, l *lab, b []byte) []byte {
 		return put(b, 0x20, 8, uint64(l.Truth.PsLoadedModuleList)+8)
@@ -268,7 +269,7 @@ var levels = map[string]struct {
 	CheckMemflowRuns: {"limit", "[memflow]"}, CheckMemflowBitmap: {"limit", "[memflow]"},
 	CheckRadare2Bitmap: {"limit", "[radare2]"}, CheckLeechCoreBitmap: {"limit", "[LeechCore]"},
 	CheckLeechCoreFirst: {"limit", "[LeechCore]"}, CheckBitmapBytes: {"limit", "[kdmp-parser radare2]"}, CheckVolatilityBitmap: {"limit", "[volatility 2 volatility3]"},
-	CheckKernelRange: {"limit", "[WinDbg]"}, CheckBugCheckData: {"limit", "[WinDbg]"}, CheckMemoryBlock: {"limit", "[WinDbg]"},
+	CheckNoKDBG: {"limit", "[WinDbg]"}, CheckKernelRange: {"limit", "[WinDbg]"}, CheckBugCheckData: {"limit", "[WinDbg]"}, CheckMemoryBlock: {"limit", "[WinDbg]"},
 	CheckProcessors: {"limit", "[WinDbg]"}, CheckContexts: {"limit", "[WinDbg]"}, CheckContextMode: {"limit", "[WinDbg]"},
 	CheckMxCsr: {"limit", "[kdmp-parser]"},
 
