@@ -30,7 +30,7 @@ type Analysis struct {
 
 	Took time.Duration // to find all this
 
-	saved map[int]savedContext // by processor, where the source holds no registers
+	contexts map[int]*processorContext // by index of System.Processors
 
 	// Warnings are for the operator: what is odd and could be worked around.
 	Warnings []string
@@ -62,8 +62,8 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	}
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
 	a.findLacks(ctx)
-	a.saveContexts(ctx)
-	facts := a.facts(o.Comment)
+	a.gatherContexts(ctx)
+	facts := a.facts(ctx, o.Comment)
 	needed, err := a.neededPages(ctx, &o.Exclusion)
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 func pagesOf(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
 
 // facts collects what the header says, but for the runs.
-func (a *Analysis) facts(comment string) *header.Facts {
+func (a *Analysis) facts(ctx context.Context, comment string) *header.Facts {
 	sys := a.System
 	f := &header.Facts{
 		Machine:             phys.Know(header.Machine(sys.Machine.Value), sys.Machine.From),
@@ -119,29 +119,8 @@ func (a *Analysis) facts(comment string) *header.Facts {
 		a.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))
 		f.PfnDatabase = phys.Known[phys.VirtAddr]{}
 	}
-	f.Context = a.headerContext()
+	f.Context = a.chooseHeaderContext(ctx)
 	return f
-}
-
-// contextOf makes the CONTEXT of the guest's machine.
-func (a *Analysis) contextOf(cpu *phys.Registers) []byte {
-	return header.ContextFor(header.Machine(a.System.Machine.Value), cpu)
-}
-
-// firstCPU returns the registers of the processor that a debugger shows first:
-// the lowest-numbered one that is known, and has a place for its context if any has.
-func (a *Analysis) firstCPU() *phys.Registers {
-	var first *phys.Registers
-	for _, p := range a.System.Processors {
-		switch {
-		case p.VCPU < 0:
-		case p.ContextAt != 0:
-			return &a.CPUs[p.VCPU]
-		case first == nil:
-			first = &a.CPUs[p.VCPU]
-		}
-	}
-	return first
 }
 
 func (a *Analysis) warn(format string, args ...any) {

@@ -11,28 +11,34 @@ import (
 	"snap/phys"
 )
 
-// A source without registers, such as a raw image, leaves it to the guest's memory
-// to say where its processors are. savedContext is what a processor's CONTEXT in the
-// dump is then.
-type savedContext struct {
-	data []byte
+// processorContext is what the dump says of one of Windows' processors.
+type processorContext struct {
+	header.Context // data, decoded
+
+	data []byte // a CONTEXT of the guest's machine
 	from contextOrigin
+	vcpu int // whose registers they are, where they are a vCPU's
 }
 
 // contextOrigin says how much of a CONTEXT is true.
 type contextOrigin int
 
-// Origins, the best first. Only the first two are the registers of a processor, as
-// Windows saved them at a bug check, or when it last froze its processors.
+// Origins, the best first. The first three are the registers of a processor: what it
+// is doing now, or what it did when Windows saved them, at a bug check or when it
+// last froze its processors.
 const (
-	contextSaved  contextOrigin = iota // where a debugger looks for it
-	contextFrozen                      // in the KPRCB's ProcessorState
-	contextSwitch                      // where the thread on it was last switched in
-	contextMade                        // nothing but the kernel's selectors, and its base
+	contextRegisters contextOrigin = iota
+	contextSaved                   // where a debugger looks for it
+	contextFrozen                  // in the KPRCB's ProcessorState
+	contextSwitch                  // where the thread on it was last switched in
+	contextMade                    // nothing but the kernel's selectors, and its base
+	contextOrigins
 )
 
-func (o contextOrigin) String() string {
-	switch o {
+func (c *processorContext) origin() string {
+	switch c.from {
+	case contextRegisters:
+		return fmt.Sprintf("registers of vCPU %d", c.vcpu)
 	case contextSaved:
 		return "CONTEXT that the guest saved"
 	case contextFrozen:
@@ -44,52 +50,98 @@ func (o contextOrigin) String() string {
 	}
 }
 
-// saveContexts finds a CONTEXT for every processor of a guest whose source holds no
-// registers, and says what they are.
-func (a *Analysis) saveContexts(ctx context.Context) {
-	if len(a.CPUs) > 0 {
-		return
-	}
-	a.saved = map[int]savedContext{}
-	var counts [contextMade + 1]int
+// gatherContexts finds a CONTEXT for every processor that has a place for one, or a
+// vCPU, and says what those are that no vCPU's registers are known for.
+func (a *Analysis) gatherContexts(ctx context.Context) {
+	a.contexts = map[int]*processorContext{}
+	var counts [contextOrigins]int
+	unknown := 0
 	for i, p := range a.System.Processors {
-		if p.ContextAt == 0 {
+		if p.ContextAt == 0 && p.VCPU < 0 {
 			continue
 		}
-		c := a.saveContext(ctx, p)
-		a.saved[i] = c
-		counts[c.from]++
+		c := a.contextOfProcessor(ctx, p)
+		a.contexts[i] = c
+		if p.VCPU < 0 {
+			unknown++
+			counts[c.from]++
+		}
 	}
-	a.warn("the source holds no processor registers: %d of the dump's contexts are those that the guest saved at its places for them, %d those of its KPRCBs, %d are the stacks from which threads were last switched, without general registers, and %d are made, with the kernel's selectors and nothing else",
+	switch {
+	case unknown == 0 && len(a.CPUs) > 0:
+		return
+	case len(a.CPUs) == 0:
+		a.warn("the source holds no processor registers: %s", contextsTold(&counts))
+	default:
+		a.warn("the registers of %d processors are not known: %s", unknown, contextsTold(&counts))
+	}
+}
+
+// contextsTold says what contexts are that aren't of vCPUs.
+func contextsTold(counts *[contextOrigins]int) string {
+	return fmt.Sprintf("%d of the dump's contexts are those that the guest saved at its places for them, %d those of its KPRCBs, %d are the stacks from which threads were last switched, without general registers, and %d are made, with the kernel's selectors and nothing else",
 		counts[contextSaved], counts[contextFrozen], counts[contextSwitch], counts[contextMade])
 }
 
-func (a *Analysis) saveContext(ctx context.Context, p guest.Processor) savedContext {
-	k := &a.System.KDBG
-	if b, ok := a.usableContext(ctx, p.ContextAt); ok {
-		return savedContext{b, contextSaved}
+// contextOfProcessor returns the best context of a processor that there is. Of one
+// that its vCPU's registers are known of, it is those, unless Windows saved what the
+// processor did before it showed its blue screen: what it does since is to wait. A
+// processor that runs a program now was not stopped by that.
+func (a *Analysis) contextOfProcessor(ctx context.Context, p guest.Processor) *processorContext {
+	var cpu *phys.Registers
+	if p.VCPU >= 0 {
+		cpu = &a.CPUs[p.VCPU]
 	}
-	if off, ok := k.Value("OffsetPrcbProcStateContext"); ok && off != 0 {
-		if b, ok := a.usableContext(ctx, p.PRCB+phys.VirtAddr(off)); ok {
-			return savedContext{b, contextFrozen}
+	if cpu == nil || a.crashed() && !cpu.UserMode() {
+		if c := a.savedContext(ctx, p); c != nil {
+			return c
 		}
 	}
-	r := phys.Registers{RIP: uint64(k.KernBase()), RSP: uint64(p.KPCR), RFLAGS: 1 << 1}
+	if cpu != nil {
+		return a.madeContext(cpu, contextRegisters)
+	}
+	r := phys.Registers{RIP: uint64(a.System.Kernel.Base), RSP: uint64(p.KPCR), RFLAGS: 1 << 1}
 	from := contextMade
 	if stack, back, ok := a.switchFrame(ctx, p); ok {
 		r.RSP, r.RIP, from = uint64(stack), uint64(back), contextSwitch
 	}
-	return savedContext{a.contextOf(&r), from}
+	return a.madeContext(&r, from)
 }
 
-// usableContext reads a CONTEXT that a debugger can use.
-func (a *Analysis) usableContext(ctx context.Context, at phys.VirtAddr) ([]byte, bool) {
-	b := make([]byte, header.ContextSizeAMD64)
-	if err := a.System.Space.ReadVirt(ctx, b, at); err != nil {
-		return nil, false
+// savedContext returns what Windows saved of a processor, nil if there is nothing
+// that a debugger could use.
+func (a *Analysis) savedContext(ctx context.Context, p guest.Processor) *processorContext {
+	if c := a.usableContext(ctx, p.ContextAt, contextSaved); c != nil {
+		return c
 	}
-	c, err := header.DecodeContextAMD64(b)
-	return b, err == nil && verify.PlausibleContext(&c) == nil
+	if off, ok := a.System.KDBG.Value("OffsetPrcbProcStateContext"); ok && off != 0 {
+		return a.usableContext(ctx, p.PRCB+phys.VirtAddr(off), contextFrozen)
+	}
+	return nil
+}
+
+// usableContext reads a CONTEXT, nil if a debugger can't use it.
+func (a *Analysis) usableContext(ctx context.Context, at phys.VirtAddr, from contextOrigin) *processorContext {
+	if at == 0 {
+		return nil
+	}
+	c := &processorContext{data: make([]byte, header.ContextSizeAMD64), from: from}
+	if err := a.System.Space.ReadVirt(ctx, c.data, at); err != nil {
+		return nil
+	}
+	var err error
+	if c.Context, err = header.DecodeContextAMD64(c.data); err != nil || verify.PlausibleContext(&c.Context) != nil {
+		return nil
+	}
+	return c
+}
+
+// madeContext makes the CONTEXT of the guest's machine.
+func (a *Analysis) madeContext(r *phys.Registers, from contextOrigin) *processorContext {
+	m := header.Machine(a.System.Machine.Value)
+	c := &processorContext{data: header.ContextFor(m, r), from: from, vcpu: r.CPU}
+	c.Context, _ = header.DecodeContext(m, c.data) // it is as long as it must be
+	return c
 }
 
 // switchReturn is where a thread's saved stack holds the address to which it
@@ -127,18 +179,4 @@ func (a *Analysis) pointer(ctx context.Context, at phys.VirtAddr) (phys.VirtAddr
 	}
 	v := phys.VirtAddr(binary.LittleEndian.Uint64(b[:]))
 	return v, v.Kernel()
-}
-
-// headerContext returns the CONTEXT that a debugger shows first, and where it is
-// from; nil where there is none.
-func (a *Analysis) headerContext() phys.Known[[]byte] {
-	if cpu := a.firstCPU(); cpu != nil {
-		return phys.Know(a.contextOf(cpu), fmt.Sprintf("registers of vCPU %d", cpu.CPU))
-	}
-	for i := range a.System.Processors {
-		if c, ok := a.saved[i]; ok {
-			return phys.Know(c.data, c.from.String())
-		}
-	}
-	return phys.Known[[]byte]{}
 }

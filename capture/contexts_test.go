@@ -64,9 +64,9 @@ func TestContextsWithoutRegisters(t *testing.T) {
 		{contextSwitch, kernel + 0x4000, uint64(stack)},
 		{contextMade, kernel, uint64(p[3].KPCR)},
 	} {
-		c, err := header.DecodeContextAMD64(a.saved[i].data)
-		if err != nil || a.saved[i].from != want.from || c.Rip != want.rip || c.Rsp != want.rsp {
-			t.Errorf("processor %d: %v, Rip %#x, Rsp %#x, %v; want %+v", i, a.saved[i].from, c.Rip, c.Rsp, err, want)
+		c, err := header.DecodeContextAMD64(a.contexts[i].data)
+		if err != nil || a.contexts[i].from != want.from || c.Rip != want.rip || c.Rsp != want.rsp {
+			t.Errorf("processor %d: %v, Rip %#x, Rsp %#x, %v; want %+v", i, a.contexts[i].from, c.Rip, c.Rsp, err, want)
 		}
 		// What the guest itself has in place isn't touched, all else is laid over it.
 		over := a.contextAt(i)
@@ -74,7 +74,7 @@ func TestContextsWithoutRegisters(t *testing.T) {
 			t.Errorf("processor %d: %d bytes are laid over its context", i, len(over))
 		}
 	}
-	if !bytes.Equal(a.Header.ContextRecord[:header.ContextSizeAMD64], a.saved[0].data) {
+	if !bytes.Equal(a.Header.ContextRecord[:header.ContextSizeAMD64], a.contexts[0].data) {
 		t.Error("the header's context is not that of processor 0")
 	}
 	const want = "no processor registers: 1 of the dump's contexts are those that the guest saved at its places for them, 1 those of its KPRCBs, 1 are the stacks"
@@ -82,7 +82,12 @@ func TestContextsWithoutRegisters(t *testing.T) {
 		t.Errorf("warnings %q; want one with %q", a.Warnings, want)
 	}
 	// With registers there is nothing to say.
-	if a, err = Analyze(t.Context(), im, im.RAM(), im.Registers(), LookOptions{}); err != nil || len(a.saved) > 0 {
-		t.Errorf("with registers: %d contexts from memory, %v; want none", len(a.saved), err)
+	if a, err = Analyze(t.Context(), im, im.RAM(), im.Registers(), LookOptions{}); err != nil || len(a.Warnings) > 0 {
+		t.Errorf("with registers: warnings %q, %v; want none", a.Warnings, err)
+	}
+	// With registers of some, of these there is.
+	if a, err = Analyze(t.Context(), im, im.RAM(), im.Registers()[:2], LookOptions{}); err != nil ||
+		!strings.Contains(strings.Join(a.Warnings, "\n"), "the registers of 2 processors are not known: ") {
+		t.Errorf("with registers of some: warnings %q, %v; want one for the others", a.Warnings, err)
 	}
 }

@@ -44,17 +44,11 @@ func (a *Analysis) overlays(ctx context.Context) ([]dump.Overlay, error) {
 // contextAt returns the CONTEXT to lay over that of processor i, nil to leave it as
 // the guest has it.
 func (a *Analysis) contextAt(i int) []byte {
-	p := a.System.Processors[i]
-	saved, ok := a.saved[i]
-	switch {
-	case p.ContextAt == 0:
+	c := a.contexts[i]
+	if c == nil || c.from == contextSaved || a.System.Processors[i].ContextAt == 0 {
 		return nil
-	case p.VCPU >= 0:
-		return a.contextOf(&a.CPUs[p.VCPU])
-	case ok && saved.from != contextSaved:
-		return saved.data
 	}
-	return nil
+	return c.data
 }
 
 // overlayList gathers overlays at virtual addresses, piece by page.

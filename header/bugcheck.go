@@ -24,6 +24,10 @@ func BugCheckName(code uint32) string {
 	return bugCheckNames[code&^bugCheckMinidump]
 }
 
+// SameBugCheck reports whether two codes are of the same bug check, whatever kind of
+// dump the kernel wrote of it.
+func SameBugCheck(a, b uint32) bool { return a&^bugCheckMinidump == b&^bugCheckMinidump }
+
 // AttributeLiveDump is set in Attributes of a dump that Windows wrote while it ran
 // (DUMP_FILE_ATTRIBUTES, LiveDumpGeneratedDump).
 const AttributeLiveDump uint32 = 1 << 4

@@ -23,3 +23,23 @@ func TestBugChecks(t *testing.T) {
 		}
 	}
 }
+
+func TestSameBugCheck(t *testing.T) {
+	for _, tt := range []struct {
+		a, b uint32
+		same bool
+	}{{0x7E, 0x1000007E, true}, {0x1000007E, 0x7E, true}, {0xD1, 0xD1, true}, {0x7E, 0x7F, false}, {0xC000021A, 0x21A, false}} {
+		if got := SameBugCheck(tt.a, tt.b); got != tt.same {
+			t.Errorf("SameBugCheck(%#x, %#x) = %t", tt.a, tt.b, got)
+		}
+	}
+}
+
+// TestContextCode: the code segment tells the kernel, programs of 64 bits and those of 32.
+func TestContextCode(t *testing.T) {
+	for cs, want := range map[uint16]CodeMode{0x10: KernelCode, 0x33: UserCode, 0x23: UserCode32, 0x1B: UserCode32} {
+		if got := (&Context{SegCs: cs}).Code(); got != want {
+			t.Errorf("Code() with CS %#x = %d; want %d", cs, got, want)
+		}
+	}
+}

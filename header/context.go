@@ -45,6 +45,27 @@ func (c *Context) FltMxCsr() uint32 {
 	return binary.LittleEndian.Uint32(c.FltSave[fxMxCsr:])
 }
 
+// CodeMode is what code a processor of x64 Windows runs.
+type CodeMode int
+
+// Modes, by the code segment.
+const (
+	KernelCode CodeMode = iota
+	UserCode            // of 64 bits
+	UserCode32          // of a 32-bit program; no debugger of 64 bits can begin with it
+)
+
+// Code returns what code a CONTEXT of AMD64 was in.
+func (c *Context) Code() CodeMode {
+	switch {
+	case c.SegCs&3 == 0:
+		return KernelCode
+	case c.SegCs == userAMD64.cs:
+		return UserCode
+	}
+	return UserCode32
+}
+
 // contextField is where a register lies in a CONTEXT.
 type contextField struct {
 	name         string

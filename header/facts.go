@@ -55,8 +55,9 @@ type Facts struct {
 	Comment phys.Known[string]
 
 	// Context is the CONTEXT of the processor that a debugger shows first, as
-	// ContextFor makes it. Nil leaves the area zero, which is what the kernel's
-	// routine does. It is copied.
+	// ContextFor makes it or as Windows saved it: that of the processor that crashed,
+	// if one did. Nil leaves the area zero, which is what the kernel's routine does,
+	// and the origin then says why, FromNoContext if it is empty. It is copied.
 	Context phys.Known[[]byte]
 }
 

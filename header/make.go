@@ -1,6 +1,7 @@
 package header
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -168,18 +169,21 @@ func (m *making) numberOfPages(h *Header) string {
 func (m *making) contextRecord(h *Header) string {
 	clear(h.ContextRecord)
 	if m.Context.Value == nil {
-		return FromNoContext
+		return m.whyNoContext()
 	}
 	copy(h.ContextRecord, m.Context.Value)
 	return m.Context.From
 }
 
+func (m *making) whyNoContext() string { return cmp.Or(m.Context.From, FromNoContext) }
+
 // exceptionAddress sets the address of the exception, which is a breakpoint: at
 // the context's instruction, at 0 without a context, as the kernel's routine
-// has it.
+// has it. So has Windows in the dump of a crash: the breakpoint is at KeBugCheckEx,
+// where the processor's context is (the triage dump in testdata).
 func (m *making) exceptionAddress(h *Header) string {
 	if m.Context.Value == nil {
-		return know(&h.ExceptionRecord.ExceptionAddress, 0, FromNoContext)
+		return know(&h.ExceptionRecord.ExceptionAddress, 0, m.whyNoContext())
 	}
 	c, _ := DecodeContext(m.Machine.Value, m.Context.Value) // check has decoded it
 	return know(&h.ExceptionRecord.ExceptionAddress, phys.VirtAddr(c.Rip), m.Context.From)

@@ -143,6 +143,7 @@ func (b *builder) build() {
 	b.shareKernelHalf()
 	b.fillRegisters()
 	b.enterHypervisor()
+	b.placeCrash()
 	for _, p := range b.blocks {
 		b.alloc.release(p, largePages)
 	}

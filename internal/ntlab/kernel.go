@@ -313,11 +313,6 @@ func (b *builder) setVariables() {
 	} else {
 		b.put(b.symbols["KdDebuggerNotPresent"], []byte{1})
 	}
-	if b.Config.BugCheck != [5]uint64{} {
-		for i, v := range b.Config.BugCheck {
-			b.put64(b.symbols["KiBugCheckData"]+phys.VirtAddr(8*i), v)
-		}
-	}
 }
 
 // setPhysicalCounts writes what kernels before Windows 10 kept of the size of

@@ -44,7 +44,7 @@ type Config struct {
 	HotPlug          uint64    // bytes of RAM, a multiple of 2 MiB, that were plugged in and Windows doesn't use yet
 	Unreadable       uint64    // bytes of RAM, a multiple of 4 KiB, that can't be read: pages that the guest doesn't use
 	MonitorRegisters bool      // Registers lacks what QEMU's monitor doesn't print: KERNEL_GS_BASE, LSTAR
-	BugCheck         [5]uint64 // KiBugCheckData: the guest shows a blue screen (code and 4 parameters)
+	BugCheck         [5]uint64 // the guest shows its blue screen: code and 4 parameters, see Crash
 }
 
 // Image is a guest's physical memory, sparse in the host's. It is a
@@ -94,6 +94,8 @@ type Truth struct {
 	InterruptTime       uint64    // 100 ns units
 	LowStub             phys.Addr // of the processor start block, 0 if there is none
 	Mappings            []Mapping // pages that are mapped in another way than most
+
+	Crash *Crash // of Config.BugCheck, nil for none
 
 	Adverts       []Advertised   // by Advertise, in that order
 	Registrations []Registration // by Register
