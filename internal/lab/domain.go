@@ -40,6 +40,9 @@ func domainXML(s *Spec, f files) (string, error) {
 			MemBalloon: &libvirtxml.DomainMemBalloon{Model: "none"},
 		},
 	}
+	if s.PublishHeader {
+		d.Features.VMCoreInfo = &libvirtxml.DomainFeatureState{State: "on"}
+	}
 	if f.firmware != "" {
 		d.OS.Loader = &libvirtxml.DomainLoader{Path: f.firmware, Type: "rom"}
 	}

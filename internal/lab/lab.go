@@ -61,15 +61,18 @@ type Spec struct {
 	Seed      uint64
 	PlainKDBG bool
 	KPTI      bool
-	LA57      bool // page tables have 5 levels, which TCG's processors can
+	LA57      bool      // page tables have 5 levels, which TCG's processors can
 	UserMode  bool      // all processors but vCPU 0 are in user mode, in other processes than System
 	Mode      boot.Mode // what the processors do [boot.Paced; under KVM boot.Busy]
 	FillMiB   uint64    // of free memory that the guest fills before it is ready [0]
 	Mix       boot.Mix
-	Preserve  bool   // a guest that panics is preserved as it is, for which it has an ISA pvpanic device
-	Watchdog  bool   // there is an ib700 watchdog, which pauses the guest
-	Disk      string // path of a raw file that is the first ATA disk, of a machine i440fx; an error of it pauses the guest
-	Advert    int    // entries, an even number, of a table of pages to leave out that a driver keeps changing [0: no such driver]
+	// PublishHeader: the guest has a vmcoreinfo device and publishes a dump header by it,
+	// as virtio-win's FwCfg driver does.
+	PublishHeader bool
+	Preserve      bool   // a guest that panics is preserved as it is, for which it has an ISA pvpanic device
+	Watchdog      bool   // there is an ib700 watchdog, which pauses the guest
+	Disk          string // path of a raw file that is the first ATA disk, of a machine i440fx; an error of it pauses the guest
+	Advert        int    // entries, an even number, of a table of pages to leave out that a driver keeps changing [0: no such driver]
 }
 
 var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,40}$`)

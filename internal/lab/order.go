@@ -9,13 +9,30 @@ import (
 	"regexp"
 	"strconv"
 
+	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
 	"snap/phys"
 )
 
-// BugCheck is what a lab guest that panics leaves in KiBugCheckData: a page fault in
+// BugCheck is what a lab guest that panics leaves in KiBugCheckData (and of its processors
+// what ntlab.Image.Crash says): a page fault in
 // a driver, DRIVER_IRQL_NOT_LESS_OR_EQUAL (bugcodes.h), and its four parameters.
 var BugCheck = [5]uint64{0xD1, 0x28, 2, 1, 0xFFFF_F804_1234_5678}
+
+// panicWrites is what a guest that panics leaves in its memory: its processors'
+// contexts, and then the bug check.
+func panicWrites(im *ntlab.Image) []boot.Write {
+	var out []boot.Write
+	for i, context := range im.Crash(BugCheck).Contexts {
+		out = append(out, boot.Write{At: im.Truth.Processors[i].Context, Bytes: context})
+	}
+	data, _ := im.Symbol("KiBugCheckData") // every kernel has it
+	var b []byte
+	for _, v := range BugCheck {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	return append(out, boot.Write{At: data, Bytes: b})
+}
 
 // Order tells the guest to stop itself, and returns when it was told. Only root can.
 func (g *Guest) Order(ctx context.Context, o boot.Order) error {

@@ -48,9 +48,13 @@ func program(s Spec) (*ntlab.Image, *boot.Program, error) {
 	o := boot.Options{
 		Mode: s.Mode, Timekeeper: im.Truth.Processors[0].VCPU, DirectoryTableBase: im.Truth.DirectoryTableBase,
 		FillPages: s.FillMiB << 20 / phys.PageSize, Mix: s.Mix, Seed: s.Seed,
-		BugCheck: BugCheck,
+		Panic: panicWrites(im),
 	}
-	o.BugCheckData, _ = im.Symbol("KiBugCheckData") // every kernel has it
+	if s.PublishHeader {
+		if o.Note, err = im.PublishedNote(); err != nil {
+			return nil, nil, err
+		}
+	}
 	if s.Advert != 0 {
 		if o.Advert, err = advertise(im, s, o.Timekeeper); err != nil {
 			return nil, nil, err

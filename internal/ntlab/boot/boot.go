@@ -70,10 +70,13 @@ type Options struct {
 	// System process's. 0 takes the CR3 of vCPU 0.
 	DirectoryTableBase phys.Addr
 
-	// BugCheckData is the address of KiBugCheckData, and BugCheck what OrderPanic
-	// leaves there: the code and four parameters. 0 for a guest that can't panic.
-	BugCheckData phys.VirtAddr
-	BugCheck     [5]uint64
+	// Panic is what OrderPanic leaves in memory, written first to last.
+	Panic []Write
+
+	// Note, if any, is an ELF note that the guest hands to QEMU's vmcoreinfo device
+	// (QEMU docs/specs/vmcoreinfo.rst) before it is ready. Without the device it
+	// doesn't get ready.
+	Note []byte
 
 	// Advert, if any, is a table of pages to leave out of dumps that one of
 	// the processors keeps changing, if it does anything.

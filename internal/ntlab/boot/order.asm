@@ -7,9 +7,13 @@
 ; The layout of the control page is repeated in run.go and order.go.
 
 %define C_ORDER         32
-%define C_BUGCHECK      48              ; virtual address of KiBugCheckData
-%define C_VALUES        56              ; its code and four parameters
+%define C_WRITES        48              ; virtual address of what a panic writes, 0: nothing
 %define C_WENTON        96              ; counts on for as long as the guest runs after its bug check
+
+%define W_TO            0               ; virtual address, 0: the end
+%define W_FROM          8
+%define W_BYTES         16
+%define WRITE           24
 
 %define ORDER_PANIC     1
 %define ORDER_HANG      2
@@ -41,12 +45,19 @@ order:  cld
 spin:   pause
         jmp     spin
 
-; As a bug check does it: KiBugCheckData, then whoever registered for it.
-panic:  lea     rsi, [rbx + C_VALUES]
-        mov     rdi, [rbx + C_BUGCHECK]
-        mov     ecx, 5
-        rep movsq
-        mov     edx, PVPANIC
+; As a bug check does it: what the kernel saves, then whoever registered for it.
+panic:  mov     r8, [rbx + C_WRITES]
+        test    r8, r8
+        jz      .tell
+.next:  mov     rdi, [r8 + W_TO]
+        test    rdi, rdi
+        jz      .tell
+        mov     rsi, [r8 + W_FROM]
+        mov     rcx, [r8 + W_BYTES]
+        rep movsb
+        add     r8, WRITE
+        jmp     .next
+.tell:  mov     edx, PVPANIC
         mov     al, 1
         out     dx, al
 .dead:  lock inc qword [rbx + C_WENTON]

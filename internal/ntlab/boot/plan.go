@@ -62,6 +62,14 @@ func buildPlan(im Image, records []byte, waits [][4]uint64, o Options) (*plan, e
 		cr4 |= phys.CR4LA57
 	}
 	le.PutUint32(stub[stubCR4:], cr4)
+	if len(o.Note) > 0 {
+		at, err := p.place(o.Note)
+		if err != nil {
+			return nil, err
+		}
+		le.PutUint32(stub[stubNote:], uint32(len(o.Note)))
+		le.PutUint64(stub[stubNote+4:], uint64(at.Addr()))
+	}
 	for _, part := range []struct {
 		pointer int // in the stub
 		place   func() (phys.PFN, error)

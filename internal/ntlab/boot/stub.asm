@@ -12,6 +12,11 @@
 %define LAPIC           0xFEE00000
 %define COM1            0x3F8
 
+%define FW_CFG          0x510           ; selector; data; from +4 the address of a DMA request
+%define FW_CFG_DMA      0x514
+%define FW_CFG_FILE_DIR 0x19
+%define FW_CFG_SELECT_WRITE 0x18
+
 %define RECORD          1024            ; size of a processor's record; its end is the stack
 %define T_NEXT          0               ; a page of a table: physical address of the next, 0: none
 %define T_COUNT         8               ; entries in this one
@@ -58,6 +63,11 @@ p_fills:        dq 0                    ; first page of a table of {destination,
 p_waits:        dq 0                    ; first page of a table of {address of a qword, 0, 0, 0}
 p_ncpu:         dd 0
 p_cr4:          dd 0                    ; what page tables need of CR4, which can't be turned on later
+; FWCfgVMCoreInfo (QEMU docs/specs/vmcoreinfo.rst): host and guest format, size and
+; physical address of the note, 0: none. Filled in by the builder.
+vmcoreinfo:     dw 0, 1
+                dd 0
+                dq 0
 ; Words that the processors share.
 count:          dd 0                    ; application processors that have arrived
 go:             dd 0
@@ -142,6 +152,7 @@ bsp64:
         call    fill
         call    start_others
         call    copy
+        call    publish
         mov     dword [rbp + go], 1
         call    await
         jmp     enter
@@ -322,6 +333,64 @@ copy:
         jmp     .table
 .done:  ret
 
+; publish tells QEMU's vmcoreinfo device where the note is: a DMA write of all of
+; fw_cfg's file for it (QEMU docs/specs/fw_cfg.rst). Numbers there are big-endian.
+publish:
+        cmp     qword [rbp + vmcoreinfo + 8], 0
+        je      .done
+        mov     edx, FW_CFG
+        mov     eax, FW_CFG_FILE_DIR
+        out     dx, ax
+        inc     edx                     ; the data port
+        lea     rdi, [rbp + entry_of]
+        mov     ecx, 4
+        rep insb
+        mov     r9d, [rbp + entry_of]
+        bswap   r9d                     ; files
+.next:  test    r9d, r9d
+        jz      .lost
+        lea     rdi, [rbp + entry_of]
+        mov     ecx, 64
+        rep insb
+        lea     rsi, [rbp + file_name]
+        lea     rdi, [rbp + entry_of + 8]
+        mov     ecx, file_name_end - file_name
+        repe cmpsb
+        je      .found
+        dec     r9d
+        jmp     .next
+.found: movzx   eax, word [rbp + entry_of + 4]
+        xchg    al, ah
+        shl     eax, 16
+        or      eax, FW_CFG_SELECT_WRITE
+        bswap   eax
+        mov     [rbp + entry_of], eax
+        mov     dword [rbp + entry_of + 4], 16 << 24
+        lea     rax, [rbp + vmcoreinfo]
+        bswap   rax
+        mov     [rbp + entry_of + 8], rax
+        lea     rax, [rbp + entry_of]
+        bswap   rax
+        mov     edx, FW_CFG_DMA
+        out     dx, eax                 ; the upper half
+        shr     rax, 32
+        add     edx, 4
+        out     dx, eax                 ; which starts it
+.wait:  pause
+        mov     eax, [rbp + entry_of]
+        test    eax, 1 << 24            ; the error bit, big-endian
+        jnz     .lost
+        test    eax, eax
+        jnz     .wait
+.done:  ret
+.lost:  lea     rsi, [rel .text]
+        mov     ecx, .text_end - .text
+        mov     edx, COM1
+        rep outsb
+        jmp     halt
+.text:  db      "SNAP-LAB: no vmcoreinfo device takes the note", 10
+.text_end:
+
 ; await waits until every qword of its table is set: other processors' proof
 ; that they have arrived where they can't tell run.asm.
 await:
@@ -445,6 +514,11 @@ fill:
         jmp     .table
 .done:  ret
 
+file_name:
+        db      "etc/vmcoreinfo", 0
+file_name_end:
         align   8, db 0
+entry_of:                               ; a file of fw_cfg's directory, then the DMA request
+        times   64 db 0
 ; 64 words of 8 bytes, for text.
 words:  incbin  "words.txt", 0, 512

@@ -21,6 +21,7 @@ const (
 	stubFills   = 40
 	stubWaits   = 48
 	stubCPUs    = 56
+	stubNote    = 68 // size of the note; its physical address is 4 bytes on
 	stubCR4     = 60
 
 	tableNext  = 0
