@@ -35,35 +35,42 @@ func TestDumpIsTheGuest(t *testing.T) {
 			t.Parallel()
 			s.MemoryMiB, s.CPUs = 256, 4
 			g := upGuest(t, s)
-			domain := g.Name
-			virsh(t, g.Connection, "suspend", domain)
-			before := takeCore(t, g, "before.elf")
-			for _, source := range []string{"direct", "peek"} {
-				plain := dumpAndExpand(t, g, source)
-				comparePages(t, g, before, plain)
-				checkContexts(t, g, before, plain)
-			}
-			// The core makes the same dump.
-			plain := filepath.Join(g.Dir(), "core.dmp")
-			r := runSnap(t, g.Connection, "convert", before.file.Name(), "-o", plain, "--json").want(t, exitOK)
-			var sum manifest.Manifest
-			if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
-				t.Fatal(err)
-			}
-			// virsh dump could as well have been of a guest that ran.
-			if sum.Consistent || sum.Moment() != manifest.NotKnown {
-				t.Errorf("a converted core is of %q, consistent %v; want what isn't known", sum.Consistency, sum.Consistent)
-			}
-			comparePages(t, g, before, plain)
-			checkContexts(t, g, before, plain)
-			after := takeCore(t, g, "after.elf")
-			sameMemory(t, before, after)
-			if got := virsh(t, g.Connection, "domstate", domain); got != "paused" {
-				t.Errorf("a guest that was paused is %s after its dumps; want paused", got)
-			}
-			virsh(t, g.Connection, "resume", domain)
+			equalsCore(t, g)
 		})
 	}
+}
+
+// equalsCore dumps a paused guest with libvirt and with snap, and holds all pages and
+// all processors of the dumps against each other.
+func equalsCore(t *testing.T, g *lab.Guest) {
+	t.Helper()
+	domain := g.Name
+	virsh(t, g.Connection, "suspend", domain)
+	before := takeCore(t, g, "before.elf")
+	for _, source := range []string{"direct", "peek"} {
+		plain := dumpAndExpand(t, g, source)
+		comparePages(t, g, before, plain)
+		checkContexts(t, g, before, plain)
+	}
+	// The core makes the same dump.
+	plain := filepath.Join(g.Dir(), "core.dmp")
+	r := runSnap(t, g.Connection, "convert", before.file.Name(), "-o", plain, "--json").want(t, exitOK)
+	var sum manifest.Manifest
+	if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
+		t.Fatal(err)
+	}
+	// virsh dump could as well have been of a guest that ran.
+	if sum.Consistent || sum.Moment() != manifest.NotKnown {
+		t.Errorf("a converted core is of %q, consistent %v; want what isn't known", sum.Consistency, sum.Consistent)
+	}
+	comparePages(t, g, before, plain)
+	checkContexts(t, g, before, plain)
+	after := takeCore(t, g, "after.elf")
+	sameMemory(t, before, after)
+	if got := virsh(t, g.Connection, "domstate", domain); got != "paused" {
+		t.Errorf("a guest that was paused is %s after its dumps; want paused", got)
+	}
+	virsh(t, g.Connection, "resume", domain)
 }
 
 // dumpAndExpand takes a dump by the given source and returns the path of the

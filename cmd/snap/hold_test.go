@@ -42,7 +42,12 @@ func upHeld(t *testing.T, name string) *heldGuest {
 
 func upHeldWith(t *testing.T, s lab.Spec) *heldGuest {
 	t.Helper()
-	g := upGuest(t, s)
+	return holdable(t, upGuest(t, s))
+}
+
+// holdable prepares to hold a guest that is up.
+func holdable(t *testing.T, g *lab.Guest) *heldGuest {
+	t.Helper()
 	h := &heldGuest{Guest: g, folder: filepath.Join(g.Dir(), "dumps"), states: "/run/snap"}
 	if err := os.Mkdir(h.folder, 0o755); err != nil {
 		t.Fatal(err)

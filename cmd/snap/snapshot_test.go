@@ -80,9 +80,15 @@ func snapshotOff(t *testing.T, g *lab.Guest) {
 func TestSnapshotOnePoint(t *testing.T) {
 	userfaultfd(t, true)
 	g := upGuest(t, lab.Spec{Name: "snaponepoint", NewerQEMU: true, MemoryMiB: 128, CPUs: 2, Mode: boot.Busy, FillMiB: 16, Seed: 41})
+	takesSnapshots(t, g, 20)
+}
+
+// takesSnapshots takes so many dumps of a guest by snapshots, while it writes.
+func takesSnapshots(t *testing.T, g *lab.Guest, n int) {
+	t.Helper()
 	out := filepath.Join(g.Dir(), "out.dmp.zst")
 	var last []uint64
-	for i := range 20 {
+	for i := range n {
 		r := runSnap(t, g.Connection, "dump", g.Name, "--mode", "snapshot", "--max-pause", "60s", "--json", "--force", "-o", out).want(t, exitOK)
 		var sum snapshotSummary
 		if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {

@@ -84,19 +84,7 @@ func TestSoak(t *testing.T) {
 			for i := range n {
 				way, victim := s.ways[i%len(s.ways)], victims[i/len(s.ways)%len(victims)]
 				t.Run(fmt.Sprintf("%d, %s, %s", i+1, way.name, victim.name), func(t *testing.T) {
-					r := g.startSoaked(t, way)
-					if way.until != nil && !way.until(g, r) {
-						t.Logf("it ended before: %s", r.stderr.String())
-					}
-					wait := 2 * time.Second
-					if way.until != nil {
-						wait = 60 * time.Millisecond
-					}
-					r.sleep(time.Duration(rand.Int64N(int64(wait))))
-					victim.do(g, t, r)
-					if r.way.in == ownMounts {
-						g.removePartials(t) // who undoes it elsewhere doesn't know of them
-					}
+					g.endure(t, way, victim.do)
 				})
 			}
 			answers(t)
@@ -104,6 +92,24 @@ func TestSoak(t *testing.T) {
 			g.unharmed(t)
 			t.Logf("%d dumps were killed or stopped", n)
 		})
+	}
+}
+
+// endure begins a dump and kills what do kills of it.
+func (g *heldGuest) endure(t *testing.T, way soakWay, do func(*heldGuest, *testing.T, *soaked)) {
+	t.Helper()
+	r := g.startSoaked(t, way)
+	if way.until != nil && !way.until(g, r) {
+		t.Logf("it ended before: %s", r.stderr.String())
+	}
+	wait := 2 * time.Second
+	if way.until != nil {
+		wait = 60 * time.Millisecond
+	}
+	r.sleep(time.Duration(rand.Int64N(int64(wait))))
+	do(g, t, r)
+	if r.way.in == ownMounts {
+		g.removePartials(t) // who undoes it elsewhere doesn't know of them
 	}
 }
 

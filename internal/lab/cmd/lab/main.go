@@ -40,7 +40,7 @@ func command(out io.Writer) *cobra.Command {
 		SilenceUsage:  true,
 	}
 	connect := root.PersistentFlags().String("connect", "qemu:///system", "libvirt to use: qemu:///system, qemu:///session, or kvm, which guests under KVM are on")
-	root.AddCommand(upCommand(out, connect), downCommand(out, connect), listCommand(out, connect))
+	root.AddCommand(upCommand(out, connect), downCommand(out, connect), listCommand(out, connect), accelCommand(out))
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(out)
 	return root
@@ -205,6 +205,19 @@ func listCommand(out io.Writer, connect *string) *cobra.Command {
 				b.WriteString(n + "\t" + lab.Prefix + n + "\t" + states[n] + "\n")
 			}
 			return table(out, b.String())
+		},
+	}
+}
+
+func accelCommand(out io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "accel",
+		Short: "Print what up --accel auto runs processors with here, and why",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, why := lab.Accelerator()
+			_, err := fmt.Fprintln(out, "accelerator:", why)
+			return err
 		},
 	}
 }
