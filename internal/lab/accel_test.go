@@ -146,3 +146,24 @@ func changed(a, b os.FileInfo) bool {
 	x, y := a.Sys().(*syscall.Stat_t), b.Sys().(*syscall.Stat_t)
 	return x.Mode != y.Mode || x.Uid != y.Uid || x.Gid != y.Gid || x.Ctim != y.Ctim
 }
+
+// TestNode: a device of the lab's is that of the host for whom it belongs to, and
+// isn't touched when it is there already.
+func TestNode(t *testing.T) {
+	var host unix.Stat_t
+	if err := unix.Stat(kvmDevice, &host); err != nil || os.Geteuid() != 0 {
+		t.Logf("no device to make, or no right to: %v", err)
+		return
+	}
+	n := &node{filepath.Join(t.TempDir(), "kvm"), 1, 2, 0o640}
+	var first, second unix.Stat_t
+	if err := errors.Join(n.make(), unix.Stat(n.path, &first), n.make(), unix.Stat(n.path, &second)); err != nil {
+		t.Fatal(err)
+	}
+	if first.Mode != unix.S_IFCHR|0o640 || first.Uid != 1 || first.Gid != 2 || first.Rdev != host.Rdev {
+		t.Errorf("the node has mode %#o, owner %d:%d, device %#x; want %#o, 1:2, %#x", first.Mode, first.Uid, first.Gid, first.Rdev, unix.S_IFCHR|0o640, host.Rdev)
+	}
+	if first != second {
+		t.Errorf("the node was changed from %+v to %+v", first, second)
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -31,12 +30,7 @@ func (c *Connection) startDaemons(ctx context.Context) error {
 	}
 	defer unlock()
 	if c.Kind == System {
-		if err := errors.Join(mountHugepages(), shareKVM()); err != nil {
-			return err
-		}
-	}
-	if !answers(c.Socket) {
-		if err := c.makeNode(); err != nil {
+		if err := mountHugepages(); err != nil {
 			return err
 		}
 	}
@@ -56,8 +50,12 @@ func (c *Connection) startDaemon(ctx context.Context, d daemon) error {
 	}
 	ctx, cancel := bounded(ctx, answerWithin)
 	defer cancel()
+	cmd, err := c.daemonCommand(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d))
+	if err != nil {
+		return err
+	}
 	// Both daemons return when the one they leave behind answers.
-	_, err := output(ctx, c.daemonCommand(ctx, d.name, "--daemon", "--pid-file", c.pidFile(d)))
+	_, err = output(ctx, cmd)
 	return err
 }
 
@@ -80,7 +78,7 @@ func (c *Connection) stopDaemons() error {
 	for i := len(daemons) - 1; i >= 0; i-- {
 		errs = append(errs, stopDaemon(daemons[i].name, c.pidFile(daemons[i]), unix.SIGTERM))
 	}
-	return errors.Join(append(errs, c.removeNode())...)
+	return errors.Join(append(errs, c.forgetNode())...)
 }
 
 // stopDaemon ends the process that a pid file names by a signal, if it still is
@@ -157,28 +155,4 @@ func mountHugepages() error {
 		return fmt.Errorf("mount hugetlbfs: %w", err)
 	}
 	return nil
-}
-
-// shareKVM gives /dev/kvm to the group kvm, as udev does (systemd
-// rules.d/50-udev-default.rules), where no udev runs. Left to root alone it
-// makes libvirtd doubt what it knows of QEMU at every turn: it probes with
-// KVM, checks without, and starts over, for tens of seconds per domain.
-func shareKVM() error {
-	const device = "/dev/kvm"
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	var s unix.Stat_t
-	if err := unix.Stat(device, &s); err != nil || s.Gid != 0 || s.Mode&0o777 != 0o600 {
-		return nil
-	}
-	g, err := user.LookupGroup("kvm")
-	if err != nil {
-		return nil
-	}
-	gid, err := strconv.Atoi(g.Gid)
-	if err != nil {
-		return fmt.Errorf("group kvm: %w", err)
-	}
-	return errors.Join(os.Chown(device, 0, gid), os.Chmod(device, 0o660))
 }

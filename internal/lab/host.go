@@ -16,7 +16,7 @@ import (
 // dir returns the folder of the guest called name. It is one that QEMU's user
 // can get to.
 func (c *Connection) dir(name string) (string, error) {
-	root := "/var/lib/snap-lab"
+	root := guestsRoot
 	if os.Geteuid() != 0 {
 		home, err := os.UserHomeDir()
 		if err != nil {

@@ -73,6 +73,9 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 			if s.Mode, ok = modes[mode]; !ok {
 				return fmt.Errorf("mode %q is none of paced, busy and idle", mode)
 			}
+			if s.Accel != lab.TCG && !cmd.Flags().Changed("fill") {
+				s.FillMiB = 8
+			}
 			// A guest under KVM has a connection of its own.
 			if cmd.Flags().Changed("connect") || s.Accel == lab.TCG {
 				var err error
@@ -106,7 +109,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.BoolVar(&s.NewerQEMU, "newer-qemu", false, "run it under the QEMU of Debian's backports, for mode snapshot")
 	f.StringVar(&s.Machine, "machine", "q35", "q35 or i440fx")
 	f.Uint64Var(&s.Seed, "seed", 1, "where all that is random in the guest comes from")
-	f.Uint64Var(&s.FillMiB, "fill", 128, "MiB of free memory to fill with zeros, text, structures and random bytes")
+	f.Uint64Var(&s.FillMiB, "fill", 128, "MiB of free memory to fill with zeros, text, structures and random bytes; 8 with another --accel than tcg, for not every KVM is fast")
 	f.BoolVar(&s.PlainKDBG, "plain", false, "leave the KDBG decoded, as booting with a debugger does")
 	f.BoolVar(&s.KPTI, "kpti", false, "give processes a user page table of their own")
 	f.BoolVar(&s.UserMode, "user", false, "processors but the first run in user mode")
