@@ -71,6 +71,9 @@ func variants() []variant {
 		v.LA57 = true
 		all = append(all, v)
 	}
+	all = append(all, variant{
+		name: "kernel elsewhere, 5 levels", Config: c(func(c *ntlab.Config) { c.LA57, c.FarKernel, c.KPTI = true, true, true }),
+	})
 	for i := range all {
 		all[i].Seed = 700 + uint64(i)
 	}

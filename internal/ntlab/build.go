@@ -79,6 +79,8 @@ func (c *Config) complete() (*profile, error) {
 		return nil, fmt.Errorf("tables above %#x: no multiple of 4 KiB within memory", c.TablesAbove)
 	case c.LA57 && (p.fixedLayout || p.row != nil && p.build < buildLA57):
 		return nil, errors.New("profile " + p.name + " is of a Windows older than 5-level paging")
+	case c.FarKernel && !c.LA57:
+		return nil, errors.New("a kernel elsewhere in its half, without 5-level paging")
 	case c.KPTI && p.process.userDirectoryTable == 0:
 		return nil, errors.New("profile " + p.name + " has no KVA shadow")
 	}

@@ -72,6 +72,9 @@ func (b *builder) chooseLayout() layout {
 			l.kernel += phys.VirtAddr(r.below(largePages) << phys.PageShift)
 		}
 	}
+	if b.Config.FarKernel {
+		l.kernel = b.slotAddr(int(r.between(0x100, 0x1F0))) + phys.VirtAddr(r.between(4096, 1<<17)<<21)
+	}
 	if b.Config.UnalignedKernel {
 		l.kernel += phys.VirtAddr(r.between(1, largePages-1) << phys.PageShift)
 	}

@@ -37,6 +37,7 @@ type Config struct {
 	StraddleKDBG     bool      // the KDBG straddles two pages that are not neighbours in physical memory
 	NoLowStub        bool      // the processor start block has been overwritten
 	LA57             bool      // page tables have 5 levels
+	FarKernel        bool      // with 5 levels: kernel and drivers are elsewhere in the kernel's half than with 4
 	UnalignedKernel  bool      // the kernel's base is a multiple of 4 KiB only, so that it is mapped by such pages
 	TablesAbove      uint64    // where the System process's table is: above so many bytes, a multiple of 4 KiB [below 16 MiB]
 	DummySelfMap     bool      // a page of low memory looks like a top-level table: it maps itself and the kernel's images
