@@ -2,6 +2,7 @@ package capture
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"snap/dump"
 	"snap/dump/verify"
 	"snap/exclude"
+	"snap/guest"
 	"snap/header"
 	"snap/hv"
 	"snap/hv/file"
@@ -123,6 +125,7 @@ func TestConvertFiveLevels(t *testing.T) {
 	if _, err := Convert(t.Context(), src, hv.Identity{Name: "core"}, store.Folder(dir, store.Options{}), "a.dmp.zst", Options{Manifest: true}); err != nil {
 		t.Fatal(err)
 	}
+	tables := protectedTables(t, vm.im)
 	repackTo(t, filepath.Join(dir, "a.dmp.zst"), filepath.Join(dir, "b.dmp"), dump.CompressionNone)
 	for _, name := range []string{"a.dmp.zst", "b.dmp"} {
 		f := openDump(t, filepath.Join(dir, name))
@@ -131,11 +134,31 @@ func TestConvertFiveLevels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := slices.IndexFunc(rep.Checks, func(c verify.Check) bool { return c.Name == verify.CheckDirectoryTable })
-		if !rep.OK || i < 0 || !strings.Contains(rep.Checks[i].Detail, "5-level paging") {
-			t.Errorf("%s: %+v", name, rep.Checks)
+		for check, want := range map[string]string{
+			verify.CheckDirectoryTable: "5-level paging",
+			verify.CheckPageTables:     fmt.Sprintf("%d tables of the kernel", tables),
+		} {
+			i := slices.IndexFunc(rep.Checks, func(c verify.Check) bool { return c.Name == check })
+			if !rep.OK || i < 0 || !strings.Contains(rep.Checks[i].Detail, want) {
+				t.Errorf("%s: %+v; want %q of %s", name, rep.Checks, want, check)
+			}
 		}
 	}
+}
+
+// protectedTables counts the page tables of a guest's kernel.
+func protectedTables(t *testing.T, im *ntlab.Image) uint64 {
+	t.Helper()
+	a, err := Analyze(t.Context(), im, im.RAM(), im.Registers(), LookOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets, err := a.System.Protected(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(sets, func(s guest.ProtectedPages) bool { return s.Reason == guest.ProtectedPageTable })
+	return sets[i].Pages.Pages()
 }
 
 // TestExcludeFiveLevels: virtual ranges are looked up by the guest's own paging.

@@ -141,7 +141,7 @@ func TestReasons(t *testing.T) {
 		{"32-bit Windows, one processor not started", of(stale, windowsPAE, atReset), guest.Reason32Bit, []string{"32-bit guest"}},
 		{"32-bit Windows, nothing known of one processor", of(stale, windowsPAE, phys.Registers{}), guest.Reason32Bit, []string{"32-bit guest"}},
 		{"SeaBIOS, nothing known of one processor", of(stale, phys.Registers{}, seaBIOS), guest.ReasonFirmware, []string{"firmware"}},
-		{"something else, a processor in real mode", source{m, ram, append([]phys.Registers{x86(0x6000_0010, 1<<51, 0, 0, 0xFFF0, 0, code16)}, cpus...)}, guest.ReasonUnknown, []string{"no page table of its processors"}},
+		{"something else, a processor in real mode", source{m, ram, append([]phys.Registers{x86(0x6000_0010, 1<<51|0x1000, 0, 0, 0xFFF0, 0, code16)}, cpus...)}, guest.ReasonUnknown, []string{"no page table of its processors"}},
 		{"32-bit Windows without EFER", of(stale, withoutEFER(windowsPAE)), guest.Reason32Bit, []string{"32-bit guest", "PAE page tables"}},
 		{"32-bit boot loader", of(stale, loader32), guest.Reason32Bit, []string{"32-bit guest"}},
 		{"UEFI", uefi(4), guest.ReasonFirmware, []string{"UEFI", "boot loader", "vCPU 0"}},
