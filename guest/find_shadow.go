@@ -13,7 +13,7 @@ var findShadow = finder{
 	Finder: Finder{
 		Name:  "KPRCB of a processor in user mode",
 		Cost:  "reads some pages",
-		Trust: "Windows itself goes into the kernel by it, if the offset is that of this Windows",
+		Trust: "Windows itself goes into the kernel by it, if it is what the place in the KPRCB says",
 	},
 	byProcessor: true,
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
@@ -47,10 +47,16 @@ var findShadow = finder{
 // user mode maps those of all processors, so that the first leads on.
 const maxShadowReads = 64 << 10
 
-// shadowOffsets are where, from the KPCR, KPRCB.KernelDirectoryTableBase is in
-// Windows versions with page table isolation (public ntkrnlmp symbols). Which
-// one applies isn't known before the kernel is found; each is only a candidate.
-var shadowOffsets = []phys.VirtAddr{0x6000, 0x7000, 0x9000, 0xA000, 0xB000}
+// KPRCB.KernelDirectoryTableBase is the first of what a processor in user mode needs to
+// go into the kernel. All of that fills pages of its own, which alone are mapped for
+// user mode, so that it begins a page of the KPCR: the 6th (7601) to the 11th (26100) in
+// all kernels with page table isolation whose symbols are public (internal/ntlab,
+// testdata/windows/kernels.csv). Which page isn't known before the kernel is found; what
+// begins each is only a candidate.
+const (
+	shadowFirst phys.VirtAddr = 1 * phys.PageSize
+	shadowEnd   phys.VirtAddr = 32 * phys.PageSize // twice what the largest KPRCB known has
+)
 
 // shadowCandidates returns the kernel's top-level tables that the processors'
 // KPCRs name, as far as space, one of a process in user mode, maps them. left is
@@ -60,7 +66,7 @@ func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Regi
 	for i := range cpus {
 		c := &cpus[i]
 		for _, kpcr := range space.arch.kpcrs(c) {
-			for _, off := range shadowOffsets {
+			for off := shadowFirst; off < shadowEnd; off += phys.PageSize {
 				if *left == 0 {
 					return out
 				}

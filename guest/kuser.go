@@ -28,6 +28,10 @@ const (
 	kuserSystemRootChars = 260
 )
 
+// maxVersion is more than any Windows to come will have in its version: all since 2015
+// are 10.0.
+const maxVersion = 31
+
 // timeReads bounds how often a time that is being changed is read again. The
 // kernel changes it within nanoseconds, so a second read nearly always does.
 const timeReads = 16
@@ -43,7 +47,7 @@ type KUSER struct {
 	NtProductType         uint32 // 1 workstation, 2 domain controller, 3 server
 	NtMajorVersion        uint32
 	NtMinorVersion        uint32
-	BootID                uint32
+	BootID                uint32 // likewise
 	SuiteMask             uint32
 	KdDebuggerEnabled     uint8
 	NumberOfPhysicalPages uint32
@@ -87,11 +91,25 @@ func readKUSER(ctx context.Context, arch *Arch, mem VirtReader) (KUSER, error) {
 	if err := k.check(arch, r); err != nil {
 		return KUSER{}, err
 	}
+	k.forgetLater()
 	if k.InterruptTime, err = readTime(ctx, mem, "InterruptTime", arch.kuser+kuserInterruptTime); err != nil {
 		return KUSER{}, err
 	}
 	k.SystemTime, err = readTime(ctx, mem, "SystemTime", arch.kuser+kuserSystemTime)
 	return k, err
+}
+
+// forgetLater drops what this Windows has no field for: the structure ended before
+// ActiveProcessorCount up to 6.0 (0x378 bytes in Server 2003, 0x3B8 in Vista), and up
+// to 6.3 something else was where NtBuildNumber and BootId are (public ntkrnlmp
+// symbols).
+func (k *KUSER) forgetLater() {
+	if k.NtMajorVersion < 6 || k.NtMajorVersion == 6 && k.NtMinorVersion == 0 {
+		k.ActiveProcessorCount = 0
+	}
+	if k.NtMajorVersion < 10 {
+		k.NtBuildNumber, k.BootID = 0, 0
+	}
 }
 
 // check tells a KUSER_SHARED_DATA from any other page.
@@ -100,7 +118,7 @@ func (k *KUSER) check(arch *Arch, r *record) error {
 	switch {
 	case k.ImageNumberLow != arch.machine:
 		return malformed(r.what, r.at, "machine %#x, not that of %s", k.ImageNumberLow, arch.name)
-	case k.NtMajorVersion < 5 || k.NtMajorVersion > 10 || k.NtMinorVersion > 3:
+	case k.NtMajorVersion < 5 || k.NtMajorVersion > maxVersion || k.NtMinorVersion > maxVersion:
 		return malformed(r.what, r.at, "version %d.%d", k.NtMajorVersion, k.NtMinorVersion)
 	case k.NtProductType < 1 || k.NtProductType > 3:
 		return malformed(r.what, r.at, "product type %d", k.NtProductType)

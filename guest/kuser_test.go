@@ -55,7 +55,7 @@ func TestReadKUSERRefuses(t *testing.T) {
 		"zeros":               func(b []byte) { clear(b) },
 		"ARM64":               func(b []byte) { binary.LittleEndian.PutUint16(b[0x2C:], 0xAA64) },
 		"version 4":           func(b []byte) { b[0x26C] = 4 },
-		"version 11":          func(b []byte) { b[0x26C] = 11 },
+		"version 32":          func(b []byte) { b[0x26C] = 32 },
 		"minor version":       func(b []byte) { b[0x270] = 77 },
 		"product type 0":      func(b []byte) { b[0x264] = 0 },
 		"product type 4":      func(b []byte) { b[0x264] = 4 },

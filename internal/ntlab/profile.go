@@ -132,6 +132,10 @@ func findProfile(name string) (*profile, error) {
 	if i := slices.IndexFunc(kernelRows, func(k kernelRow) bool { return k.profile == name }); i >= 0 {
 		return profileOf(&kernelRows[i]), nil
 	}
+	if name == Unknown {
+		k := unknownRow()
+		return profileOf(&k), nil
+	}
 	return nil, fmt.Errorf("no profile %q; there are %v", name, slices.Concat(Profiles(), Generations()))
 }
 
