@@ -41,7 +41,7 @@ var soakGuests = []struct {
 	share float64
 	ways  []soakWay
 }{
-	{lab.Spec{Name: "soak", MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 11}, 0.6, []soakWay{
+	{lab.Spec{Name: "soak", MemoryMiB: 64, CPUs: 1, FillMiB: 8}, 0.6, []soakWay{
 		{"pause by direct, at the hold's birth", asIs, []string{"--source", "direct"}, (*heldGuest).atBirth},
 		{"pause by direct, suspended", asIs, []string{"--source", "direct", "--spool", "off"}, (*heldGuest).atPause},
 		{"pause by peek, held", asIs, []string{"--source", "peek"}, (*heldGuest).atPause},
@@ -50,7 +50,7 @@ var soakGuests = []struct {
 		{"pause by peek, suspended, in a PID namespace", ownPIDs, []string{"--source", "peek"}, (*heldGuest).atPause},
 		{"live", asIs, []string{"--mode", "live", "--source", "direct"}, nil},
 	}},
-	{lab.Spec{Name: "soak-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 12}, 0.4, []soakWay{
+	{lab.Spec{Name: "soak-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48}, 0.4, []soakWay{
 		{"snapshot, saving", asIs, []string{"--mode", "snapshot", "--source", "auto"}, (*heldGuest).atSaving},
 		{"pause by direct, at the hold's birth", asIs, []string{"--source", "direct"}, (*heldGuest).atBirth},
 		{"snapshot", asIs, []string{"--mode", "snapshot", "--source", "auto"}, nil},
@@ -77,6 +77,8 @@ func TestSoak(t *testing.T) {
 	for _, s := range soakGuests {
 		t.Run(s.spec.Name, func(t *testing.T) {
 			t.Parallel()
+			s.spec.Seed = rand.Uint64() // no other guest on the host has its memory
+			t.Logf("the guest's seed is %d", s.spec.Seed)
 			g := upHeldWith(t, s.spec)
 			found := g.searchMemory(t, "/")
 			answers := g.askDaemon(t)
