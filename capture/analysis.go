@@ -63,6 +63,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
 	a.findLacks(ctx)
 	a.gatherContexts(ctx)
+	a.warnOfHalves()
 	facts := a.facts(ctx, o.Comment)
 	needed, err := a.neededPages(ctx, &o.Exclusion)
 	if err != nil {

@@ -37,6 +37,11 @@ type Registers struct {
 	CS, DS, ES, FS, GS, SS, LDT, TR Segment
 	GDT, IDT                        DescriptorTable
 
+	// Halves says that the source knew just what 32-bit code of a 64-bit guest sees:
+	// R8 to R15, and the upper halves of the other general registers, RIP among them,
+	// and of the segments' bases, are not known and zero.
+	Halves bool
+
 	CR0, CR2, CR3, CR4 uint64
 
 	HasEFER bool

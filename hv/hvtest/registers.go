@@ -17,6 +17,7 @@ func RegistersDiff(monitor, core phys.Registers) string {
 		r.HasDebug, r.DR = false, [8]uint64{}
 		r.HasFPU, r.FPU = false, phys.FPU{}
 		r.HasKernelGSBase, r.KernelGSBase = false, 0
+		r.Halves = false
 		for _, s := range []*phys.Segment{&r.CS, &r.DS, &r.ES, &r.FS, &r.GS, &r.SS, &r.LDT, &r.TR} {
 			s.Flags &= flagsMask
 		}

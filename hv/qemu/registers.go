@@ -23,7 +23,8 @@ type vcpu struct {
 // Registers returns the state of every processor, in QEMU's order. It comes from
 // `info registers -a`, which lacks KERNEL_GS_BASE and LSTAR. For a processor that
 // runs 32-bit code of a 64-bit guest it also lacks R8 to R15 and the upper halves
-// of the other general registers and of the segment bases; those are zero then.
+// of the other general registers and of the segment bases; those are zero then, and
+// Halves says so.
 func (g *Guest) Registers(ctx context.Context) ([]phys.Registers, error) {
 	cpus, err := qmp[[]vcpu](ctx, g, "query-cpus-fast")
 	if err != nil {

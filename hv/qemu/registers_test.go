@@ -61,6 +61,9 @@ func TestRegistersBeyondCore(t *testing.T) {
 				t.Fatalf("parseRegisters failed: %v", err)
 			}
 			got := regs[0]
+			if want := name == "compat"; got.Halves != want {
+				t.Errorf("Halves = %v; want %v", got.Halves, want)
+			}
 			// EFER: SCE, LME, LMA, NXE.
 			if !got.HasEFER || got.EFER != 0xd01 {
 				t.Errorf("EFER = %v, %#x; want 0xd01", got.HasEFER, got.EFER)

@@ -34,9 +34,19 @@ func (t *registerText) finish() (phys.Registers, error) {
 		return *r, fmt.Errorf("processor %d: register dump lacks %s", r.CPU, missing)
 	}
 	r.EFER, r.HasEFER = t.seen["EFER"]
+	r.Halves = r.HasEFER && r.EFER&eferLMA != 0 && t.seen32()
 	t.debug()
 	t.float()
 	return *r, nil
+}
+
+// eferLMA: the processor runs a 64-bit guest (Intel SDM volume 3, 2.2.1).
+const eferLMA = 1 << 10
+
+// seen32 reports whether the processor was shown as one that runs 32-bit code.
+func (t *registerText) seen32() bool {
+	_, ok := t.seen["EIP"]
+	return ok
 }
 
 // general takes the registers that go by another name in 32-bit code, and
@@ -59,7 +69,7 @@ func (t *registerText) general() string {
 		{"FL", &r.RFLAGS},
 	}
 	prefix := "R"
-	if _, ok := t.seen["EIP"]; ok {
+	if t.seen32() {
 		prefix = "E"
 	}
 	for _, v := range legacy {
