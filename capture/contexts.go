@@ -130,7 +130,7 @@ func (a *Analysis) usableContext(ctx context.Context, at phys.VirtAddr, from con
 		return nil
 	}
 	var err error
-	if c.Context, err = header.DecodeContextAMD64(c.data); err != nil || verify.PlausibleContext(&c.Context) != nil {
+	if c.Context, err = header.DecodeContextAMD64(c.data); err != nil || verify.PlausibleContext(&c.Context, a.System.Space) != nil {
 		return nil
 	}
 	return c

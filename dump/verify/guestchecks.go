@@ -126,7 +126,7 @@ func (v *verifier) checkContexts() (string, error) {
 		c, err := v.readContext(p)
 		if err == nil {
 			v.contexts = append(v.contexts, processorContext{p.Number, c})
-			err = PlausibleContext(&c)
+			err = PlausibleContext(&c, v.system.Space)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("processor %d: context at %#x: %w", p.Number, uint64(p.ContextAt), err))
@@ -164,9 +164,9 @@ const neededFlags = header.ContextFlagAMD64 | header.ContextControl | header.Con
 
 const eflagsAlwaysOne = 1 << 1 // Intel SDM volume 1, 3.4.3
 
-// PlausibleContext says what a debugger could not use in a processor's context; nil
-// if it could use all of it.
-func PlausibleContext(c *header.Context) error {
+// PlausibleContext says what a debugger could not use in the context of a processor
+// whose guest pages as space does; nil if it could use all of it.
+func PlausibleContext(c *header.Context, space *guest.AddressSpace) error {
 	switch {
 	case c.Flags&neededFlags != neededFlags:
 		return fmt.Errorf("ContextFlags %#x lack %#x", c.Flags, neededFlags&^c.Flags)
@@ -174,9 +174,9 @@ func PlausibleContext(c *header.Context) error {
 		return fmt.Errorf("null selector in CS %#x, SS %#x, DS %#x, ES %#x, FS %#x", c.SegCs, c.SegSs, c.SegDs, c.SegEs, c.SegFs)
 	case c.EFlags&eflagsAlwaysOne == 0:
 		return fmt.Errorf("EFlags %#x, in which bit 1 must be set", c.EFlags)
-	case c.Rip == 0 || !phys.VirtAddr(c.Rip).Canonical():
+	case c.Rip == 0 || !space.Canonical(phys.VirtAddr(c.Rip)):
 		return fmt.Errorf("no processor can be at Rip %#x", c.Rip)
-	case !phys.VirtAddr(c.Rsp).Canonical():
+	case !space.Canonical(phys.VirtAddr(c.Rsp)):
 		return fmt.Errorf("no stack can be at Rsp %#x", c.Rsp)
 	}
 	return sameMxCsr(c)

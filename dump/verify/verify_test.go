@@ -234,6 +234,7 @@ var corruptions = []corruption{
 	{"EFLAGS", CheckContexts, in(contextOf(1, 0x44), 4, 0)},
 	{"RIP", CheckContexts, in(contextOf(1, 0xF8), 8, 0x8000_0000_0000_0000)},
 	{"RSP", CheckContexts, in(contextOf(1, 0x98), 8, 0x8000_0000_0000_0000)},
+	{"RIP that only 5-level paging has", CheckContexts, in(contextOf(1, 0xF8), 8, 0xFF00_0000_0000_0000)},
 
 	{"header's RSP", CheckHeaderContext, add(0x348 + 0x98)},
 	{"header's MxCsr", CheckMxCsr, add(0x348 + 0x34)},

@@ -182,7 +182,11 @@ func TestBuildRefuses(t *testing.T) {
 		{Profile: "ws2003sp1-x64", KPTI: true},
 		{Profile: "ws2003sp1-x64", LA57: true},
 		{FarKernel: true},
-		{HotPlug: mib}, {Unreadable: 1}, {Unreadable: 200 * mib}, {TablesAbove: 256 * mib}, {TablesAbove: 1},
+		{HotPlug: mib},
+		{Unreadable: 1},
+		{Unreadable: 200 * mib},
+		{TablesAbove: 256 * mib},
+		{TablesAbove: 1},
 		{Machine: "abacus"},
 		{Memory: MinMemory, CPUs: MaxCPUs}, // more than fits
 	} {
