@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -162,27 +161,11 @@ func (g *stopped) isNeverResumed(t *testing.T) {
 	g.same(t, "after its dump")
 }
 
-// keepsBugCheck demands what the guest left in KiBugCheckData of a plain dump's header
-// (BugCheckCode at 0x38 and its parameters behind: QEMU include/qemu/win_dump_defs.h),
-// and of what snap info says.
+// keepsBugCheck demands what the guest left in KiBugCheckData, and of its processors,
+// of a plain dump, and of what snap info says.
 func (g *stopped) keepsBugCheck(t *testing.T, path string) {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b := make([]byte, 0x60)
-	if _, err := f.ReadAt(b, 0); err != nil {
-		t.Fatal(err)
-	}
-	got := [5]uint64{uint64(binary.LittleEndian.Uint32(b[0x38:]))}
-	for i := 1; i < len(got); i++ {
-		got[i] = binary.LittleEndian.Uint64(b[0x38+8*i:])
-	}
-	if got != lab.BugCheck {
-		t.Errorf("the header's bug check is %#x; want the guest's, %#x", got, lab.BugCheck)
-	}
+	keepsCrash(t, openDump(t, path), g.Image, g.Image.Crash(lab.BugCheck))
 	r := runSnap(t, g.Connection, "info", path, "--json").want(t, exitOK)
 	if !bytes.Contains([]byte(r.stdout), []byte(`"0xd1"`)) {
 		t.Errorf("snap info says\n%s; want bug check 0xd1", r.stdout)
