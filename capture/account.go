@@ -64,8 +64,22 @@ func DescribeGuest(sys *guest.System) manifest.Guest {
 	return manifest.Guest{
 		Windows: sys.Name(), Arch: sys.Arch.Name(), Build: sys.Build(), ProductType: sys.KUSER.NtProductType, CPUs: len(sys.Processors),
 		KernelBase: manifest.Hex(sys.KernBase.Value), KernelBaseFrom: sys.KernBase.From, SystemCR3: manifest.Hex(sys.DirectoryTableBase.Value),
-		KDBG: manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded, Lacks: whatLacks(sys.Lacks),
+		PublishedHeader: publishedHeader(sys.Published),
+		KDBG:            manifest.Hex(sys.KDBG.At), KDBGEncoded: sys.KDBG.Encoded, Lacks: whatLacks(sys.Lacks),
 	}
+}
+
+// publishedHeader is manifest.Guest.PublishedHeader.
+func publishedHeader(p *guest.Published) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Err != nil:
+		return manifest.PublishedUnusable
+	case len(p.Differs) > 0:
+		return manifest.PublishedDiffers
+	}
+	return manifest.PublishedAgrees
 }
 
 // addAccount adds how the guest's memory was acquired, as far as it is known.

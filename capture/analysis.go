@@ -56,7 +56,7 @@ var ErrTooManyRuns = errors.New("too many runs")
 // has no room.
 func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
 	start := time.Now()
-	sys, err := guest.Options{Scanned: o.scanned()}.Discover(ctx, mem, ram, cpus)
+	sys, err := guest.Options{Scanned: o.scanned(), Published: o.Published}.Discover(ctx, mem, ram, cpus)
 	if err != nil {
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}

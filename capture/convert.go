@@ -36,7 +36,9 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 			return nil, err
 		}
 		o.tellLook()
-		a, err := Analyze(ctx, mem, mem.RAM(), m.CPUs, o.Look)
+		look := o.Look
+		look.Published = hv.PublishedOf(src)
+		a, err := Analyze(ctx, mem, mem.RAM(), m.CPUs, look)
 		if err != nil {
 			return nil, err
 		}

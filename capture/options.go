@@ -69,6 +69,9 @@ type LookOptions struct {
 	// as its own.
 	AllRAM bool
 
+	// Published is what the guest handed to its hypervisor for dumps (hv.PublishedOf).
+	Published []byte
+
 	// Earlier is an analysis of the same guest some time before, or nil.
 	Earlier *Analysis
 

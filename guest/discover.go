@@ -36,6 +36,11 @@ type Options struct {
 	// resort, where neither registers nor what Windows leaves in low memory help.
 	// It is called from one goroutine, after each MiB or so.
 	Scanned func(done, total uint64)
+
+	// Published is what the guest handed to its hypervisor for dumps, the descriptor of
+	// its vmcoreinfo note; empty where nothing is known of one. It may lead to the
+	// guest, and System.Published says whether it agrees with what was found.
+	Published []byte
 }
 
 // Discover is Discover with options.
@@ -50,7 +55,7 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	none := &NotFoundError{}
 	for _, arch := range Archs() {
 		d := newDiscovery(arch, watched, ram, cpus, len(by), &tried)
-		d.scanned = o.Scanned
+		d.scanned, d.published = o.Scanned, o.Published
 		certain, why := d.diagnose(ctx, true)
 		switch {
 		case certain != "":
@@ -59,6 +64,9 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 			}
 		default:
 			if err := d.run(ctx, by); err != nil || d.found != nil {
+				if d.found != nil {
+					d.found.comparePublished(o.Published)
+				}
 				return d.found, err
 			}
 			certain, why = d.diagnose(ctx, false)
@@ -93,7 +101,8 @@ type discovery struct {
 	budget *budget
 	search *kernelSearch
 	// scanned hears how far a scan of RAM is; nil for nobody.
-	scanned func(done, total uint64)
+	scanned   func(done, total uint64)
+	published []byte // Options.Published
 
 	seen   map[builtAs]bool      // top-level tables
 	barren map[kernelHalf]string // those without a kernel, and who had them

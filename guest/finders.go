@@ -60,6 +60,7 @@ func finders() []finder {
 	return []finder{
 		findRegisters,
 		findShadow,
+		findPublished,
 		findLowStub,
 		findSelfMap,
 		findSelfMapBeyond,

@@ -57,6 +57,9 @@ type System struct {
 	// PhysicalMemoryOutside is what the block claims beyond the RAM map.
 	PhysicalMemoryOutside []phys.Run
 
+	// Published is what became of Options.Published, nil if it is empty.
+	Published *Published
+
 	// BugCheck is nt!KiBugcheckData.
 	BugCheck BugCheck
 

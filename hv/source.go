@@ -34,6 +34,27 @@ type Noted interface {
 	Notes() []string
 }
 
+// Published is a Source that may have what the guest handed to its hypervisor for whoever
+// dumps it (QEMU's vmcoreinfo device). It is the guest's word, and of any length up to
+// MaxPublished.
+type Published interface {
+	Source
+
+	// Published returns the descriptor of the guest's note, nil if there is none.
+	Published() []byte
+}
+
+// MaxPublished bounds what a guest can publish, in bytes: longer notes are left out.
+const MaxPublished = 64 << 10
+
+// PublishedOf returns what the guest in src published, nil if that isn't known.
+func PublishedOf(src Source) []byte {
+	if p, ok := src.(Published); ok {
+		return p.Published()
+	}
+	return nil
+}
+
 // NotesOf returns the notes of src, nil if it is not Noted.
 func NotesOf(src Source) []string {
 	if noted, ok := src.(Noted); ok {

@@ -92,10 +92,21 @@ type Guest struct {
 	SystemCR3      Hex    `json:"system_cr3"`
 	KDBG           Hex    `json:"kdbg"` // 0 where there is none that can be used
 	KDBGEncoded    bool   `json:"kdbg_encoded"`
+
+	// PublishedHeader is what became of a dump header that the guest itself handed to its
+	// hypervisor; empty where none is known of, as in every guest that is running.
+	PublishedHeader string `json:"published_header,omitempty"`
 	// Lacks are what could not be read of what debuggers need: the dump is degraded
 	// then, and warnings say what debuggers can't do.
 	Lacks []string `json:"lacks,omitempty"`
 }
+
+// Values of Guest.PublishedHeader.
+const (
+	PublishedAgrees   = "agrees"   // with what was found in the guest's memory
+	PublishedDiffers  = "differs"  // in what warnings say
+	PublishedUnusable = "unusable" // as a warning says
+)
 
 // Header is what the dump's header says and where each field came from.
 type Header struct {

@@ -3,15 +3,20 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"snap/dump"
+	"snap/header"
 	"snap/internal/lab"
 	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
+	"snap/manifest"
 )
 
 // keepsCrash demands of a dump what a guest that shows its blue screen left of its
@@ -96,4 +101,108 @@ func TestBlueScreen(t *testing.T) {
 	path := filepath.Join(g.Dir(), "converted.dmp")
 	runSnap(t, g.Connection, "convert", core, "--compress", "none", "-o", path).want(t, exitOK)
 	keepsCrash(t, openDump(t, path), g.Image, crash)
+}
+
+// TestConvertPublished converts cores of a guest that published a dump header: the
+// manifest says whether it agrees, and a warning what differs.
+func TestConvertPublished(t *testing.T) {
+	im, err := ntlab.Build(ntlab.Config{Memory: 64 << 20, CPUs: 2, Seed: 13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &guestFiles{dir: t.TempDir(), im: im}
+	account := func() manifest.Manifest {
+		t.Helper()
+		out := filepath.Join(t.TempDir(), "out.dmp")
+		runOnLab(t, []int{exitOK}, "convert", g.core(t), "-q", "--compress", "none", "-o", out)
+		b, err := os.ReadFile(out + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m manifest.Manifest
+		if err := json.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	if m := account(); m.Guest.PublishedHeader != "" {
+		t.Errorf("without a note the manifest says that its header %s", m.Guest.PublishedHeader)
+	}
+	note, err := im.PublishedNote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := account(); m.Guest.PublishedHeader != manifest.PublishedAgrees || len(m.Warnings) != 0 {
+		t.Errorf("the manifest says that the published header %q, warnings %q; want that it agrees", m.Guest.PublishedHeader, m.Warnings)
+	}
+	const prefix, processors = 24, 0x34
+	note[prefix+processors] = 9
+	m := account()
+	if told := strings.Join(m.Warnings, "\n"); m.Guest.PublishedHeader != manifest.PublishedDiffers || !strings.Contains(told, "NumberProcessors is 0x9; found was 0x2") {
+		t.Errorf("the manifest says that the published header %q, warnings %q; want that it differs", m.Guest.PublishedHeader, told)
+	}
+}
+
+// TestPublishedHeader has a guest publish a dump header by QEMU's vmcoreinfo device, and
+// compares QEMU's own dump for Windows field for field with the header that snap makes.
+// Its core has the note, which agrees.
+func TestPublishedHeader(t *testing.T) {
+	t.Parallel()
+	g := upGuest(t, lab.Spec{Name: "published", MemoryMiB: 128, CPUs: 2, Seed: 46, PublishHeader: true})
+	theirs := filepath.Join(g.Dir(), "qemu.dmp")
+	virsh(t, g.Connection, "dump", "--memory-only", "--format", "win-dmp", g.Name, theirs)
+	ours := filepath.Join(g.Dir(), "snap.hdr")
+	runSnap(t, g.Connection, "header", g.Name, "-o", ours).want(t, exitOK)
+	read := func(path string) map[string]string {
+		t.Helper()
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		b := make([]byte, 0x2000)
+		if _, err := io.ReadFull(f, b); err != nil {
+			t.Fatal(err)
+		}
+		h, err := header.Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := map[string]string{}
+		for _, f := range h.Fields() {
+			if f.Set && f.Kind != header.KindReserved {
+				fields[f.Name] = f.Value
+			}
+		}
+		return fields
+	}
+	// What QEMU has otherwise, and why (QEMU dump/win_dump.c; the FwCfg driver).
+	otherwise := map[string]string{
+		"PfnDataBase":         "the variable's address",
+		"KdDebuggerDataBlock": "the driver's decoded copy",
+		"ContextRecord":       "none",
+		"ExceptionAddress":    "none",
+		"SystemTime":          "when the driver started",
+		"SystemUpTime":        "when the driver started",
+	}
+	want, got := read(theirs), read(ours)
+	if len(want) < 25 {
+		t.Errorf("QEMU's header has %d fields", len(want))
+	}
+	for name, value := range want {
+		if differs := got[name] != value; differs != (otherwise[name] != "") {
+			t.Errorf("%s is %s; QEMU has %s (%s)", name, got[name], value, otherwise[name])
+		}
+	}
+	core := filepath.Join(g.Dir(), "core.elf")
+	virsh(t, g.Connection, "dump", "--memory-only", g.Name, core)
+	path := filepath.Join(g.Dir(), "converted.dmp")
+	runSnap(t, g.Connection, "convert", core, "--compress", "none", "-o", path).want(t, exitOK)
+	b, err := os.ReadFile(path + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(`"published_header": "agrees"`)) {
+		t.Errorf("the manifest of the converted core doesn't say that the published header agrees:\n%s", b)
+	}
 }

@@ -144,6 +144,7 @@ func lookAt(ctx context.Context, src hv.Source, o capture.LookOptions) (_ *captu
 	if err != nil {
 		return nil, err
 	}
+	o.Published = hv.PublishedOf(src)
 	return capture.Analyze(ctx, mem, mem.RAM(), cpus, o)
 }
 

@@ -40,26 +40,31 @@ func elfCore() format {
 		name:  "ELF core",
 		takes: func(head []byte, _ Options) bool { return bytes.HasPrefix(head, []byte(elf.ELFMAG)) },
 		open: func(ctx context.Context, b body, _ Options) (hv.Source, error) {
-			segs, regs, err := readCore(b)
+			segs, found, err := readCore(b)
 			if err != nil {
 				return nil, err
 			}
 			if segs, err = flatten(ctx, b, segs); err != nil {
 				return nil, err
 			}
-			return newSource(b, hv.MechanismELFCore, segs, regs)
+			s, err := newSource(b, hv.MechanismELFCore, segs, found.regs)
+			if err != nil {
+				return nil, err
+			}
+			s.published = found.published
+			return s, nil
 		},
 	}
 }
 
 // readCore reads the headers and notes of an ELF core.
-func readCore(r io.ReaderAt) ([]Segment, []phys.Registers, error) {
+func readCore(r io.ReaderAt) ([]Segment, *notes, error) {
 	h, err := readELFHeader(r)
 	if err != nil {
 		return nil, nil, err
 	}
 	var segs []Segment
-	var regs []phys.Registers
+	found := &notes{}
 	table := bufio.NewReaderSize(io.NewSectionReader(r, int64(h.phoff), int64(h.count)*int64(h.phsize)), 64<<10)
 	buf := make([]byte, h.phsize)
 	for i := range h.count {
@@ -77,10 +82,10 @@ func readCore(r io.ReaderAt) ([]Segment, []phys.Registers, error) {
 			}
 			segs = append(segs, Segment{GPA: phys.Addr(p.paddr), Size: p.filesz, FileOffset: int64(p.off)})
 		case elf.PT_NOTE:
-			if regs != nil {
+			if found.regs != nil {
 				return nil, nil, fmt.Errorf("program header %d is a second one for notes: %w", i, hv.ErrFormat)
 			}
-			if regs, err = readNotes(r, p.off, p.filesz); err != nil {
+			if found, err = readNotes(r, p.off, p.filesz); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -88,7 +93,7 @@ func readCore(r io.ReaderAt) ([]Segment, []phys.Registers, error) {
 	if len(segs) == 0 {
 		return nil, nil, fmt.Errorf("ELF core has no memory in it: %w", hv.ErrFormat)
 	}
-	return segs, regs, nil
+	return segs, found, nil
 }
 
 // maxFileOffset is the largest offset that a file can have.

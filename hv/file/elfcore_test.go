@@ -385,15 +385,15 @@ func FuzzELFCore(f *testing.F) {
 	f.Add(coreSpec{machine: 62, xnum: true, extra: 3, loads: []Segment{{4 << 30, 4096, 0}}}.head())
 	f.Add([]byte("KDUMP   "))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		segs, regs, err := readCore(bytes.NewReader(b))
+		segs, found, err := readCore(bytes.NewReader(b))
 		if err != nil {
 			if !errors.Is(err, hv.ErrFormat) && !errors.Is(err, ErrArch) {
 				t.Errorf("readCore = %v; want a classed error", err)
 			}
 			return
 		}
-		if len(segs) == 0 || len(regs) > maxCPUs {
-			t.Errorf("readCore found %d ranges and %d processors", len(segs), len(regs))
+		if len(segs) == 0 || len(found.regs) > maxCPUs || len(found.published) > hv.MaxPublished {
+			t.Errorf("readCore found %d ranges, %d processors and a note of %d bytes", len(segs), len(found.regs), len(found.published))
 		}
 		for _, g := range segs {
 			if g.check(int64(len(b))) == nil && uint64(len(b)) < uint64(g.FileOffset)+g.Size {

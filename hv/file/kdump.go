@@ -43,7 +43,7 @@ func kdump() format {
 		name:  "kdump-compressed core",
 		takes: func(head []byte, _ Options) bool { return bytes.HasPrefix(head, []byte(kdumpMagic)) },
 		open: func(ctx context.Context, b body, _ Options) (hv.Source, error) {
-			k, regs, err := openKdump(ctx, b)
+			k, found, err := openKdump(ctx, b)
 			if err != nil {
 				return nil, err
 			}
@@ -52,11 +52,11 @@ func kdump() format {
 				segs = append(segs, Segment{GPA: r.Base.Addr(), Size: r.Size(), FileOffset: int64(r.Base.Addr())})
 			}
 			end := int64(k.ram.End().Addr())
-			s, err := newSource(&unfolded{body: b, ReaderAt: k, size: end}, hv.MechanismKdump, segs, regs)
+			s, err := newSource(&unfolded{body: b, ReaderAt: k, size: end}, hv.MechanismKdump, segs, found.regs)
 			if err != nil {
 				return nil, err
 			}
-			s.notes, s.lost = k.notes, k.lost
+			s.notes, s.lost, s.published = k.notes, k.lost, found.published
 			return s, nil
 		},
 	}
@@ -83,7 +83,7 @@ type kdumpHeader struct {
 }
 
 // openKdump reads all but the pages and their descriptors.
-func openKdump(ctx context.Context, b body) (*kdumpFile, []phys.Registers, error) {
+func openKdump(ctx context.Context, b body) (*kdumpFile, *notes, error) {
 	h, err := readKdumpHeader(b)
 	if err != nil {
 		return nil, nil, err
@@ -91,9 +91,9 @@ func openKdump(ctx context.Context, b body) (*kdumpFile, []phys.Registers, error
 	if h.status&kdumpIncomplete != 0 {
 		return nil, nil, fmt.Errorf("the file system was full when it was written, and so it is incomplete: %w", hv.ErrFormat)
 	}
-	var regs []phys.Registers
+	found := &notes{}
 	if h.noteSize > 0 {
-		if regs, err = readNotes(b, h.noteAt, h.noteSize); err != nil {
+		if found, err = readNotes(b, h.noteAt, h.noteSize); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -125,7 +125,7 @@ func openKdump(ctx context.Context, b body) (*kdumpFile, []phys.Registers, error
 	if n := k.index.Pages(); n > uint64(max(k.size-k.descAt, 0))/kdumpDescSize {
 		return nil, nil, fmt.Errorf("it lists %d pages, for whose descriptors it is too short: it is cut short: %w", n, hv.ErrFormat)
 	}
-	return k, regs, nil
+	return k, found, nil
 }
 
 func readKdumpHeader(r io.ReaderAt) (kdumpHeader, error) {

@@ -27,16 +27,26 @@ const maxCPUs = 4096
 // maxNotes bounds the notes: two for each processor, and a few more.
 const maxNotes = 2*maxCPUs + 64
 
-// readNotes reads a note segment and returns the registers in QEMU's processor
-// notes, in their order, which is the order of QEMU's processors.
-func readNotes(r io.ReaderAt, off, size uint64) ([]phys.Registers, error) {
+// guestNote is the name of the note that a guest published, as it handed it to QEMU
+// (docs/specs/vmcoreinfo.rst), of which the first 8 bytes are read.
+const guestNote = "VMCOREIN"
+
+// notes are what is read of a core's notes.
+type notes struct {
+	regs      []phys.Registers // nil where the core has no segment of notes
+	published []byte           // the first of the guest's own, nil for none
+}
+
+// readNotes reads a note segment: the registers in QEMU's processor notes, in their
+// order, which is the order of QEMU's processors, and what the guest published.
+func readNotes(r io.ReaderAt, off, size uint64) (*notes, error) {
 	if size > maxNoteBytes {
 		return nil, fmt.Errorf("notes of %d bytes exceed %d: %w", size, maxNoteBytes, hv.ErrFormat)
 	}
 	if off > maxFileOffset-size {
 		return nil, fmt.Errorf("notes at %#x: %w", off, hv.ErrFormat)
 	}
-	regs := []phys.Registers{}
+	found := &notes{regs: []phys.Registers{}}
 	seen := 0
 	// Notes are read one by one: nothing is allocated on the file's word alone.
 	for at, end := off, off+size; at < end; {
@@ -49,25 +59,33 @@ func readNotes(r io.ReaderAt, off, size uint64) ([]phys.Registers, error) {
 			if err != nil {
 				return nil, fmt.Errorf("note at %#x: %w", at, err)
 			}
-			if len(regs) == maxCPUs {
+			if len(found.regs) == maxCPUs {
 				return nil, fmt.Errorf("more than %d processors: %w", maxCPUs, hv.ErrFormat)
 			}
-			cpu.CPU = len(regs)
-			regs = append(regs, cpu)
+			cpu.CPU = len(found.regs)
+			found.regs = append(found.regs, cpu)
+		}
+		if n.name == guestNote && found.published == nil && n.descSize <= hv.MaxPublished {
+			found.published = make([]byte, n.descSize)
+			if err := readAt(r, found.published, n.descAt); err != nil {
+				return nil, fmt.Errorf("note at %#x: %w", at, err)
+			}
 		}
 		if seen++; seen > maxNotes {
 			return nil, fmt.Errorf("more than %d notes: %w", maxNotes, hv.ErrFormat)
 		}
 		at = n.next
 	}
-	return regs, nil
+	return found, nil
 }
 
 type note struct {
-	name string
-	kind uint32
-	desc []byte // at most noteCPUFull bytes
-	next uint64 // file offset of the next note
+	name     string // at most 8 bytes
+	kind     uint32
+	desc     []byte // at most noteCPUFull bytes
+	descAt   uint64 // file offset
+	descSize uint64
+	next     uint64 // file offset of the next note
 }
 
 const noteHeader = 12
@@ -86,7 +104,7 @@ func readNote(r io.ReaderAt, at, end uint64) (note, error) {
 	le := binary.LittleEndian
 	nameLen, descLen := uint64(le.Uint32(h[:])), uint64(le.Uint32(h[4:]))
 	desc := at + noteHeader + pad4(nameLen)
-	n := note{kind: le.Uint32(h[8:]), next: desc + pad4(descLen)}
+	n := note{kind: le.Uint32(h[8:]), descAt: desc, descSize: descLen, next: desc + pad4(descLen)}
 	// The last note's padding may be missing.
 	if desc+descLen > end {
 		return note{}, fmt.Errorf("name of %d and descriptor of %d bytes exceed the segment: %w", nameLen, descLen, hv.ErrFormat)

@@ -41,6 +41,7 @@ type source struct {
 	ram       phys.Runs
 	regs      []phys.Registers
 	notes     []string
+	published []byte
 	lost      uint64 // pages that the guest had and the file hasn't
 
 	mu     sync.Mutex
@@ -48,10 +49,16 @@ type source struct {
 	closed bool // by Close of the source itself
 }
 
-var _ hv.Noted = (*source)(nil)
+var (
+	_ hv.Noted     = (*source)(nil)
+	_ hv.Published = (*source)(nil)
+)
 
 // Notes implements hv.Noted.
 func (s *source) Notes() []string { return slices.Clone(s.notes) }
+
+// Published implements hv.Published.
+func (s *source) Published() []byte { return slices.Clone(s.published) }
 
 // newSource takes b over, unless the segments, which lie in it, make no sense.
 func newSource(b body, mechanism hv.Mechanism, segs []Segment, regs []phys.Registers) (*source, error) {

@@ -159,7 +159,7 @@ func (im *Image) notes() []byte {
 	for i := range im.regs {
 		out = appendNote(out, "QEMU", 0, qemuState(&im.regs[i]))
 	}
-	return out
+	return append(out, im.published...)
 }
 
 func appendNote(out []byte, name string, kind uint32, desc []byte) []byte {

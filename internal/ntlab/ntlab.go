@@ -55,10 +55,13 @@ type Image struct {
 	Config Config
 	Truth  Truth
 
-	mem   sparse
-	ram   phys.Runs
-	gone  phys.Runs // of ram: can't be read
-	regs  []phys.Registers
+	mem  sparse
+	ram  phys.Runs
+	gone phys.Runs // of ram: can't be read
+	regs []phys.Registers
+
+	published []byte // an ELF note, nil for none
+
 	alloc *allocator
 
 	pool, paged, ptes, loader region

@@ -17,7 +17,8 @@ const (
 
 // PublishedNote makes the ELF note that a guest with the FwCfg driver publishes: the
 // header that KeInitializeCrashDumpHeader makes, with the address of a decoded copy of
-// the KDBG, which it places in the guest's memory, in BugCheckParameter1.
+// the KDBG, which it places in the guest's memory, in BugCheckParameter1. ELF cores of the
+// image have the note from then on.
 func (im *Image) PublishedNote() ([]byte, error) {
 	plain, err := im.AllocPages(1)
 	if err != nil {
@@ -31,6 +32,7 @@ func (im *Image) PublishedNote() ([]byte, error) {
 	le.PutUint32(note[4:], dumpHeaderSize)
 	copy(note[12:], publishedName)
 	im.fillHeader(note[publishedPrefix:], plain)
+	im.published = note
 	return note, nil
 }
 
