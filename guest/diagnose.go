@@ -2,7 +2,9 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"snap/phys"
 )
@@ -25,6 +27,7 @@ const (
 	ReasonNoKernel   Reason = "no-kernel"         // Windows is there, but no image with a kernel's name
 	ReasonLinux      Reason = "linux"             // it looks like Linux
 	ReasonNested     Reason = "nested-hypervisor" // all processors are in a hypervisor that runs inside
+	ReasonRAMMap     Reason = "ram-map"           // what looks like Windows' page tables leads out of the RAM map
 	ReasonEnded      Reason = "ended"             // the search ended at a limit before all was looked at
 	ReasonUnknown    Reason = "unknown"           // none of these
 )
@@ -54,6 +57,7 @@ func diagnoses() []diagnosis {
 		{ReasonNoKernel, hasNoKernel, false},
 		{ReasonLinux, looksLikeLinux, false},
 		{ReasonNested, inNestedHypervisor, false},
+		{ReasonRAMMap, isAstray, false},
 		{ReasonUnknown, isUnknown, false},
 	}
 }
@@ -235,6 +239,44 @@ func inNestedHypervisor(_ context.Context, d *discovery) string {
 		return ""
 	}
 	return "all its processors are in a hypervisor that runs inside the guest, and no Windows is found beside it"
+}
+
+// isAstray: where a guest has its RAM decides what its page tables lead to.
+func isAstray(_ context.Context, d *discovery) string {
+	if d.astray == "" {
+		return ""
+	}
+	return d.astray + ": the RAM map can't be right, or this is left of an earlier boot"
+}
+
+// leadsAstray says why a candidate that is no Windows' looks like the page table of one
+// by a wrong RAM map: Windows' low stub names it, or it maps itself, and it leads to
+// no RAM, or where KUSER_SHARED_DATA must be, to something else. Else it is empty.
+func (d *discovery) leadsAstray(ctx context.Context, c candidate) string {
+	stub := strings.HasPrefix(c.from, lowStubWord)
+	if !d.ram.Has(c.root.PFN()) {
+		if !stub {
+			return ""
+		}
+		return fmt.Sprintf("a %s names the page table %#x, which is no RAM", c.from, uint64(c.root))
+	}
+	page := make([]byte, phys.PageSize)
+	if d.mem.ReadPhys(ctx, page, c.root) != nil || !d.arch.entries.selfMapped(page, c.root) {
+		if !stub {
+			return ""
+		}
+		return fmt.Sprintf("a %s names the page table %#x, where there is none of Windows'", c.from, uint64(c.root))
+	}
+	for _, p := range c.pagings {
+		m, err := d.arch.AddressSpace(p, d.mem, d.ram, c.root).Translate(ctx, d.arch.kuser)
+		switch {
+		case errors.Is(err, phys.ErrNotRAM) || err == nil && !d.ram.Has(m.Addr.PFN()):
+			return fmt.Sprintf("the page table %#x maps itself as only Windows' do, but KUSER_SHARED_DATA where there is no RAM", uint64(c.root))
+		case err == nil || stub:
+			return fmt.Sprintf("the page table %#x maps itself as only Windows' do, but has something else where KUSER_SHARED_DATA must be", uint64(c.root))
+		}
+	}
+	return ""
 }
 
 func searchEnded(_ context.Context, d *discovery) string {

@@ -153,6 +153,16 @@ func TestReasons(t *testing.T) {
 		{"SVM", source{m, ram, svm}, guest.ReasonNested, []string{"hypervisor that runs inside"}},
 		{"something else", source{m, ram, cpus}, guest.ReasonUnknown, []string{"no page table of its processors"}},
 		{"something else in a file", source{m, ram, nil}, guest.ReasonUnknown, []string{"registers are not known"}},
+		{"a RAM map that ends too early", source{build(t, ntlab.Config{Seed: 173}), phys.Runs{{Base: 0, Pages: 16 << 20 >> 12}}, nil}, guest.ReasonRAMMap, []string{"maps itself as only Windows' do", "the RAM map can't be right"}},
+		{"a low stub that leads out of RAM", source{build(t, ntlab.Config{Seed: 173}), phys.Runs{{Base: 0, Pages: 0xA0}}, nil}, guest.ReasonRAMMap, []string{"a low stub at 0x", "which is no RAM", "earlier boot"}},
+		{"a low stub that leads to nothing of Windows'", of(broken(t, ntlab.Config{Seed: 174}, func(im *ntlab.Image) {
+			// As after a restart with another system.
+			for _, pages := range im.Populated().Minus(phys.Runs{{Base: 0, Pages: 0x100}}) {
+				if err := im.WritePhys(pages.Base.Addr(), make([]byte, pages.Size())); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})), guest.ReasonRAMMap, []string{"a low stub at 0x", "none of Windows'", "earlier boot"}},
 		{"no KDBG and no System process", running(broken(t, ntlab.Config{Seed: 163}, func(im *ntlab.Image) {
 			if err := im.WriteVirt(im.Truth.KDBG, make([]byte, 0x380)); err != nil {
 				t.Fatal(err)

@@ -111,6 +111,8 @@ type discovery struct {
 	ended  error     // why the running finder may not try more, of class errBudget
 	// anyEnded: some search ended at a limit.
 	anyEnded bool
+	// astray is what looks like Windows' page tables by a wrong RAM map.
+	astray string
 	// windows: a page table maps what only Windows maps, KUSER_SHARED_DATA.
 	windows bool
 	found   *System
@@ -237,6 +239,9 @@ func (d *discovery) try(ctx context.Context, f finder, c candidate) error {
 		d.second.attempt, d.second.byProcessor = Attempt{Finder: f.Name, What: c.from, Root: c.root}, f.byProcessor
 	}
 	if err != nil {
+		if d.astray == "" && !d.windows {
+			d.astray = d.leadsAstray(ctx, c)
+		}
 		d.anyEnded = d.anyEnded || errors.Is(err, errBudget)
 		d.tried.add(a)
 		return nil

@@ -16,7 +16,7 @@ const maxScanners = 16
 // scanBlock is how much of RAM one read of a scan takes, bytes: so little that what was
 // read is in the processor's cache when it is looked at, and so much that a read's own
 // cost doesn't count.
-const scanBlock = 1 << 20
+const scanBlock = 512 << 10
 
 // ramScan is a search of RAM for pages of a kind, by all processors of the host.
 type ramScan struct {

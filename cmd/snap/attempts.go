@@ -74,6 +74,7 @@ func withoutWindows(err error) string {
 		{guest.ReasonEnded, "? (search ended)"},
 		{guest.ReasonLinux, "looks like Linux"},
 		{guest.ReasonNested, "? (hypervisor inside)"},
+		{guest.ReasonRAMMap, "? (RAM map)"},
 	} {
 		if errors.Is(err, w.reason) {
 			return w.words

@@ -154,6 +154,12 @@ func causes() []cause {
 		because(guest.ReasonNoKernel, exitNotWindows, oddKernel),
 		because(guest.ReasonEnded, exitNotWindows, oddKernel),
 		because(guest.ReasonNested, exitNotWindows, oddKernel),
+		because(guest.ReasonRAMMap, exitNotWindows, func(c call, _ error) string {
+			if c.has("connect") {
+				return "see whether the guest is being started or restarted, and try again; snap check -v tells what was tried"
+			}
+			return "of a raw image say where its memory lies, with --raw and --ram; see whether any other file is whole"
+		}),
 		because(guest.ErrNotWindows, exitNotWindows, func(c call, _ error) string {
 			if c.has("connect") {
 				return otherGuests

@@ -81,6 +81,8 @@ func inSituations() map[string][]situation {
 			{guest.ReasonEncrypted, d, exitConfidential, "inside the guest", "virsh"},
 			{guest.ReasonKernel, d, exitNotWindows, "snap check -v -c lab:/// web01 | dump --memory-only web01", "wait"},
 			{guest.ReasonKernel, "convert x.elf", exitNotWindows, "report", "virsh"},
+			{guest.ReasonRAMMap, d, exitNotWindows, "restarted | snap check -v", "--ram"},
+			{guest.ReasonRAMMap, "convert --raw x", exitNotWindows, "--ram | whole", "virsh"},
 			{fmt.Errorf("%w: %w", guest.ErrNotWindows, guest.ReasonLinux), d, exitNotWindows, "virsh dump --memory-only", "wait"},
 		},
 		"hv.StateError": {
