@@ -3,6 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
+	"math/bits"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,7 +113,7 @@ func TestScanFailures(t *testing.T) {
 		got = append(got, at.PFN())
 		return true
 	})
-	const reads = 9 + 1 // of the block with the hole and its halves down to the page, and of the other
+	reads := bits.Len(blockPages) + 1 // of the block with the hole and its halves down to the page, and of the other
 	if diff := cmp.Diff([]phys.PFN{0, blockPages, hole + 1, 3 * blockPages}, got); err != nil || diff != "" || told.failed != reads || !errors.Is(told.err, bad) {
 		t.Errorf("each = %v, %d failures, the first %v, found (-want +got):\n%s", err, told.failed, told.err, diff)
 	}

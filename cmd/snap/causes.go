@@ -158,7 +158,7 @@ func causes() []cause {
 			if c.has("connect") {
 				return "see whether the guest is being started or restarted, and try again; snap check -v tells what was tried"
 			}
-			return "of a raw image say where its memory lies, with --raw and --ram; see whether any other file is whole"
+			return "see whether the file is whole, and of a raw image say where its memory lies: snap convert --raw --ram"
 		}),
 		because(guest.ErrNotWindows, exitNotWindows, func(c call, _ error) string {
 			if c.has("connect") {
