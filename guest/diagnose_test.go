@@ -112,6 +112,10 @@ func TestReasons(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	linux5, err := ntlab.BuildOther(ntlab.Config{Seed: 161, Memory: 64 << 20, CPUs: 2, LA57: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	m, ram, cpus := linux() // without its interrupt table
 	encrypted := func(bit uint) source {
 		im := build(t, ntlab.Config{Seed: 162, NoLowStub: true})
@@ -146,6 +150,7 @@ func TestReasons(t *testing.T) {
 		{"32-bit boot loader", of(stale, loader32), guest.Reason32Bit, []string{"32-bit guest"}},
 		{"UEFI", uefi(4), guest.ReasonFirmware, []string{"UEFI", "boot loader", "vCPU 0"}},
 		{"UEFI with 5 levels", uefi(5), guest.ReasonFirmware, []string{"UEFI"}},
+		{"Linux with 5 levels", running(linux5), guest.ReasonLinux, []string{"looks like Linux"}},
 		{"Linux", running(linuxGuest), guest.ReasonLinux, []string{"looks like Linux"}},
 		{"SEV, C-bit 47", encrypted(47), guest.ReasonEncrypted, []string{"encrypted", "C-bit 47"}},
 		{"SEV, C-bit 51", encrypted(51), guest.ReasonEncrypted, []string{"encrypted", "C-bit 51"}},

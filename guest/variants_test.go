@@ -49,6 +49,8 @@ func variants() []variant {
 		{name: "one processor", Config: c(func(c *ntlab.Config) { c.CPUs = 1 })},
 		{name: "65 processors", Config: c(func(c *ntlab.Config) { c.CPUs = 65 })},
 		{name: "288 processors", Config: c(func(c *ntlab.Config) { c.CPUs, c.Memory = 288, 512*mib })},
+		{name: "as many processors as Windows takes", Config: c(func(c *ntlab.Config) { c.Profile, c.CPUs = "ws2003sp1-x64", 64 })},
+		{name: "as many processors as Windows 7 takes", Config: c(func(c *ntlab.Config) { c.Profile, c.CPUs, c.Memory = "nt-7601", 256, 512*mib })},
 		{name: "i440fx with memory above 4 GiB", Config: c(func(c *ntlab.Config) { c.Machine, c.Memory = "i440fx", 5*gib })},
 		{name: "q35 with memory above 4 GiB", Config: c(func(c *ntlab.Config) { c.Memory = 5 * gib })},
 		{name: "plugged memory", Config: c(func(c *ntlab.Config) { c.HotPlug = 256 * mib })},
@@ -64,12 +66,11 @@ func variants() []variant {
 		},
 	}
 	for _, v := range slices.Clone(all) {
-		if beforeKPTI[v.Profile] {
-			continue
-		}
 		v.name += ", 5 levels"
 		v.LA57 = true
-		all = append(all, v)
+		if v.Possible() {
+			all = append(all, v)
+		}
 	}
 	all = append(all, variant{
 		name: "kernel elsewhere, 5 levels", Config: c(func(c *ntlab.Config) { c.LA57, c.FarKernel, c.KPTI = true, true, true }),

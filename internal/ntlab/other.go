@@ -13,10 +13,10 @@ func (c Config) Possible() bool {
 }
 
 // BuildOther makes a guest that doesn't run Windows, but something with page
-// tables and a kernel in the upper half, as Linux has them. c's Profile and
-// what follows Machine mean nothing here.
+// tables and a kernel in the upper half, as Linux has them. Of c's
+// Profile and what follows Machine only LA57 and MonitorRegisters mean something here.
 func BuildOther(c Config) (*Image, error) {
-	c = Config{Seed: c.Seed, Memory: c.Memory, CPUs: c.CPUs, Machine: c.Machine, MonitorRegisters: c.MonitorRegisters}
+	c = Config{Seed: c.Seed, Memory: c.Memory, CPUs: c.CPUs, Machine: c.Machine, LA57: c.LA57, MonitorRegisters: c.MonitorRegisters}
 	if _, err := c.complete(); err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}
@@ -84,6 +84,9 @@ func (im *Image) fillOther() error {
 	}
 	for i := range im.Config.CPUs {
 		g := phys.Registers{CPU: i, CR0: kernelCR0, CR3: uint64(dtb), CR4: 0x7506f0, RFLAGS: 0x246}
+		if im.Config.LA57 {
+			g.CR4 |= phys.CR4LA57
+		}
 		g.RIP = uint64(linuxText) + r.below(8*phys.PageSize)
 		g.RSP = uint64(base) + 0x4000*uint64(i+1) - 0x100
 		g.CS = phys.Segment{Selector: 0x10, Limit: 0xffffffff, Flags: 0xaf9b00}
