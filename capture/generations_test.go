@@ -2,13 +2,18 @@ package capture
 
 import (
 	"encoding/binary"
+	"encoding/csv"
 	"flag"
 	"fmt"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"snap/header"
 	"snap/internal/ntlab"
 	"snap/phys"
 )
@@ -227,4 +232,31 @@ func checkHeaderContext(t *testing.T, name string, im *ntlab.Image, img []byte) 
 		}
 	}
 	t.Errorf("%s: the header's CONTEXT is no processor's", name)
+}
+
+// TestContextOfKernels: the CONTEXT of every x64 kernel whose structures are known has
+// the size that dumps are made with.
+func TestContextOfKernels(t *testing.T) {
+	f, err := os.Open("../internal/ntlab/testdata/windows/kernels.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	arch, size, kernels := slices.Index(rows[0], "arch"), slices.Index(rows[0], "CONTEXT_size"), 0
+	for _, r := range rows[1:] {
+		if r[arch] != "amd64" || r[size] == "" {
+			continue
+		}
+		kernels++
+		if n, err := strconv.ParseInt(r[size], 0, 32); err != nil || n != header.ContextSizeAMD64 {
+			t.Errorf("kernel %s: a CONTEXT of %s bytes", r[1], r[size])
+		}
+	}
+	if kernels < 230 {
+		t.Errorf("%d kernels say the size of a CONTEXT", kernels)
+	}
 }
