@@ -93,7 +93,7 @@ func (im *Image) Pages() iter.Seq2[phys.PFN, *[phys.PageSize]byte] { return im.m
 // and those filled.
 func (im *Image) Populated() phys.Runs {
 	var rs []phys.Run
-	for p := range im.mem.pages() {
+	for p := range im.mem.written() {
 		if n := len(rs); n > 0 && rs[n-1].End() == p {
 			rs[n-1].Pages++
 		} else {

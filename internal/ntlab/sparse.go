@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"iter"
+	"slices"
 	"sync/atomic"
 
 	"snap/phys"
@@ -25,19 +26,30 @@ type chunk [chunkPages]atomic.Pointer[page]
 type sparse struct {
 	chunks []atomic.Pointer[chunk]
 	fills  []fill // ascending, disjoint
+	// under has what was written before this became a copy of it; nil for none.
+	under *sparse
 }
 
 func newSparse(end phys.PFN) sparse {
 	return sparse{chunks: make([]atomic.Pointer[chunk], (uint64(end)+chunkPages-1)/chunkPages)}
 }
 
-// peek returns the page if it is populated, else nil.
+// clone returns a copy that shares the pages of s until it writes to them. s must
+// not be written to any more.
+func (s *sparse) clone() sparse {
+	return sparse{chunks: make([]atomic.Pointer[chunk], len(s.chunks)), fills: slices.Clip(s.fills), under: s}
+}
+
+// peek returns the page if it is populated, else nil. It is for reading.
 func (s *sparse) peek(p phys.PFN) *page {
-	c := s.chunks[p/chunkPages].Load()
-	if c == nil {
-		return nil
+	for ; s != nil; s = s.under {
+		if c := s.chunks[p/chunkPages].Load(); c != nil {
+			if pg := c[p%chunkPages].Load(); pg != nil {
+				return pg
+			}
+		}
 	}
-	return c[p%chunkPages].Load()
+	return nil
 }
 
 // page returns p's bytes for writing and populates it first where need be.
@@ -53,7 +65,9 @@ func (s *sparse) page(p phys.PFN) *page {
 		return pg
 	}
 	fresh := new(page)
-	if f := s.fillOf(p); f != nil {
+	if shared := s.under.peek(p); shared != nil {
+		*fresh = *shared
+	} else if f := s.fillOf(p); f != nil {
 		f.generate(fresh[:], p)
 	}
 	slot.CompareAndSwap(nil, fresh)
@@ -106,19 +120,39 @@ func (s *sparse) write(at phys.Addr, b []byte) {
 	}
 }
 
-// pages yields every written page in ascending order. Filled pages are not
-// among them.
-func (s *sparse) pages() iter.Seq2[phys.PFN, *page] {
-	return func(yield func(phys.PFN, *page) bool) {
+// hasChunk reports whether any page of chunk i may have been written.
+func (s *sparse) hasChunk(i int) bool {
+	for ; s != nil; s = s.under {
+		if s.chunks[i].Load() != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// written yields every written page in ascending order. Filled pages are not among
+// them.
+func (s *sparse) written() iter.Seq[phys.PFN] {
+	return func(yield func(phys.PFN) bool) {
 		for i := range s.chunks {
-			c := s.chunks[i].Load()
-			if c == nil {
+			if !s.hasChunk(i) {
 				continue
 			}
-			for j := range c {
-				if pg := c[j].Load(); pg != nil && !yield(phys.PFN(i*chunkPages+j), pg) {
+			for j := range chunkPages {
+				if p := phys.PFN(i*chunkPages + j); s.peek(p) != nil && !yield(p) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// pages yields the written pages with their bytes, for reading and writing.
+func (s *sparse) pages() iter.Seq2[phys.PFN, *page] {
+	return func(yield func(phys.PFN, *page) bool) {
+		for p := range s.written() {
+			if !yield(p, s.page(p)) {
+				return
 			}
 		}
 	}
