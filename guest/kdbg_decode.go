@@ -73,10 +73,11 @@ func newEncodedForm(kernBase phys.VirtAddr) *encodedForm {
 }
 
 // may reports whether e2 ^ e3 can belong to an encoded block; it errs only by
-// saying yes.
+// saying yes, and not where two words are alike, as they are in most of memory.
 func (f *encodedForm) may(e2, e3 uint64) bool {
-	h := filterHash(e2 ^ e3)
-	return f.filter[h/64]&(1<<(h%64)) != 0
+	x := e2 ^ e3
+	h := filterHash(x)
+	return f.filter[h/64]&(1<<(h%64)) != 0 && x != 0
 }
 
 // encodedMatch is a way to read two encoded words as the start of a block.

@@ -120,8 +120,10 @@ func (s *kdbgScan) next(ctx context.Context, chunk []byte, at phys.VirtAddr, lef
 
 // extents is memory whose pages can be told from each other, as an AddressSpace's.
 type extents interface {
-	Extent(ctx context.Context, va phys.VirtAddr) (at phys.Addr, n uint64, mapped bool, err error)
+	Extent(ctx context.Context, va phys.VirtAddr) (phys.Extent, error)
 }
+
+var _ extents = (*AddressSpace)(nil)
 
 // stretch returns how many of the n bytes at at, at least one page or all that is
 // left, are mapped and were not searched before, or are to be passed over.
@@ -130,22 +132,22 @@ func (s *kdbgScan) stretch(ctx context.Context, at phys.VirtAddr, n uint64) (siz
 	if !ok {
 		return n, true
 	}
-	pa, size, mapped, err := space.Extent(ctx, at)
+	e, err := space.Extent(ctx, at)
 	if err != nil {
 		return min(n, missing(err, at)), false
 	}
-	size = min(size, n)
-	if !mapped {
+	size = min(e.Size, n)
+	if e.Residence != phys.Resident {
 		return size, false
 	}
 	first := uint64(0)
 	for ; first < size; first += phys.PageSize {
 		// The first page decides what the stretch is.
-		if added := s.seen.add((pa + phys.Addr(first)).PFN()); first == 0 {
+		if added := s.seen.add((e.At + phys.Addr(first)).PFN()); first == 0 {
 			fresh = added
 		} else if added != fresh {
 			if added { // it begins the next stretch
-				s.seen.remove((pa + phys.Addr(first)).PFN())
+				s.seen.remove((e.At + phys.Addr(first)).PFN())
 			}
 			break
 		}
