@@ -251,9 +251,13 @@ func (s *System) processorsOfCPUs(ctx context.Context, cpus []phys.Registers) []
 				continue
 			}
 			p, err := s.processor(ctx, int(n), prcb)
-			if _, double := by[p.Number]; err == nil && !double {
-				by[p.Number] = p
+			if _, double := by[p.Number]; err != nil || double {
+				continue
 			}
+			if err := s.placeContext(ctx, &p); err != nil && ctx.Err() == nil {
+				s.warn("processor %d has no place for its context: %v", n, err)
+			}
+			by[p.Number] = p
 		}
 	}
 	var out []Processor

@@ -62,6 +62,9 @@ func (s *System) fillShared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := k.readTimes(ctx, s.Arch, s.Space); err != nil {
+		s.warn("a time can't be read, and is 0: %v", err)
+	}
 	s.KUSER = k
 	s.SystemTime, s.SystemUpTime = phys.Know(k.SystemTime, from), phys.Know(k.InterruptTime, from)
 	s.ProductType, s.SuiteMask = phys.Know(k.NtProductType, from), phys.Know(k.SuiteMask, from)

@@ -64,9 +64,29 @@ func (s *System) InterruptTime(ctx context.Context) (phys.Addr, error) {
 // ReadKUSER reads KUSER_SHARED_DATA. It fails with ErrMalformed on a page that
 // no x64 Windows would have there.
 func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {
-	return readKUSER(ctx, AMD64(), mem)
+	k, err := readKUSER(ctx, AMD64(), mem)
+	if err == nil {
+		err = k.readTimes(ctx, AMD64(), mem)
+	}
+	if err != nil {
+		return KUSER{}, err
+	}
+	return k, nil
 }
 
+// readTimes reads the times. One that can't be read stays 0: the error is about the
+// last of them.
+func (k *KUSER) readTimes(ctx context.Context, arch *Arch, mem VirtReader) error {
+	var systemErr, interruptErr error
+	k.InterruptTime, interruptErr = readTime(ctx, mem, "InterruptTime", arch.kuser+kuserInterruptTime)
+	k.SystemTime, systemErr = readTime(ctx, mem, "SystemTime", arch.kuser+kuserSystemTime)
+	if systemErr != nil {
+		return systemErr
+	}
+	return interruptErr
+}
+
+// readKUSER is ReadKUSER without the times, which nothing is recognised by.
 func readKUSER(ctx context.Context, arch *Arch, mem VirtReader) (KUSER, error) {
 	r, err := readRecord(ctx, mem, "KUSER_SHARED_DATA", arch.kuser, kuserSize)
 	if err != nil {
@@ -92,11 +112,7 @@ func readKUSER(ctx context.Context, arch *Arch, mem VirtReader) (KUSER, error) {
 		return KUSER{}, err
 	}
 	k.forgetLater()
-	if k.InterruptTime, err = readTime(ctx, mem, "InterruptTime", arch.kuser+kuserInterruptTime); err != nil {
-		return KUSER{}, err
-	}
-	k.SystemTime, err = readTime(ctx, mem, "SystemTime", arch.kuser+kuserSystemTime)
-	return k, err
+	return k, nil
 }
 
 // forgetLater drops what this Windows has no field for: the structure ended before

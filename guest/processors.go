@@ -39,6 +39,8 @@ func (s *System) processorsOf(ctx context.Context, block phys.VirtAddr, from str
 		return err
 	}
 	expected := s.processorCount(ctx)
+	unsound := s.few("processors in KiProcessorBlock are not sound")
+	placeless := s.few("processors have no place for their context")
 	for i := range maxProcessors {
 		prcb, err := readVA(ctx, s.Space, what, block+phys.VirtAddr(8*i))
 		if err != nil {
@@ -55,14 +57,22 @@ func (s *System) processorsOf(ctx context.Context, block phys.VirtAddr, from str
 			if expected != 0 && i >= expected {
 				break // what follows the last entry of a full array is none
 			}
-			s.warn("processor %d: %v", i, err)
+			unsound.warn("processor %d: %v", i, err)
 			if i >= expected {
 				break
 			}
 			continue
 		}
+		if err := s.placeContext(ctx, &p); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			placeless.warn("processor %d has no place for its context: %v", i, err)
+		}
 		s.Processors = append(s.Processors, p)
 	}
+	unsound.end()
+	placeless.end()
 	if len(s.Processors) == 0 {
 		return malformed(what, block, "no processor in it is sound")
 	}
@@ -158,18 +168,16 @@ func (s *System) processor(ctx context.Context, i int, prcb phys.VirtAddr) (Proc
 	if err := s.isProcessor(ctx, i, prcb); err != nil {
 		return Processor{}, err
 	}
-	p := Processor{Number: i, PRCB: prcb, KPCR: s.kpcrOf(prcb), VCPU: -1}
-	if len(s.KDBG.Block) == 0 {
-		return p, nil // nothing says where its context goes
+	return Processor{Number: i, PRCB: prcb, KPCR: s.kpcrOf(prcb), VCPU: -1}, nil
+}
+
+// placeContext finds where the context of a processor goes. It doesn't fail where
+// nothing says that.
+func (s *System) placeContext(ctx context.Context, p *Processor) (err error) {
+	if len(s.KDBG.Block) > 0 {
+		p.ContextAt, err = s.contextAt(ctx, p.PRCB)
 	}
-	var err error
-	if p.ContextAt, err = s.contextAt(ctx, prcb); err != nil {
-		if ctx.Err() != nil {
-			return Processor{}, ctx.Err()
-		}
-		s.warn("processor %d has no place for its context: %v", i, err)
-	}
-	return p, nil
+	return err
 }
 
 // contextAt returns where a debugger looks for a processor's CONTEXT: where
@@ -268,15 +276,19 @@ func (s *System) matchBy(cpus []phys.Registers, ofCPU func(*phys.Registers) uint
 
 func (s *System) reportUnmatched(cpus []phys.Registers) {
 	matched := map[int]bool{}
+	alone := s.few("processors whose KPCR, GDT or IDT no vCPU holds")
 	for _, p := range s.Processors {
 		if p.VCPU < 0 && len(cpus) > 0 {
-			s.warn("processor %d: no vCPU holds its KPCR, GDT or IDT", p.Number)
+			alone.warn("processor %d: no vCPU holds its KPCR, GDT or IDT", p.Number)
 		}
 		matched[p.VCPU] = true
 	}
+	alone.end()
+	others := s.few("vCPUs are none of the guest's processors")
 	for i := range cpus {
 		if !matched[i] {
-			s.warn("vCPU %d is none of the guest's processors", cpus[i].CPU)
+			others.warn("vCPU %d is none of the guest's processors", cpus[i].CPU)
 		}
 	}
+	others.end()
 }
