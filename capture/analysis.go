@@ -87,7 +87,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	if a.Header, a.Plan, err = newPlan(facts, o.Format); err != nil {
 		return nil, err
 	}
-	if a.Plan.Overlays, err = a.overlays(ctx); err != nil {
+	if a.Plan.Overlays, err = a.overlays(ctx, needed); err != nil {
 		return nil, err
 	}
 	a.Took = time.Since(start)

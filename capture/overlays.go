@@ -12,8 +12,9 @@ import (
 
 // overlays lists the bytes of the dump that differ from the guest's memory:
 // the decoded KDBG, and each processor's CONTEXT. What can't be placed is left
-// as the guest has it, with a warning.
-func (a *Analysis) overlays(ctx context.Context) ([]dump.Overlay, error) {
+// as the guest has it, with a warning. needed are the pages that debuggers need, over
+// some kinds of which no CONTEXT is laid.
+func (a *Analysis) overlays(ctx context.Context, needed []guest.ProtectedPages) ([]dump.Overlay, error) {
 	pages, err := phys.NewRuns(a.Plan.Runs...)
 	if err != nil {
 		return nil, fmt.Errorf("memory runs of the dump: %w", err)
@@ -24,19 +25,29 @@ func (a *Analysis) overlays(ctx context.Context) ([]dump.Overlay, error) {
 			return nil, fmt.Errorf("place the decoded KDBG: %w", err)
 		}
 	}
+	l.never = contextFree(needed)
+	left := 0
 	for i, p := range a.System.Processors {
 		data := a.contextAt(i)
 		if data == nil {
 			continue
 		}
 		what := fmt.Sprintf("CONTEXT of processor %d", p.Number)
-		err := l.add(ctx, what, p.ContextAt, data)
-		switch {
-		case ctx.Err() != nil:
-			return nil, err
-		case err != nil:
-			a.warn("%s is left as the guest has it: %v", what, err)
+		err := a.contextPlace(p.ContextAt)
+		if err == nil {
+			err = l.add(ctx, what, p.ContextAt, data)
 		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			if left++; left <= maxNamed {
+				a.warn("%s is left as the guest has it: %v", what, err)
+			}
+		}
+	}
+	if more := left - maxNamed; more > 0 {
+		a.warn("%d more CONTEXTs are left as the guest has them", more)
 	}
 	return l.done, nil
 }
@@ -55,6 +66,7 @@ func (a *Analysis) contextAt(i int) []byte {
 type overlayList struct {
 	space *guest.AddressSpace
 	pages phys.Runs // of the dump
+	never phys.Runs // of these, those that nothing is laid over
 	done  []dump.Overlay
 }
 
@@ -72,6 +84,9 @@ func (l *overlayList) add(ctx context.Context, what string, at phys.VirtAddr, da
 		piece := dump.Overlay{At: m.Addr, Data: data[:n], What: what}
 		if !l.pages.Covers(piece.At, uint64(n)) {
 			return fmt.Errorf("guest-physical %#x: %w", uint64(piece.At), errOverlayPlace)
+		}
+		if l.never.Has(piece.At.PFN()) {
+			return fmt.Errorf("guest-physical %#x is in a page that the kernel has for something else", uint64(piece.At))
 		}
 		for _, o := range append(l.done, pieces...) {
 			if piece.At < o.At+phys.Addr(len(o.Data)) && o.At < piece.At+phys.Addr(n) {

@@ -6,8 +6,12 @@ import (
 	"snap/phys"
 )
 
-// ProtectedPageTable is the Reason of page tables.
-const ProtectedPageTable = "page table"
+// Reasons of some kinds of protected pages.
+const (
+	ProtectedPageTable   = "page table"
+	ProtectedKUSER       = "KUSER_SHARED_DATA"
+	ProtectedImageHeader = "kernel image headers" // and its directories
+)
 
 // ProtectedPages are pages of one kind without which a debugger could not open
 // a dump.
@@ -103,10 +107,10 @@ var protections = []struct {
 	{"KDBG", func(ctx context.Context, s, v *System) {
 		v.touch(ctx, s.KDBG.At, len(s.KDBG.Block))
 	}},
-	{"KUSER_SHARED_DATA", func(ctx context.Context, _, v *System) {
+	{ProtectedKUSER, func(ctx context.Context, _, v *System) {
 		v.touch(ctx, v.Space.arch.kuser, phys.PageSize)
 	}},
-	{"kernel image headers", touchKernelImage},
+	{ProtectedImageHeader, touchKernelImage},
 	{"KPCR and KPRCB", func(ctx context.Context, s, v *System) {
 		for _, p := range s.Processors {
 			v.touch(ctx, p.KPCR, s.KDBG.kpcrSize())
