@@ -19,26 +19,26 @@ func freeSlots(im *Image) []uint64 {
 
 func memoryAttacks() []Attack {
 	return []Attack{
-		{
-			"many self-maps", "four more slots of the PML4 map the PML4 itself", false,
+		edited(
+			"many self-maps", "four more slots of the PML4 map the PML4 itself", Refused, "kernel",
 			attack(func(e *edits) {
 				dtb := e.im.Truth.DirectoryTableBase
 				for _, s := range freeSlots(e.im)[:4] {
 					e.physical(dtb+phys.Addr(8*s), le.AppendUint64(nil, uint64(dtb)|kernelTable))
 				}
 			}),
-		},
-		{
-			"tables outside of RAM", "slots of the PML4 lead into the VGA hole, past RAM, and to the last page of 52 bits", true,
+		),
+		edited(
+			"tables outside of RAM", "slots of the PML4 lead into the VGA hole, past RAM, and to the last page of 52 bits", Found, "",
 			attack(func(e *edits) {
 				dtb, slots := e.im.Truth.DirectoryTableBase, freeSlots(e.im)
 				for i, p := range []phys.Addr{0xA0000, e.im.ram.End().Addr(), phys.MaxAddr - phys.PageSize} {
 					e.physical(dtb+phys.Addr(8*slots[i]), le.AppendUint64(nil, uint64(p)|kernelTable))
 				}
 			}),
-		},
-		{
-			"table of itself", "a page-directory-pointer table whose 512 entries all lead to it", true,
+		),
+		edited(
+			"table of itself", "a page-directory-pointer table whose 512 entries all lead to it", Found, "",
 			attack(func(e *edits) {
 				pages, err := e.im.AllocPhys(1)
 				if err != nil {
@@ -54,31 +54,31 @@ func memoryAttacks() []Attack {
 				slot := freeSlots(e.im)[0]
 				e.physical(e.im.Truth.DirectoryTableBase+phys.Addr(8*slot), le.AppendUint64(nil, uint64(at)|kernelTable))
 			}),
-		},
-		{
-			"kernel section count", "the kernel's NT headers claim 65535 sections", false,
+		),
+		edited(
+			"kernel section count", "the kernel's NT headers claim 65535 sections", Refused, "no-kernel",
 			attack(func(e *edits) { e.put16(e.im.Truth.KernelBase+peHeaderAt+6, 0xFFFF) }),
-		},
-		{
-			"kernel header offset", "e_lfanew of the kernel leads out of its first page by all of 32 bits", false,
+		),
+		edited(
+			"kernel header offset", "e_lfanew of the kernel leads out of its first page by all of 32 bits", Refused, "no-kernel",
 			attack(func(e *edits) { e.put32(e.im.Truth.KernelBase+0x3C, 0xFFFF_FFF0) }),
-		},
-		{
-			"kernel export counts", "the kernel's export directory claims 4 Gi names", false,
+		),
+		edited(
+			"kernel export counts", "the kernel's export directory claims 4 Gi names", Degraded, "4294967295 names",
 			attack(func(e *edits) {
 				d := e.exports()
 				e.put32(d+0x14, 0xFFFF_FFFF)
 				e.put32(d+0x18, 0xFFFF_FFFF)
 			}),
-		},
-		{
-			"kernel export directory", "the kernel's export directory lies past its end", false,
+		),
+		edited(
+			"kernel export directory", "the kernel's export directory lies past its end", Found, "",
 			attack(func(e *edits) {
 				e.put32(e.im.Truth.KernelBase+peHeaderAt+0x18+0x70, e.im.Truth.KernelSize-8)
 			}),
-		},
-		{
-			"forged KDBG in free memory", "8 plain KDBGs that name the kernel's base lie in unused pages", true,
+		),
+		edited(
+			"forged KDBG in free memory", "8 plain KDBGs that name the kernel's base lie in unused pages", Found, "",
 			attack(func(e *edits) {
 				pages, err := e.im.AllocPhys(8)
 				if err != nil {
@@ -89,9 +89,9 @@ func memoryAttacks() []Attack {
 					e.physical(p.Addr()+phys.Addr(0x20*i), forgedKDBG(e.im))
 				}
 			}),
-		},
-		{
-			"forged KDBG in pool", "a plain KDBG that names the kernel's base, and junk besides, lies in nonpaged pool", true,
+		),
+		edited(
+			"forged KDBG in pool", "a plain KDBG that names the kernel's base, and junk besides, lies in nonpaged pool", Found, "",
 			attack(func(e *edits) {
 				va, err := e.im.AllocPages(1)
 				if err != nil {
@@ -100,13 +100,13 @@ func memoryAttacks() []Attack {
 				}
 				e.put(va+0x40, forgedKDBG(e.im))
 			}),
-		},
-		{
-			"forged KDBG in the kernel", "a plain KDBG with junk lies in the kernel's .text", true,
+		),
+		edited(
+			"forged KDBG in the kernel", "a plain KDBG with junk lies in the kernel's .text", Found, "",
 			attack(func(e *edits) { e.put(e.im.spare+0x100, forgedKDBG(e.im)) }),
-		},
-		{
-			"forged start blocks", "low memory holds start blocks whose CR3 is a page of zeros, or no RAM", true,
+		),
+		edited(
+			"forged start blocks", "low memory holds start blocks whose CR3 is a page of zeros, or no RAM", Found, "",
 			attack(func(e *edits) {
 				zero, err := e.im.AllocPhys(1)
 				if err != nil {
@@ -121,9 +121,9 @@ func memoryAttacks() []Attack {
 					e.physical(phys.PFN(0x40+i).Addr(), s)
 				}
 			}),
-		},
-		{
-			"forged top-level tables", "pages in the first 16 MiB look like a PML4 with a self-map, and map nothing", true,
+		),
+		edited(
+			"forged top-level tables", "pages in the first 16 MiB look like a PML4 with a self-map, and map nothing", Found, "",
 			attack(func(e *edits) {
 				for range 16 {
 					p, err := e.im.alloc.pageBelow(16 * mib >> phys.PageShift)
@@ -134,19 +134,19 @@ func memoryAttacks() []Attack {
 					forgeTop(e, p)
 				}
 			}),
-		},
-		{
-			"stale kernel", "a copy of the kernel's first MiB lies in unmapped memory, as after a soft reboot", true,
+		),
+		edited(
+			"stale kernel", "a copy of the kernel's first MiB lies in unmapped memory, as after a soft reboot", Found, "",
 			attack(staleKernel),
-		},
-		{
-			"broken IDT", "every gate of every processor leads to address 0", true,
+		),
+		edited(
+			"broken IDT", "every gate of every processor leads to address 0", Found, "",
 			attack(func(e *edits) {
 				for i := range e.im.cpus {
 					e.put(e.im.cpus[i].idt, make([]byte, idtLimit+1))
 				}
 			}),
-		},
+		),
 	}
 }
 
