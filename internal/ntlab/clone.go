@@ -1,8 +1,11 @@
 package ntlab
 
 import (
+	"iter"
 	"maps"
 	"slices"
+
+	"snap/phys"
 )
 
 // Clone returns an image of its own that begins as im is. The two share pages until
@@ -40,4 +43,21 @@ func (g region) clone() region {
 		g.r = &r
 	}
 	return g
+}
+
+// Changed yields the pages of a clone that were written to since it was made, in
+// ascending order.
+func (im *Image) Changed() iter.Seq[phys.PFN] {
+	own := im.mem
+	own.under = nil
+	return own.written()
+}
+
+// KDBGWord returns a word of the KDBG as the guest keeps it: encoded or plain.
+func (im *Image) KDBGWord(v uint64) uint64 {
+	if !im.Truth.KDBGEncoded {
+		return v
+	}
+	never, always := uint64(im.deref(im.symbols["KiWaitNever"])), uint64(im.deref(im.symbols["KiWaitAlways"]))
+	return le.Uint64(encodeKDBG(le.AppendUint64(nil, v), never, always, im.symbols["KdpDataBlockEncoded"]))
 }

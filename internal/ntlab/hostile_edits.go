@@ -94,13 +94,9 @@ func (e *edits) kdbg(off int, v uint64) {
 	if e.err != nil {
 		return
 	}
+	e.put64(e.im.Truth.KDBG+phys.VirtAddr(off), e.im.KDBGWord(v))
 	b := le.AppendUint64(nil, v)
 	e.im.Truth.KDBGPlain = slices.Concat(e.im.Truth.KDBGPlain[:off], b, e.im.Truth.KDBGPlain[off+8:])
-	if e.im.Truth.KDBGEncoded {
-		never, always := uint64(e.get64(e.symbol("KiWaitNever"))), uint64(e.get64(e.symbol("KiWaitAlways")))
-		b = encodeKDBG(b, never, always, e.symbol("KdpDataBlockEncoded"))
-	}
-	e.put(e.im.Truth.KDBG+phys.VirtAddr(off), b)
 }
 
 // kdbg16 is kdbg for a field of 16 bits.
