@@ -4,7 +4,8 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
-FUZZTIME ?= 20s
+# How long each fuzz target runs; empty is 20s, and 10m in make soak.
+FUZZTIME ?=
 
 .PHONY: all build install check test soak lint fuzz bench demo deps clean
 
@@ -29,15 +30,15 @@ test: deps
 	scripts/test.sh
 
 # So many dumps killed or stopped, at any moment: after each the guest runs and nothing
-# is left. make test does 60 of them.
+# is left. make test does 60 of them. Then every fuzz target runs for FUZZTIME (10m).
 KILLS ?= 500
 soak: deps
-	scripts/soak.sh $(KILLS)
+	FUZZTIME=$(FUZZTIME) scripts/soak.sh $(KILLS)
 
 lint:
 	scripts/lint.sh
 
-# Every fuzz target for FUZZTIME each.
+# Every fuzz target for FUZZTIME (20s) each.
 fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 

@@ -4,6 +4,7 @@
 # nothing is left, that libvirt answered all the time and that no file but the dump got
 # the guest's memory. make test does 60 of the same. Before that it looks at the headers
 # of 50 guests of each generation of Windows, in each form, of which make check does 2.
+# After it every fuzz target runs for FUZZTIME (default 10m).
 # Root, as for all tests with daemons.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,3 +16,4 @@ fi
 kills=${1:-500}
 go test ./capture -count=1 -timeout 30m -v -run '^TestEveryGeneration$' -seeds 50
 go test ./cmd/snap -count=1 -timeout "$((kills / 4 + 30))m" -v -run '^TestSoak$' -soak "$kills"
+scripts/fuzz.sh "${FUZZTIME:-10m}"
