@@ -7,6 +7,7 @@
 # wait, and what they measure would suffer from the first ones. The command itself is
 # tested without the race detector: under it whole dumps take minutes, and the dumps of
 # real guests are taken by the program as it ships. What it is made of is in the others.
+# So are those tests of capture that take dumps of many guests one after the other.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,8 +23,13 @@ imports='{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}'
 mapfile -t daemons < <(go list -f "$imports" ./... | grep -E ' snap/internal/lab(/labtest)?( |$)' | cut -d' ' -f1)
 mapfile -t others < <(go list ./... | grep -vxF -f <(printf '%s\n' "${daemons[@]}"))
 
+many='AdvertisedPagesAreGone|PartOfHugePageIsGone|LostPagesAreSaid|HiddenMemory|UnusableBlock|Unmet|OperatorsOddPages'
+many+='|HostileAdverts|Repack|EveryState|VariantHeaders|EveryGeneration|HalfDecodedGenerations|CrashedProcessor'
+many="^Test($many)$"
+
 failed=0
-go test -race -timeout 30m "$@" "${others[@]}" || failed=1
+go test -race -timeout 30m "$@" -skip "$many" "${others[@]}" || failed=1
+go test -timeout 30m "$@" -run "$many" ./capture || failed=1
 mapfile -t daemons < <(printf '%s\n' "${daemons[@]}" | grep -vxF snap/cmd/snap)
 go test -timeout 35m -parallel 3 "$@" ./cmd/snap &
 command=$!
