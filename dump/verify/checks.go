@@ -41,6 +41,7 @@ const (
 	CheckKernelDumpTables  = "page tables of a kernel dump"
 	CheckVersion           = "version and times"
 	CheckSystemTable       = "System's page table"
+	CheckHasContext        = "header context present"
 	CheckHeaderContext     = "header context"
 )
 
@@ -50,8 +51,7 @@ type check struct {
 	name    string
 	level   Level    // of what it finds
 	readers []Reader // of LevelLimit: which
-	// meant is why a dump of snap's own may have the finding, of LevelLimit; empty
-	// where none may.
+	// meant is why a dump of snap's own may have the finding; empty where none may.
 	meant string
 	needs []string // checks of LevelFail
 	make  func(*verifier) (detail string, err error)
@@ -98,7 +98,7 @@ func checks() []check {
 		{name: CheckMemoryBlock, level: LevelLimit, readers: []Reader{WinDbg}, meant: guestsOwn, needs: []string{CheckKernel}, make: (*verifier).checkMemoryBlock, applies: (*verifier).hasKDBG},
 		{name: CheckProcessors, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkProcessors},
 		{name: CheckContexts, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkContexts, applies: (*verifier).hasKDBG},
-		{name: CheckContextMode, level: LevelLimit, readers: []Reader{WinDbg}, meant: "no processor of the guest was in 64-bit code", needs: []string{CheckKind}, make: (*verifier).checkContextMode},
+		{name: CheckContextMode, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKind}, make: (*verifier).checkContextMode},
 		{name: CheckMxCsr, level: LevelLimit, readers: []Reader{KdmpParser}, needs: []string{CheckKind}, make: (*verifier).checkMxCsr},
 
 		{name: CheckTableBits, level: LevelNote, needs: []string{CheckDirectoryTable}, make: (*verifier).checkTableBits},
@@ -108,7 +108,8 @@ func checks() []check {
 		{name: CheckKernelDumpTables, level: LevelNote, needs: []string{CheckDirectoryTable}, make: (*verifier).checkPageTables, applies: (*verifier).isKernelDump},
 		{name: CheckVersion, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkVersion},
 		{name: CheckSystemTable, level: LevelNote, needs: []string{CheckProcesses}, make: (*verifier).checkSystemTable},
-		{name: CheckHeaderContext, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext, applies: (*verifier).hasKDBG},
+		{name: CheckHasContext, level: LevelNote, meant: "no processor's registers are of use to a debugger of 64 bits", needs: []string{CheckKind}, make: (*verifier).checkHasContext},
+		{name: CheckHeaderContext, level: LevelNote, needs: []string{CheckKernel}, make: (*verifier).checkHeaderContext, applies: (*verifier).hasContexts},
 
 		{name: CheckFrames, level: LevelFail, make: (*verifier).checkFrames, applies: (*verifier).wantsFrames, whole: true},
 	}

@@ -190,17 +190,32 @@ func sameMxCsr(c *header.Context) error {
 	return nil
 }
 
-// checkHeaderContext: what KeInitializeCrashDumpHeader makes has none, and LiveKD's
-// is of another moment than the pages.
-func (v *verifier) checkHeaderContext() (string, error) {
-	area := v.header.ContextRecord
-	c, err := header.DecodeContextAMD64(area)
-	if err != nil {
-		return "", err
-	}
-	if c.Flags == 0 {
+// headerContext returns the header's context, false if it says that nothing of it is
+// valid: the area is zero, as KeInitializeCrashDumpHeader leaves it.
+func (v *verifier) headerContext() (header.Context, bool) {
+	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	return c, err == nil && c.Flags != 0
+}
+
+// hasContexts reports whether there is a context in the header, and a KDBG that leads
+// to those of the processors.
+func (v *verifier) hasContexts() bool {
+	_, ok := v.headerContext()
+	return ok && v.hasKDBG()
+}
+
+func (v *verifier) checkHasContext() (string, error) {
+	c, ok := v.headerContext()
+	if !ok {
 		return "", errors.New("there is none, as KeInitializeCrashDumpHeader leaves it")
 	}
+	return fmt.Sprintf("flags %#x", c.Flags), nil
+}
+
+// checkHeaderContext: LiveKD's is of another moment than the pages.
+func (v *verifier) checkHeaderContext() (string, error) {
+	area := v.header.ContextRecord
+	c, _ := v.headerContext()
 	var behind error
 	if rest := area[header.ContextSizeAMD64:]; !bytes.Equal(rest, make([]byte, len(rest))) {
 		behind = fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", header.ContextSizeAMD64)

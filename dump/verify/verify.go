@@ -34,8 +34,8 @@ type Check struct {
 
 	Level   Level    // how much it matters
 	Readers []Reader // of LevelLimit: which refuse or misread the dump; never empty then
-	// Meant is why a dump of snap's own may have it; empty where none may. It is
-	// there for LevelLimit only.
+	// Meant is why a dump of snap's own may have it; empty where none may, as of
+	// LevelFail.
 	Meant string
 	Whole bool // the file is not even what was meant to be written
 }

@@ -239,7 +239,7 @@ var corruptions = []corruption{
 	{"header's RSP", CheckHeaderContext, add(0x348 + 0x98)},
 	{"header's MxCsr", CheckMxCsr, add(0x348 + 0x34)},
 	{"bytes behind the header's context", CheckHeaderContext, set(0x348+0x4D0, 1, 1)},
-	{"no header context", CheckHeaderContext, func(_ *testing.T, _ *lab, b []byte) []byte {
+	{"no header context", CheckHasContext, func(_ *testing.T, _ *lab, b []byte) []byte {
 		clear(b[0x348 : 0x348+0xBB8])
 		clear(b[0xF10:0xF18])
 		return b
@@ -276,7 +276,7 @@ var levels = map[string]struct {
 
 	CheckTableBits: {"note", ""}, CheckRequiredDumpSpace: {"note", ""}, CheckExceptionRecord: {"note", ""},
 	CheckOtherFields: {"note", ""}, CheckKernelDumpTables: {"note", ""}, CheckVersion: {"note", ""},
-	CheckSystemTable: {"note", ""}, CheckHeaderContext: {"note", ""},
+	CheckSystemTable: {"note", ""}, CheckHasContext: {"note", ""}, CheckHeaderContext: {"note", ""},
 }
 
 // TestLevels: each check declares its level and readers, and needs none that isn't of
@@ -294,7 +294,7 @@ func TestLevels(t *testing.T) {
 				t.Errorf("%q needs %q, of level %q; want one of fail, made before", c.name, need, all[need].level)
 			}
 		}
-		if c.meant != "" && c.level != LevelLimit || c.whole && c.level != LevelFail {
+		if c.meant != "" && c.level == LevelFail || c.whole && c.level != LevelFail {
 			t.Errorf("%q of level %q: meant %q, whole %v", c.name, c.level, c.meant, c.whole)
 		}
 	}

@@ -95,7 +95,7 @@ func TestOtherWriters(t *testing.T) {
 			clear(b[0x348:0xF00])
 			clear(b[0xF10:0xF18])
 			return unset(b, 0xFA0, 0xFA4, 0xFB0, 0x1048)
-		}, []found{{CheckRequiredDumpSpace, "not set"}, {CheckHeaderContext, "there is none"}}},
+		}, []found{{CheckRequiredDumpSpace, "not set"}, {CheckHasContext, "there is none"}}},
 		{"PCID in the page table's address", false, set(0x10, 1, 2), []found{{CheckTableBits, "as a CR3 has (PCID)"}}},
 		{"a live dump's attributes", false, set(0x1050, 4, 0x50), nil},
 		{"a dump that was decrypted", false, set(0x1050, 4, 0x300), nil},
