@@ -46,6 +46,7 @@ func describeAnalysis(m *manifest.Manifest, a *Analysis) {
 	sys := a.System
 	m.Guest = DescribeGuest(sys)
 	m.Guest.Lacks = whatLacks(a.lacks)
+	m.Guest.VBS, m.VTL1 = describeVBS(&a.VBS), a.VTL1
 	addExclusions(m, a)
 	m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden = a.Memory.RAM.Pages(), a.Memory.Unlisted.Pages(), a.Memory.Hidden.Pages()
 	m.Pages.Lost, m.HidesMemory = a.Memory.Lost, a.Memory.Suspicious

@@ -11,6 +11,7 @@ import (
 	"snap/guest"
 	"snap/header"
 	"snap/hv"
+	"snap/manifest"
 	"snap/phys"
 )
 
@@ -27,6 +28,8 @@ type Analysis struct {
 	Excluded   uint64         // pages of the dump that stay out
 	Unmet      Unmet          // what should stay out, and doesn't or may not
 	Memory     DumpedMemory   // what the dump is made of
+	VBS        guest.VBS      // whether Windows has a secure kernel beside it
+	VTL1       manifest.VTL1  // whether the dump holds that one's memory, empty if none was seen
 
 	Took time.Duration // to find all this
 
@@ -62,6 +65,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	}
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
 	a.findLacks(ctx)
+	a.findVBS(ctx, o.ofFile)
 	a.gatherContexts(ctx)
 	a.warnOfHalves()
 	facts := a.facts(ctx, o.Comment)

@@ -38,6 +38,7 @@ func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Pla
 		o.tellLook()
 		look := o.Look
 		look.Published = hv.PublishedOf(src)
+		look.ofFile = true
 		a, err := Analyze(ctx, mem, mem.RAM(), m.CPUs, look)
 		if err != nil {
 			return nil, err

@@ -79,6 +79,8 @@ type LookOptions struct {
 	// resort, where neither registers nor what Windows leaves in low memory lead to
 	// it. Its Total is 0 until then.
 	Progress *dump.Progress
+
+	ofFile bool // the memory is a file's, of which nobody knows how it was read
 }
 
 // scanned is what hears of a scan.

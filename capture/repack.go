@@ -130,6 +130,9 @@ func (a *SourceAccount) carry(man *manifest.Manifest) {
 	man.Pages.Excluded, man.Pages.ChangedWhileReading, man.Live = m.Pages.Excluded, m.Pages.ChangedWhileReading, m.Live
 	man.Pages.RAM, man.Pages.Unlisted, man.Pages.Hidden, man.Pages.Lost, man.HidesMemory = m.Pages.RAM, m.Pages.Unlisted, m.Pages.Hidden, m.Pages.Lost, m.HidesMemory
 	man.Unmet = m.Unmet
+	if m.VTL1 == manifest.VTL1Held {
+		man.VTL1 = manifest.VTL1Held
+	}
 	man.Excluded, man.Repeated = firstOf(m.Excluded, maxCarriedLines), m.Repeated
 	if n := len(m.Excluded) - len(man.Excluded); n > 0 {
 		man.Warn("%d more requests to leave pages out were granted: converted_from lists them", n)
@@ -227,7 +230,10 @@ func describeDump(ctx context.Context, man *manifest.Manifest, f *dump.File) {
 		man.Warn("the guest in the dump can't be read: %v", err)
 		return
 	}
-	man.Guest = DescribeGuest(sys)
+	man.Guest = DescribeDump(ctx, sys)
+	if v := man.Guest.VBS; v != nil && v.SecureKernel {
+		man.VTL1 = manifest.VTL1Unsure // unless the account says more
+	}
 }
 
 // OpenDump finds the guest in a dump by what its header says.

@@ -25,6 +25,7 @@ var (
 	kdbgKiProcessorBlock                 = Field{"KiProcessorBlock", 0x218, 8}
 	kdbgMmPhysicalMemoryBlock            = Field{"MmPhysicalMemoryBlock", 0x270, 8}
 	kdbgSizeEProcess                     = Field{"SizeEProcess", 0x2A8, 2}
+	kdbgOffsetEprocessPeb                = Field{"OffsetEprocessPeb", 0x2AA, 2}
 	kdbgOffsetEprocessDirectoryTableBase = Field{"OffsetEprocessDirectoryTableBase", 0x2AE, 2}
 	kdbgSizePrcb                         = Field{"SizePrcb", 0x2B0, 2}
 	kdbgOffsetPrcbProcStateContext       = Field{"OffsetPrcbProcStateContext", 0x2BC, 2}
@@ -136,7 +137,7 @@ var kdbgFields = []Field{
 	{"OffsetKThreadBStore", 0x2A4, 2},
 	{"OffsetKThreadBStoreLimit", 0x2A6, 2},
 	kdbgSizeEProcess,
-	{"OffsetEprocessPeb", 0x2AA, 2},
+	kdbgOffsetEprocessPeb,
 	{"OffsetEprocessParentCID", 0x2AC, 2},
 	kdbgOffsetEprocessDirectoryTableBase,
 	kdbgSizePrcb,

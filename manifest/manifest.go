@@ -63,10 +63,13 @@ type Manifest struct {
 	Verify *Verify `json:"verify,omitempty"`
 	Gaps   []Gap   `json:"gaps,omitempty"`
 
-	Excluded       []Exclusion `json:"excluded"`
-	Repeated       int         `json:"excluded_repeated,omitempty"` // requests that add no page to these
-	Unmet          *Unmet      `json:"unmet,omitempty"`             // nil where it isn't known
-	HidesMemory    bool        `json:"hides_memory,omitempty"`      // far more of Pages.Unlisted than firmware keeps
+	Excluded []Exclusion `json:"excluded"`
+	Repeated int         `json:"excluded_repeated,omitempty"` // requests that add no page to these
+	Unmet    *Unmet      `json:"unmet,omitempty"`             // nil where it isn't known
+	// VTL1 is whether the file holds memory of the guest's secure kernel, which no dump
+	// made by Windows does; empty if no secure kernel was seen.
+	VTL1           VTL1        `json:"vtl1,omitempty"`
+	HidesMemory    bool        `json:"hides_memory,omitempty"` // far more of Pages.Unlisted than firmware keeps
 	Refused        []Exclusion `json:"refused_exclusions"`
 	RefusedOmitted int         `json:"refused_exclusions_omitted,omitempty"` // refused, but not listed
 	Ignored        []Exclusion `json:"ignored_exclusions,omitempty"`         // not for this dump, or --no-advertised
@@ -92,6 +95,7 @@ type Guest struct {
 	SystemCR3      Hex    `json:"system_cr3"`
 	KDBG           Hex    `json:"kdbg"` // 0 where there is none that can be used
 	KDBGEncoded    bool   `json:"kdbg_encoded"`
+	VBS            *VBS   `json:"vbs,omitempty"` // nil if nothing of it was seen
 
 	// PublishedHeader is what became of a dump header that the guest itself handed to its
 	// hypervisor; empty where none is known of, as in every guest that is running.
@@ -107,6 +111,25 @@ const (
 	PublishedDiffers  = "differs"  // in what warnings say
 	PublishedUnusable = "unusable" // as a warning says
 )
+
+// VTL1 says whether a file holds memory of the guest's secure kernel.
+type VTL1 string
+
+// What is known of that.
+const (
+	VTL1Held   VTL1 = "held"      // it was read from outside of the guest, where nothing hides that memory
+	VTL1Unsure VTL1 = "not known" // it depends on who made the file that was converted
+)
+
+// VBS is what was seen of virtualization-based security: a hypervisor that Windows runs
+// for itself, with a secure kernel (VTL1) beside the one that debuggers see.
+type VBS struct {
+	SecureKernel        bool   `json:"secure_kernel"`
+	SecureKernelFrom    string `json:"secure_kernel_from,omitempty"`
+	CredentialGuard     bool   `json:"credential_guard"`
+	CredentialGuardFrom string `json:"credential_guard_from,omitempty"`
+	HypervisorVCPUs     int    `json:"hypervisor_vcpus"` // that were in the hypervisor, of those whose registers are known
+}
 
 // Header is what the dump's header says and where each field came from.
 type Header struct {

@@ -50,6 +50,7 @@ type checkResult struct {
 	Warnings      []string             `json:"warnings"`
 	contents      []string             // those of Warnings that nothing silences
 	id            hv.Identity
+	VTL1          manifest.VTL1      `json:"vtl1,omitempty"` // whether the file would hold memory of a secure kernel
 	account       *manifest.Manifest // nil if the guest can't be looked at
 	crFrom        string
 }
@@ -186,6 +187,7 @@ func (r *checkResult) addAnalysis(an *capture.Analysis) {
 	r.ExcludedPages, r.Excluded, r.Refused = r.account.Pages.Excluded, r.account.Excluded, r.account.Refused
 	r.Unmet, r.RAM, r.Unlisted, r.Hidden = r.account.Unmet, r.account.Pages.RAM, r.account.Pages.Unlisted, r.account.Pages.Hidden
 	r.Attempts = attemptsOf(an.System.Attempts)
+	r.VTL1 = r.account.VTL1
 	r.crFrom = an.System.DirectoryTableBase.From
 	for _, p := range an.System.Processors {
 		if p.VCPU >= 0 && p.ContextAt != 0 {
@@ -290,6 +292,12 @@ func (a *app) printCheck(r *checkResult, code int) error {
 		p.Add("guest", "%s, %s (%d of them matched to vCPUs)", r.Guest.Windows, plural(r.Guest.CPUs, "processor"), r.Matched)
 		p.Add("System CR3", "%v, from %s", r.Guest.SystemCR3, dash(r.crFrom))
 		p.Add("KDBG", "%s", kdbgState(r.Guest))
+		if v := r.Guest.VBS; v != nil {
+			p.Add("VBS", "%s", vbsLine(v))
+		}
+		if r.VTL1 != "" {
+			p.Add("VTL1", "%s", vtl1Line(r.VTL1))
+		}
 		p.Add("source", "%s", r.Source)
 		p.Add("memory", "%s in %s, %s of it to read", humanize.IBytes(r.Pages<<phys.PageShift), plural(r.Header.Runs, "run"), humanize.IBytes(r.Populated<<phys.PageShift))
 		p.Add("size", "about %s, %s when expanded", humanize.IBytes(r.Bytes), humanize.IBytes(r.DumpBytes))

@@ -180,7 +180,7 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 		return d
 	}
 	d.Notes = append(d.Notes, sys.Warnings...)
-	g := capture.DescribeGuest(sys)
+	g := capture.DescribeDump(ctx, sys)
 	d.Guest = &g
 	for _, p := range sys.Processors {
 		d.Processors = append(d.Processors, processorOf(ctx, sys, p))
@@ -223,6 +223,9 @@ func (a *app) printInfo(d *dumpInfo, h *header.Header, all bool) error {
 	p.Add("type", "%v", h.DumpType)
 	if d.Guest != nil {
 		p.Add("guest", "%s, %s", printable(d.Guest.Windows), plural(d.Guest.CPUs, "processor"))
+		if v := d.Guest.VBS; v != nil {
+			p.Add("VBS", "%s", vbsLine(v))
+		}
 	}
 	if !d.GuestClock.IsZero() {
 		p.Add("guest's clock", "%s", clock(d.GuestClock))

@@ -125,6 +125,9 @@ func (p accountLines) add(m *manifest.Manifest) {
 	p.Add("pages", "%s; %s of them zero, %s unreadable", comma(m.Pages.Written), comma(m.Pages.Zero), comma(m.Pages.Unreadable))
 	p.Add("left out", "%s", leftOut(m))
 	addUnmet(p.Pairs, m)
+	if m.VTL1 != "" {
+		p.Add("VTL1", "%s", vtl1Line(m.VTL1))
+	}
 	if n := len(m.Refused) + m.RefusedOmitted; n > 0 {
 		p.Add("refused", "%s to leave pages out: they may be in the dump", plural(n, "request"))
 	}

@@ -93,6 +93,9 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
 		humanize.Comma(int64(sum.Pages.Zero)), humanize.Comma(int64(sum.Pages.Unreadable)))
 	addLeftOut(p, sum)
+	if sum.VTL1 != "" {
+		p.Add("VTL1", "%s", vtl1Line(sum.VTL1))
+	}
 	p.Add("moment", "%s", moment(sum))
 	p.Add("time", "%s in all", duration(sum.DurationMS))
 	if v := sum.Verify; v != nil {

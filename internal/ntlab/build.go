@@ -77,6 +77,8 @@ func (c *Config) complete() (*profile, error) {
 		return nil, fmt.Errorf("%d unreadable bytes are no multiple of 4 KiB up to half of memory", c.Unreadable)
 	case c.TablesAbove > 0 && (c.TablesAbove%phys.PageSize != 0 || c.TablesAbove >= c.Memory):
 		return nil, fmt.Errorf("tables above %#x: no multiple of 4 KiB within memory", c.TablesAbove)
+	case c.VBS && (p.fixedLayout || p.build < buildWin10):
+		return nil, errors.New("profile " + p.name + " is of a Windows without a secure kernel")
 	case c.LA57 && (p.fixedLayout || p.row != nil && p.build < buildLA57):
 		return nil, errors.New("profile " + p.name + " is of a Windows older than 5-level paging")
 	case c.FarKernel && !c.LA57:

@@ -42,6 +42,7 @@ type Config struct {
 	TablesAbove      uint64    // where the System process's table is: above so many bytes, a multiple of 4 KiB [below 16 MiB]
 	DummySelfMap     bool      // a page of low memory looks like a top-level table: it maps itself and the kernel's images
 	Nested           bool      // the processors are in a hypervisor that runs inside the guest
+	VBS              bool      // Windows runs a secure kernel and Credential Guard: there are processes that stand for them
 	HotPlug          uint64    // bytes of RAM, a multiple of 2 MiB, that were plugged in and Windows doesn't use yet
 	Unreadable       uint64    // bytes of RAM, a multiple of 4 KiB, that can't be read: pages that the guest doesn't use
 	MonitorRegisters bool      // Registers lacks what QEMU's monitor doesn't print: KERNEL_GS_BASE, LSTAR

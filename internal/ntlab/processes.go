@@ -33,13 +33,15 @@ func (b *builder) placeProcesses() {
 	r := stream(b.Config.Seed, 'e')
 	pid := uint64(4)
 	var links []phys.VirtAddr
-	for i, name := range b.p.processes {
+	for i, name := range b.processNames() {
 		p := &process{Process: Process{Name: name, PID: pid}}
 		if i == 0 {
 			p.dtb = b.Truth.DirectoryTableBase
 		} else {
 			p.dtb = must(b.alloc.page()).Addr()
-			b.placeUserHalf(p, r)
+			if name != secureSystem {
+				b.placeUserHalf(p, r)
+			}
 		}
 		if b.Config.KPTI && name != "smss.exe" {
 			p.userDTB = must(b.alloc.page()).Addr()
@@ -60,6 +62,28 @@ func (b *builder) placeProcesses() {
 	if b.Config.KPTI {
 		b.placeShadows()
 	}
+}
+
+// Processes of a Windows with a secure kernel: that which stands for it, which the
+// kernel makes without a program, so that it has neither user memory nor a PEB, and
+// Credential Guard's (Microsoft Learn, "Isolated User Mode (IUM) Processes").
+const (
+	secureSystem = "Secure System"
+	isolatedLSA  = "LsaIso.exe"
+)
+
+func (b *builder) processNames() []string {
+	if !b.Config.VBS {
+		return b.p.processes
+	}
+	names := []string{b.p.processes[0], secureSystem}
+	for _, name := range b.p.processes[1:] {
+		if name == "lsass.exe" {
+			names = append(names, isolatedLSA)
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func (b *builder) placeEPROCESS(p *process, r *rng) {
@@ -185,8 +209,11 @@ func (b *builder) placeThreads() {
 		c.process = b.procs[0]
 		if b.Config.UserMode {
 			c.process = b.procs[1+r.below(uint64(len(b.procs)-1))]
+			for c.process.code == 0 {
+				c.process = b.procs[1+r.below(uint64(len(b.procs)-1))]
+			}
 			if b.Config.KPTI {
-				for c.process.userDTB == 0 {
+				for c.process.userDTB == 0 || c.process.code == 0 {
 					c.process = b.procs[1+r.below(uint64(len(b.procs)-1))]
 				}
 			}

@@ -45,6 +45,7 @@ var variants = []struct {
 	{"-bugcheck", "showing a blue screen", func(c *ntlab.Config) {
 		c.BugCheck = [5]uint64{0xE2, 0, 0, 0, 0} // MANUALLY_INITIATED_CRASH
 	}, nil},
+	{"-vbs", "runs a secure kernel with Credential Guard beside it", func(c *ntlab.Config) { c.VBS = true }, nil},
 	{"-advert", "a driver asks to leave pages out, one of which it can't have; another only has a callback", func(*ntlab.Config) {}, advertise},
 	{"-hostile", "drivers ask to leave out what a dump needs, and worse", func(*ntlab.Config) {}, hostile},
 	{"-secret", "a driver asks to leave out pages of every kind that page tables lead to", func(*ntlab.Config) {}, secret},
