@@ -112,6 +112,7 @@ func upCommand(out io.Writer, connect *string) *cobra.Command {
 	f.Uint64Var(&s.FillMiB, "fill", 128, "MiB of free memory to fill with zeros, text, structures and random bytes; 8 with another --accel than tcg, for not every KVM is fast")
 	f.BoolVar(&s.PlainKDBG, "plain", false, "leave the KDBG decoded, as booting with a debugger does")
 	f.BoolVar(&s.KPTI, "kpti", false, "give processes a user page table of their own")
+	f.BoolVar(&s.LA57, "la57", false, "page with 5 levels; only under TCG")
 	f.BoolVar(&s.UserMode, "user", false, "processors but the first run in user mode")
 	f.IntVar(&s.Advert, "advert", 0, "entries of a table of pages to leave out that a driver keeps changing, an even number")
 	f.StringVar(&mode, "mode", "paced", "processors write once per millisecond (paced; busy under kvm), all the time (busy) or never (idle)")
