@@ -12,6 +12,25 @@ import (
 	"snap/phys"
 )
 
+// TestNoKDBG: a guest may have none that can be used. The header says so, by an address
+// that leads nowhere and its origin.
+func TestNoKDBG(t *testing.T) {
+	f := factsAMD64()
+	f.KdDebuggerDataBlock = phys.Known[phys.VirtAddr]{}
+	h, b, err := Make(f, DumpTypeFull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.KdDebuggerDataBlock != 0 || !h.IsSet("KdDebuggerDataBlock") || [8]byte(b[0x80:0x88]) != [8]byte{} {
+		t.Errorf("KdDebuggerDataBlock is %#x, in the file %x; want 0", uint64(h.KdDebuggerDataBlock), b[0x80:0x88])
+	}
+	for _, v := range h.Fields() {
+		if v.Name == "KdDebuggerDataBlock" && v.From != FromNoKDBG {
+			t.Errorf("origin %q; want %q", v.From, FromNoKDBG)
+		}
+	}
+}
+
 func TestInitializeRefusesFacts(t *testing.T) {
 	for _, tt := range []struct {
 		name, field string

@@ -30,7 +30,7 @@ var exitMeaning = map[int]string{
 	exitOK:           "done (a dump: written and verified)",
 	exitFailed:       "failed",
 	exitUsage:        "wrong usage",
-	exitDegraded:     "written but degraded: pages unreadable, hidden by the guest or not left out; not verified; or smeared",
+	exitDegraded:     "written but degraded: pages unreadable, hidden by the guest or not left out; KDBG or lists cut; not verified; or smeared",
 	exitNoDomain:     "no such domain, or it is not running",
 	exitLocked:       "another dump of it is running",
 	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",
