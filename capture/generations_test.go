@@ -260,3 +260,19 @@ func TestContextOfKernels(t *testing.T) {
 		t.Errorf("%d kernels say the size of a CONTEXT", kernels)
 	}
 }
+
+// TestFullProcessorBlock: where KiProcessorBlock is full, what follows it in the kernel
+// is no entry of it.
+func TestFullProcessorBlock(t *testing.T) {
+	for profile, n := range map[string]int{"nt-3790": 64, "nt-7601-kva": 256} {
+		for _, plain := range []bool{false, true} {
+			im, err := ntlab.Build(ntlab.Config{
+				Profile: profile, Seed: 5, Memory: 256 << 20, CPUs: n, PlainKDBG: plain, EncodeKDBG: !plain,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkGeneration(t, fmt.Sprintf("%s, %d processors, plain %v", profile, n, plain), im, im.Registers(), true)
+		}
+	}
+}

@@ -23,7 +23,7 @@ func kdbgOf(k *kernelRow, p *profile) kdbgLayout {
 		l.pointers = append(l.pointers, f)
 	}
 	for _, w := range kdbgWords(k, p) {
-		if uint32(w.off)+2 <= l.size {
+		if w.off+2 <= l.size {
 			l.words = append(l.words, w)
 		}
 	}

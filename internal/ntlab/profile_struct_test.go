@@ -1,9 +1,8 @@
 package ntlab
 
 import (
-	"unicode/utf16"
-
 	"testing"
+	"unicode/utf16"
 )
 
 // TestGenerationStructures: sizes and offsets are the row's, in the guest's
