@@ -30,7 +30,7 @@ var kvmKills = []struct {
 func TestUnderKVM(t *testing.T) {
 	labtest.NeedsDaemons(t)
 	wait := lab.UpBeside(t.Context(), lab.Spec{
-		Name: unique("kvm"), Accel: lab.WhereKVM, NewerQEMU: true, Mode: boot.Busy, MemoryMiB: 96, CPUs: 1, FillMiB: 2, Seed: 61,
+		Name: unique("kvm"), Accel: lab.WhereKVM, NewerQEMU: true, Mode: boot.Busy, MemoryMiB: 64, CPUs: 1, FillMiB: 2, Seed: 61,
 	})
 	t.Cleanup(func() {
 		if g, err := wait(); err == nil {

@@ -42,7 +42,7 @@ func TestAccelerate(t *testing.T) {
 		s := tt.spec
 		s.Name = "accel"
 		err := s.complete()
-		if (err == nil) != (tt.err == nil) || tt.err == errNoKVM && !errors.Is(err, errNoKVM) {
+		if (err == nil) != (tt.err == nil) || errors.Is(tt.err, errNoKVM) && !errors.Is(err, errNoKVM) {
 			t.Errorf("complete(%q on %q) = %v; want %v", tt.spec.Accel, tt.spec.Connect, err, tt.err)
 		}
 		if err == nil && (s.Accel != tt.want.Accel || s.Connect != tt.want.Connect || s.Mode != tt.want.Mode) {
