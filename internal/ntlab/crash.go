@@ -51,12 +51,12 @@ func (im *Image) Crash(bugCheck [5]uint64) *Crash {
 		*rsp = uint64(im.cpus[i].stack) - r.between(0x80, 0x800)*8
 		cs, ss := uint16(selKernelCode), uint16(selKernelData)
 		flags, eflags := uint32(contextOfTrap), uint32(frozenEFlags)
-		switch {
-		case i == c.Processor:
+		switch i {
+		case c.Processor:
 			flags, eflags = contextOfCall, crashEFlags
 			*rip = uint64(im.symbols["KeBugCheckEx"])
 			general[1], general[2], general[8], general[9] = bugCheck[0], bugCheck[1], bugCheck[2], bugCheck[3]
-		case i == 0:
+		case 0:
 			// The first is not the one to be shown: it runs a 32-bit program.
 			*rip, *rsp = 0x7712_3456, 0x19_F000
 			cs, ss = frozenInCompat, selUserData
