@@ -137,8 +137,3 @@ func (e *edits) free() phys.Addr {
 func (e *edits) top(i, v uint64) {
 	e.physical(e.im.Truth.DirectoryTableBase+phys.Addr(8*i), le.AppendUint64(nil, v))
 }
-
-// links returns where in the EPROCESS of a process its ActiveProcessLinks are.
-func (e *edits) links() phys.VirtAddr {
-	return e.get64(e.im.Truth.PsActiveProcessHead) - e.im.Truth.SystemProcess
-}
