@@ -81,10 +81,12 @@ func (s *System) fillBuild(ctx context.Context) error {
 			s.NtBuildNumber = phys.Know(v, "export NtBuildNumber")
 		}
 	}
+	if err == nil && s.Build() == 0 {
+		err = malformed("NtBuildNumber", at, "build 0")
+		s.warn("%v", err)
+	}
 	shared := s.KUSER.NtBuildNumber & 0xffff
 	switch {
-	case err == nil && s.Build() == 0:
-		return malformed("NtBuildNumber", at, "build 0")
 	case err == nil && shared != 0 && shared != s.Build():
 		s.warn("NtBuildNumber is %d, but KUSER_SHARED_DATA says %d", s.Build(), shared)
 	case err == nil:

@@ -21,7 +21,7 @@ func kdbgAttacks() []Attack {
 	}
 	out := []Attack{
 		edited("KDBG size of 4 GiB", "the size in the KDBG is 4 GiB less one", Degraded, gone, word(kdbgOwnerTag, kdbgTag|0xFFFF_FFFF<<32)),
-		edited("KDBG size of 4 KiB", "the size in the KDBG is 4 KiB, which is more than there is", Any, "", word(kdbgOwnerTag, kdbgTag|0x1000<<32)),
+		edited("KDBG size of 4 KiB", "the size in the KDBG is 4 KiB, which is more than there is", Found, "", word(kdbgOwnerTag, kdbgTag|0x1000<<32)),
 		edited("KDBG tag", "the KDBG has another tag", Degraded, gone, word(kdbgOwnerTag, 0x380<<32|0x41414141)),
 		edited("KDBG of another kernel", "the KDBG has the base of another kernel", Degraded, gone, word(kdbgKernBase, 0xFFFF_F800_1234_5000)),
 		edited("KDBG page size", "the KDBG says that pages have 2 MiB", Degraded, gone, word(kdbgPageSize, 2*mib)),
@@ -83,7 +83,7 @@ func halfDecoded(n int) func(*Image) error {
 // forgedAttacks are structures that look as if they were the guest's, in number.
 func forgedAttacks() []Attack {
 	return []Attack{
-		edited("forged KDBGs in number", "70 plain KDBGs with the kernel's base and sound heads of lists, and junk besides, are in its .text before the true one", Any, "",
+		edited("forged KDBGs in number", "70 plain KDBGs with the kernel's base and sound heads of lists, and junk besides, are in its .text before the true one", Degraded, "ended after 64 debugger data blocks",
 			attack(func(e *edits) {
 				at := e.im.Truth.KernelBase + 0x20_0000
 				for i := range 70 {
@@ -146,14 +146,14 @@ func forgedAttacks() []Attack {
 					e.physical(e.free(), n)
 				}
 			})),
-		edited("bug check parameters anywhere", "KiBugCheckData is of a bug check whose parameters are pointers anywhere", Any, "",
+		edited("bug check parameters anywhere", "KiBugCheckData is of a bug check whose parameters are pointers anywhere", Warned, "which processor crashed is not known",
 			attack(func(e *edits) {
 				at := e.symbol("KiBugCheckData")
 				for i, v := range []uint64{0x1_0000_007E, 0x8000_0000_0000_0000, ^uint64(0), 0xFFFF_8000_0000_0000, 1} {
 					e.put64(at+phys.VirtAddr(8*i), v)
 				}
 			})),
-		edited("build number", "NtBuildNumber is 0", Any, "",
+		edited("build number", "NtBuildNumber is 0", Warned, "build 0",
 			attack(func(e *edits) { e.put32(e.symbol("NtBuildNumber"), 0) })),
 	}
 }

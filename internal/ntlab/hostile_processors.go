@@ -109,10 +109,10 @@ func registerAttacks() []Attack {
 		}),
 		lied("CR3 is zero", "every processor's CR3 is 0", Found, "", func(_ *Image, c *phys.Registers, _ int) { c.CR3 = 0 }),
 		lied("CR3 encrypted", "every processor's CR3 has bit 51 set", Found, "", func(_ *Image, c *phys.Registers, _ int) { c.CR3 |= 1 << 51 }),
-		lied("GS base anywhere", "no processor's GS bases are its KPCR", Any, "", func(_ *Image, c *phys.Registers, i int) {
+		lied("GS base anywhere", "no processor's GS bases are its KPCR", Found, "", func(_ *Image, c *phys.Registers, i int) {
 			c.GS.Base, c.KernelGSBase = each(nowhere, i), each(nowhere, i+1)
 		}),
-		lied("GS base of another", "every processor's GS base is processor 0's KPCR", Any, "", func(im *Image, c *phys.Registers, _ int) {
+		lied("GS base of another", "every processor's GS base is processor 0's KPCR", Found, "", func(im *Image, c *phys.Registers, _ int) {
 			c.GS.Base = uint64(im.Truth.Processors[0].KPCR)
 		}),
 		lied("CR4.LA57 wrong", "every processor says that it pages by as many levels as it doesn't", Found, "", func(_ *Image, c *phys.Registers, _ int) {
@@ -121,7 +121,7 @@ func registerAttacks() []Attack {
 		lied("hints anywhere", "LSTAR, IDT, GDT and RIP of every processor are where nothing is", Found, "", func(_ *Image, c *phys.Registers, i int) {
 			c.LSTAR, c.IDT.Base, c.GDT.Base, c.RIP = each(nowhere, i), each(nowhere, i+1), each(nowhere, i+2), each(nowhere, i+3)
 		}),
-		lied("all registers are ones", "every register of every processor is all ones", Any, "", func(_ *Image, c *phys.Registers, _ int) {
+		lied("all registers are ones", "every register of every processor is all ones", Warned, "no vCPU holds", func(_ *Image, c *phys.Registers, _ int) {
 			ones := ^uint64(0)
 			c.RIP, c.RSP, c.RFLAGS, c.CR0, c.CR3, c.CR4, c.EFER, c.LSTAR = ones, ones, ones, ones, ones, ones, ones, ones
 			c.GS.Base, c.KernelGSBase, c.IDT.Base, c.GDT.Base = ones, ones, ones, ones
@@ -137,7 +137,7 @@ func registerAttacks() []Attack {
 			Registers: func(*Image, []phys.Registers) []phys.Registers { return nil },
 		},
 		{
-			Name: "too many registers", About: "the source has each processor 300 times", Outcome: Any,
+			Name: "too many registers", About: "the source has each processor 300 times", Outcome: Warned, Says: "more vCPUs are none",
 			Registers: func(_ *Image, cpus []phys.Registers) []phys.Registers {
 				n := len(cpus)
 				for i := range 300 * n {
@@ -149,7 +149,7 @@ func registerAttacks() []Attack {
 			},
 		},
 		{
-			Name: "forged tables, no registers", About: "500 pages of low memory look like top-level tables, no processor's registers are known, and there is no low stub", Outcome: Any,
+			Name: "forged tables, no registers", About: "500 pages of low memory look like top-level tables, no processor's registers are known, and there is no low stub", Outcome: Warned, Says: "no processor registers",
 			Edit: attack(func(e *edits) {
 				if at := e.im.Truth.LowStub; at != 0 {
 					e.physical(at, make([]byte, phys.PageSize))

@@ -9,26 +9,28 @@ import (
 // errBroken is what a page gives that can't be read.
 var errBroken = errors.New("the host can't read it")
 
-// A place is a structure that readers look at.
+// A place is a structure that readers look at, and what must come of a guest of which
+// the host can't read the page.
 type place struct {
-	name string
-	at   func(im *Image) phys.Addr
+	name   string
+	at     func(im *Image) phys.Addr
+	unread Outcome
 }
 
 // placeAt is a place by its address in the System process.
-func placeAt(name string, va func(im *Image) phys.VirtAddr) place {
+func placeAt(name string, unread Outcome, va func(im *Image) phys.VirtAddr) place {
 	return place{name, func(im *Image) phys.Addr {
 		at, _ := im.Translate(va(im))
 		return at
-	}}
+	}, unread}
 }
 
 // tableOf is a page table of a level on the way to an address.
-func tableOf(name string, level int, va func(im *Image) phys.VirtAddr) place {
+func tableOf(name string, unread Outcome, level int, va func(im *Image) phys.VirtAddr) place {
 	return place{name, func(im *Image) phys.Addr {
 		at, _ := im.EntryAddr(va(im), level)
 		return at.PFN().Addr()
-	}}
+	}, unread}
 }
 
 // deref returns the pointer at an address.
@@ -40,33 +42,33 @@ func (im *Image) deref(va phys.VirtAddr) phys.VirtAddr {
 
 func kernelBase(im *Image) phys.VirtAddr { return im.Truth.KernelBase }
 
-// readPlaces are what must not stop a reader, or not without a word, when it can't be
-// read or changes.
+// readPlaces are what a guest is read by. What else lies in a page, Any, decides what
+// comes of some.
 func readPlaces() []place {
 	return []place{
-		{"the top-level table", func(im *Image) phys.Addr { return im.Truth.DirectoryTableBase }},
-		tableOf("the kernel's table of level 3", 3, kernelBase),
-		tableOf("the kernel's table of level 2", 2, kernelBase),
-		tableOf("the kernel's table of level 1", 1, kernelBase),
-		tableOf("KUSER_SHARED_DATA's table of level 1", 1, func(*Image) phys.VirtAddr { return kuserKernel }),
-		{"KUSER_SHARED_DATA", func(im *Image) phys.Addr { return im.kuser.Addr() }},
-		placeAt("the kernel's header", kernelBase),
-		placeAt("the kernel's exports", func(im *Image) phys.VirtAddr {
+		{"the top-level table", func(im *Image) phys.Addr { return im.Truth.DirectoryTableBase }, Refused},
+		tableOf("the kernel's table of level 3", Refused, 3, kernelBase),
+		tableOf("the kernel's table of level 2", Refused, 2, kernelBase),
+		tableOf("the kernel's table of level 1", Any, 1, kernelBase),
+		tableOf("KUSER_SHARED_DATA's table of level 1", Refused, 1, func(*Image) phys.VirtAddr { return kuserKernel }),
+		{"KUSER_SHARED_DATA", func(im *Image) phys.Addr { return im.kuser.Addr() }, Refused},
+		placeAt("the kernel's header", Refused, kernelBase),
+		placeAt("the kernel's exports", Degraded, func(im *Image) phys.VirtAddr {
 			return im.Truth.KernelBase + im.deref(im.Truth.KernelBase+peExports)&0xffffffff
 		}),
-		placeAt("the KDBG", func(im *Image) phys.VirtAddr { return im.Truth.KDBG }),
-		placeAt("the head of the list of modules", func(im *Image) phys.VirtAddr { return im.Truth.PsLoadedModuleList }),
-		placeAt("the head of the list of processes", func(im *Image) phys.VirtAddr { return im.Truth.PsActiveProcessHead }),
-		placeAt("the second module", func(im *Image) phys.VirtAddr { return im.deref(im.deref(im.Truth.PsLoadedModuleList)) }),
-		placeAt("the EPROCESS of System", func(im *Image) phys.VirtAddr { return im.Truth.SystemProcess }),
-		placeAt("the EPROCESS of another process", func(im *Image) phys.VirtAddr { return im.Truth.Processes[2].EPROCESS }),
-		placeAt("the KPCR of processor 0", func(im *Image) phys.VirtAddr { return im.Truth.Processors[0].KPCR }),
-		placeAt("the KPCR of processor 1", func(im *Image) phys.VirtAddr { return im.Truth.Processors[1].KPCR }),
-		placeAt("the context of processor 1", func(im *Image) phys.VirtAddr { return im.Truth.Processors[1].Context }),
-		placeAt("KiProcessorBlock", func(im *Image) phys.VirtAddr { return im.symbols["KiProcessorBlock"] }),
-		placeAt("MmPhysicalMemoryBlock", func(im *Image) phys.VirtAddr { return im.symbols["MmPhysicalMemoryBlock"] }),
-		placeAt("the list of memory", func(im *Image) phys.VirtAddr { return im.symbols["*MmPhysicalMemoryBlock"] }),
-		placeAt("PsInitialSystemProcess", func(im *Image) phys.VirtAddr { return im.symbols["PsInitialSystemProcess"] }),
+		placeAt("the KDBG", Degraded, func(im *Image) phys.VirtAddr { return im.Truth.KDBG }),
+		placeAt("the head of the list of modules", Any, func(im *Image) phys.VirtAddr { return im.Truth.PsLoadedModuleList }),
+		placeAt("the head of the list of processes", Any, func(im *Image) phys.VirtAddr { return im.Truth.PsActiveProcessHead }),
+		placeAt("the second module", Degraded, func(im *Image) phys.VirtAddr { return im.deref(im.deref(im.Truth.PsLoadedModuleList)) }),
+		placeAt("the EPROCESS of System", Refused, func(im *Image) phys.VirtAddr { return im.Truth.SystemProcess }),
+		placeAt("the EPROCESS of another process", Degraded, func(im *Image) phys.VirtAddr { return im.Truth.Processes[2].EPROCESS }),
+		placeAt("the KPCR of processor 0", Degraded, func(im *Image) phys.VirtAddr { return im.Truth.Processors[0].KPCR }),
+		placeAt("the KPCR of processor 1", Degraded, func(im *Image) phys.VirtAddr { return im.Truth.Processors[1].KPCR }),
+		placeAt("the context of processor 1", Degraded, func(im *Image) phys.VirtAddr { return im.Truth.Processors[1].Context }),
+		placeAt("KiProcessorBlock", Degraded, func(im *Image) phys.VirtAddr { return im.symbols["KiProcessorBlock"] }),
+		placeAt("MmPhysicalMemoryBlock", Degraded, func(im *Image) phys.VirtAddr { return im.symbols["MmPhysicalMemoryBlock"] }),
+		placeAt("the list of memory", Degraded, func(im *Image) phys.VirtAddr { return im.symbols["*MmPhysicalMemoryBlock"] }),
+		placeAt("PsInitialSystemProcess", Any, func(im *Image) phys.VirtAddr { return im.symbols["PsInitialSystemProcess"] }),
 	}
 }
 
@@ -100,12 +102,13 @@ func unreadableAttacks() []Attack {
 	}
 	out := []Attack{
 		{Name: "nothing can be read", About: "every read fails", Outcome: Refused, Says: "unreadable", Reader: counted(func(int) bool { return true })},
-		{Name: "every second read fails", About: "every second read fails, whatever it is of", Outcome: Any, Reader: counted(func(n int) bool { return n%2 == 0 })},
-		{Name: "reads end", About: "after 200 reads none succeeds", Outcome: Any, Reader: counted(func(n int) bool { return n > 200 })},
+		{Name: "every second read fails", About: "every second read fails, whatever it is of", Outcome: Refused, Says: "unreadable", Reader: counted(func(n int) bool { return n%2 == 0 })},
+		{Name: "reads end", About: "after 200 reads none succeeds", Outcome: Refused, Says: "unreadable", Reader: counted(func(n int) bool { return n > 200 })},
 	}
+	says := map[Outcome]string{Refused: "unreadable", Degraded: "read"}
 	for _, w := range readPlaces() {
 		out = append(out, Attack{
-			Name: "can't read " + w.name, About: "the page can't be read", Outcome: Any,
+			Name: "can't read " + w.name, About: "the page can't be read", Outcome: w.unread, Says: says[w.unread],
 			Reader: reader(func(im *Image) func([]byte, phys.Addr) bool {
 				page := w.at(im).PFN()
 				return func(p []byte, at phys.Addr) bool { return overlaps(at, len(p), page) }
