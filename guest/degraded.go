@@ -85,7 +85,7 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 			return nil, 0, err
 		}
 	}
-	if sys.PsActiveProcessHead, err = sys.processHead(ctx, held.processes); err != nil {
+	if sys.PsActiveProcessHead, err = sys.processHead(ctx); err != nil {
 		return nil, 0, err
 	}
 	worth, err := sys.moduleHead(ctx, held.modules)
@@ -101,9 +101,8 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 
 // processHead returns PsActiveProcessHead by the links in the EPROCESS of System,
 // which is the first in the list: before it is the head, which is a variable of the
-// kernel, or after all others. Where neither leads to it, it is held, which was found
-// by what it holds.
-func (s *System) processHead(ctx context.Context, held phys.VirtAddr) (phys.Known[phys.VirtAddr], error) {
+// kernel, or after all others.
+func (s *System) processHead(ctx context.Context) (phys.Known[phys.VirtAddr], error) {
 	const what = "EPROCESS of System"
 	r := &record{what: what, at: s.PsInitialSystemProcess, b: make([]byte, maxEProcess)}
 	if _, err := readSparse(ctx, s.Space, r.b, r.at); err != nil {
@@ -131,9 +130,6 @@ func (s *System) processHead(ctx context.Context, held phys.VirtAddr) (phys.Know
 		})
 		if s.isHeadOf(ctx, head, links) {
 			return phys.Know(head, from), nil
-		}
-		if s.isHeadOf(ctx, held, links) {
-			return phys.Know(held, "kernel image, by what it holds"), nil
 		}
 		if err := ctx.Err(); err != nil {
 			return phys.Known[phys.VirtAddr]{}, err
