@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// ErrProcess: the guardian was ended, or can't do its part: nobody would undo what is
-// done to the guest.
+// ErrProcess is the class of a guardian that was ended, or can't do its part: nobody
+// would undo what is done to the guest.
 var ErrProcess = errors.New("the guardian doesn't stand ready")
 
 // FolderError says that the folder of locks and state files can't be used: without
