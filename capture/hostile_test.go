@@ -24,7 +24,6 @@ const (
 	mostRead      = 16 * hostileMemory // bytes: finders, the KDBG search and Protected each read most of RAM
 	mostReads     = 4 << 20            // calls: pointers that are followed
 	mostAllocated = 512 << 20          // bytes in all, nearly all of them free again
-	mostKept      = 64 << 20           // bytes that are still in use
 	mostWarnings  = 200
 )
 

@@ -24,7 +24,7 @@ mapfile -t daemons < <(go list -f "$imports" ./... | grep -E ' snap/internal/lab
 mapfile -t others < <(go list ./... | grep -vxF -f <(printf '%s\n' "${daemons[@]}"))
 
 many='AdvertisedPagesAreGone|PartOfHugePageIsGone|LostPagesAreSaid|HiddenMemory|UnusableBlock|Unmet|OperatorsOddPages'
-many+='|HostileAdverts|Repack|EveryState|VariantHeaders|EveryGeneration|HalfDecodedGenerations|CrashedProcessor'
+many+='|HostileAdverts|HostileGuests|Repack|EveryState|VariantHeaders|EveryGeneration|HalfDecodedGenerations|CrashedProcessor'
 many="^Test($many)$"
 
 failed=0

@@ -54,7 +54,7 @@ func TestAdvertisingGuest(t *testing.T) {
 	}
 }
 
-func TestHostileGuests(t *testing.T) {
+func TestHostileDomains(t *testing.T) {
 	for _, profile := range ntlab.Profiles() {
 		hostile, greedy := image(t, profile+"-hostile"), image(t, profile+"-greedy")
 		if got, want := len(hostile.Truth.Adverts), len(ntlab.AdvertAttacks())-1; got < want {
