@@ -2,11 +2,8 @@ package capture
 
 import (
 	"encoding/binary"
-	"encoding/csv"
 	"flag"
 	"fmt"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +12,7 @@ import (
 
 	"snap/header"
 	"snap/internal/ntlab"
+	"snap/internal/ntlab/kerneltables"
 	"snap/phys"
 )
 
@@ -237,23 +235,15 @@ func checkHeaderContext(t *testing.T, name string, im *ntlab.Image, img []byte) 
 // TestContextOfKernels: the CONTEXT of every x64 kernel whose structures are known has
 // the size that dumps are made with.
 func TestContextOfKernels(t *testing.T) {
-	f, err := os.Open("../internal/ntlab/testdata/windows/kernels.csv")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	rows, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	arch, size, kernels := slices.Index(rows[0], "arch"), slices.Index(rows[0], "CONTEXT_size"), 0
-	for _, r := range rows[1:] {
-		if r[arch] != "amd64" || r[size] == "" {
+	kernels := 0
+	for _, r := range kerneltables.Read(t, "../internal/ntlab/testdata/windows/kernels.csv") {
+		size := r["CONTEXT_size"]
+		if r["arch"] != "amd64" || size == "" {
 			continue
 		}
 		kernels++
-		if n, err := strconv.ParseInt(r[size], 0, 32); err != nil || n != header.ContextSizeAMD64 {
-			t.Errorf("kernel %s: a CONTEXT of %s bytes", r[1], r[size])
+		if n, err := strconv.ParseInt(size, 0, 32); err != nil || n != header.ContextSizeAMD64 {
+			t.Errorf("kernel %s: a CONTEXT of %s bytes", r["version"], size)
 		}
 	}
 	if kernels < 230 {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"snap/internal/ntlab/kerneltables"
 )
 
 // TestRealKDBGFields: the KDBG of 10.0.19041.804 is read as its public symbols say:
@@ -17,13 +19,13 @@ func TestRealKDBGFields(t *testing.T) {
 		table[f.Name] = f
 	}
 	rvas := map[string]string{}
-	for _, r := range realTable(t, realKernels+"kernels.csv") {
+	for _, r := range kerneltables.Read(t, realKernels+"kernels.csv") {
 		if r["version"] == "10.0.19041.804" && r["arch"] == "amd64" {
 			rvas = r
 		}
 	}
 	seen, variables := map[string]bool{}, 0
-	for _, r := range realTable(t, "testdata/kdbg_19041.804_fields.csv") {
+	for _, r := range kerneltables.Read(t, "testdata/kdbg_19041.804_fields.csv") {
 		name := r["field"]
 		seen[name] = true
 		number := func(column string) uint64 {

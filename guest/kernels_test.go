@@ -1,37 +1,13 @@
 package guest
 
 import (
-	"encoding/csv"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
 
+	"snap/internal/ntlab/kerneltables"
 	"snap/phys"
 )
-
-// realTable reads a table of facts about real kernels.
-func realTable(t *testing.T, path string) []map[string]string {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	lines, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []map[string]string
-	for _, l := range lines[1:] {
-		r := map[string]string{}
-		for i, v := range l {
-			r[lines[0][i]] = v
-		}
-		out = append(out, r)
-	}
-	return out
-}
 
 const realKernels = "../internal/ntlab/testdata/windows/"
 
@@ -91,7 +67,7 @@ func (k realKernel) within(column string, low, high int) {
 func TestConstantsOfKernels(t *testing.T) {
 	met := map[string]int{}
 	kernels := 0
-	for _, row := range realTable(t, realKernels+"kernels.csv") {
+	for _, row := range kerneltables.Read(t, realKernels+"kernels.csv") {
 		if row["arch"] != "amd64" {
 			continue
 		}
@@ -230,7 +206,7 @@ func (k realKernel) entries() {
 
 // TestKDBGSizesOfKernels: every size that a KDBG is known to have is one that is taken.
 func TestKDBGSizesOfKernels(t *testing.T) {
-	rows := realTable(t, realKernels+"kdbg_sizes.csv")
+	rows := kerneltables.Read(t, realKernels+"kdbg_sizes.csv")
 	for _, r := range rows {
 		size, err := strconv.ParseUint(r["size"], 0, 32)
 		if err != nil || !kdbgSizeOK(uint32(size)) {
@@ -244,7 +220,7 @@ func TestKDBGSizesOfKernels(t *testing.T) {
 
 // TestBasesOfKernels: every kernel base that was seen is where kernels are looked for.
 func TestBasesOfKernels(t *testing.T) {
-	rows := realTable(t, realKernels+"kernel_bases.csv")
+	rows := kerneltables.Read(t, realKernels+"kernel_bases.csv")
 	for _, r := range rows {
 		base, err := strconv.ParseUint(r["KernBase"], 0, 64)
 		if at := phys.VirtAddr(base); err != nil || at < amd64.kernelsLow || at >= amd64.kernelsHigh || at.Offset() != 0 {
@@ -259,7 +235,7 @@ func TestBasesOfKernels(t *testing.T) {
 // TestRealTransitionPTE: a real entry whose frame number is hidden leads to the frame
 // that WinDbg gives for it.
 func TestRealTransitionPTE(t *testing.T) {
-	for _, r := range realTable(t, realKernels+"transition_pte.csv") {
+	for _, r := range kerneltables.Read(t, realKernels+"transition_pte.csv") {
 		pte, err := strconv.ParseUint(r["pte"], 0, 64)
 		pfn, err2 := strconv.ParseUint(r["true_pfn"], 0, 64)
 		if err != nil || err2 != nil {

@@ -250,7 +250,28 @@ func TestEveryCauseHasAdvice(t *testing.T) {
 func causesInSource(t *testing.T) []string {
 	t.Helper()
 	var found []string
-	root := "../.."
+	eachSource(t, func(path string, _ *token.FileSet, f *ast.File) {
+		pkg := f.Name.Name
+		if pkg == "main" {
+			if pkg = filepath.Base(filepath.Dir(path)); pkg != "snap" {
+				return
+			}
+		}
+		for _, decl := range f.Decls {
+			for _, name := range causesIn(decl) {
+				found = append(found, pkg+"."+name)
+			}
+		}
+	})
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// eachSource calls do for every file of the program's own source, tests excepted, with
+// its path from the root of the source.
+func eachSource(t *testing.T, do func(path string, set *token.FileSet, f *ast.File)) {
+	t.Helper()
+	const root = "../.."
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -262,29 +283,20 @@ func causesInSource(t *testing.T) []string {
 		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
-		pkg := f.Name.Name
-		if pkg == "main" {
-			pkg = filepath.Base(filepath.Dir(path))
-			if pkg != "snap" {
-				return nil
-			}
+		rel, err := filepath.Rel(root, path)
+		if err == nil {
+			do(filepath.ToSlash(rel), set, f)
 		}
-		for _, decl := range f.Decls {
-			for _, name := range causesIn(decl) {
-				found = append(found, pkg+"."+name)
-			}
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(found)
-	return slices.Compact(found)
 }
 
 // notShipped reports whether a folder below root has nothing of the program.

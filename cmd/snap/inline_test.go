@@ -2,11 +2,8 @@ package main
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
-	"io/fs"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,27 +102,7 @@ func TestInlineErrors(t *testing.T) {
 func inlineInSource(t *testing.T) map[string][]int {
 	t.Helper()
 	found := map[string][]int{}
-	root := "../.."
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name := d.Name()
-		switch {
-		case d.IsDir() && notShipped(root, path, name):
-			return fs.SkipDir
-		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
-			return nil
-		}
-		set := token.NewFileSet()
-		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
+	eachSource(t, func(path string, set *token.FileSet, f *ast.File) {
 		for _, decl := range f.Decls {
 			fn, ok := decl.(*ast.FuncDecl)
 			if !ok {
@@ -133,17 +110,12 @@ func inlineInSource(t *testing.T) map[string][]int {
 			}
 			ast.Inspect(fn, func(n ast.Node) bool {
 				if e, ok := n.(ast.Expr); ok && makesNameless(e) {
-					file := filepath.ToSlash(rel)
-					found[file] = append(found[file], set.Position(e.Pos()).Line)
+					found[path] = append(found[path], set.Position(e.Pos()).Line)
 				}
 				return true
 			})
 		}
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return found
 }
 

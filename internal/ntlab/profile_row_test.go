@@ -2,39 +2,15 @@ package ntlab
 
 import (
 	"bytes"
-	"encoding/csv"
 	"encoding/hex"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"snap/internal/ntlab/kerneltables"
 	"snap/phys"
 )
-
-// readTable reads a table of testdata/windows, apart from the generator.
-func readTable(t *testing.T, name string) []map[string]string {
-	t.Helper()
-	f, err := os.Open("testdata/windows/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	lines, err := csv.NewReader(f).ReadAll()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []map[string]string
-	for _, l := range lines[1:] {
-		r := map[string]string{}
-		for i, v := range l {
-			r[lines[0][i]] = v
-		}
-		out = append(out, r)
-	}
-	return out
-}
 
 // generation is a guest of a generation's profile and the row that it must be like.
 type generation struct {
@@ -91,7 +67,7 @@ func (g generation) pointer(name string, size int, want uint64) {
 // everyGeneration calls f with a guest of every generation.
 func everyGeneration(t *testing.T, c Config, f func(g generation)) {
 	rows := map[string]map[string]string{}
-	for _, r := range readTable(t, "kernels.csv") {
+	for _, r := range kerneltables.Read(t, "testdata/windows/"+"kernels.csv") {
 		if r["arch"] == "amd64" {
 			rows[r["version"]] = r
 		}
@@ -188,7 +164,7 @@ func (g generation) checkKDBG(plain bool) {
 // TestGenerationImages: the kernel images are known by what identifies the real ones.
 func TestGenerationImages(t *testing.T) {
 	sizes := map[string]map[string]string{}
-	for _, r := range readTable(t, "kernel_images.csv") {
+	for _, r := range kerneltables.Read(t, "testdata/windows/"+"kernel_images.csv") {
 		sizes[r["version"]] = r
 	}
 	var identified, sized int
