@@ -24,12 +24,14 @@ mapfile -t daemons < <(go list -f "$imports" ./... | grep -E ' snap/internal/lab
 mapfile -t others < <(go list ./... | grep -vxF -f <(printf '%s\n' "${daemons[@]}"))
 
 many='AdvertisedPagesAreGone|PartOfHugePageIsGone|LostPagesAreSaid|HiddenMemory|UnusableBlock|Unmet|OperatorsOddPages'
-many+='|HostileAdverts|HostileGuests|Repack|EveryState|VariantHeaders|EveryGeneration|HalfDecodedGenerations|CrashedProcessor'
-many="^Test($many)$"
+many+='|HostileAdverts|HostileGuests|Repack|EveryState|VariantHeaders|EveryGeneration|HalfDecodedGenerations|CrashedProcessor|Room|PrepareIsTake'
+many="^(Test($many)|FuzzHostileGuest)$"
 
 failed=0
+go test -timeout 30m "$@" -run "$many" ./capture &
+dumps=$!
 go test -race -timeout 30m "$@" -skip "$many" "${others[@]}" || failed=1
-go test -timeout 30m "$@" -run "$many" ./capture || failed=1
+wait "$dumps" || failed=1
 mapfile -t daemons < <(printf '%s\n' "${daemons[@]}" | grep -vxF snap/cmd/snap)
 go test -timeout 35m -parallel 3 "$@" ./cmd/snap &
 command=$!
