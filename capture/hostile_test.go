@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"snap/guest"
@@ -31,17 +32,20 @@ const (
 type workReader struct {
 	phys.Reader
 	ram     phys.Runs
+	mu      sync.Mutex
 	bytes   uint64
 	reads   uint64
 	outside []phys.Addr
 }
 
 func (r *workReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	r.mu.Lock()
 	r.reads++
 	r.bytes += uint64(len(p))
 	if !r.ram.Covers(at, uint64(len(p))) && len(r.outside) < 4 {
 		r.outside = append(r.outside, at)
 	}
+	r.mu.Unlock()
 	return r.Reader.ReadPhys(ctx, p, at)
 }
 

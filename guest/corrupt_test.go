@@ -24,8 +24,8 @@ func TestScribbledGuests(t *testing.T) {
 		if (s == nil) == (err == nil) {
 			t.Fatalf("round %d: Discover = %v, %v", round, s, err)
 		}
-		if r.bytes > 8<<30 {
-			t.Errorf("round %d: %d bytes were read", round, r.bytes)
+		if r.bytes.Load() > 8<<30 {
+			t.Errorf("round %d: %d bytes were read", round, r.bytes.Load())
 		}
 		if err != nil {
 			refused++

@@ -301,8 +301,8 @@ func TestCertainReasonsReadNothing(t *testing.T) {
 		r := &countingReader{Reader: im}
 		_, err := guest.Discover(t.Context(), r, im.RAM(), []phys.Registers{cpu})
 		none, ok := errors.AsType[*guest.NotFoundError](err)
-		if !ok || r.bytes != 0 || !strings.Contains(fmt.Sprint(none.Attempts), "not tried") {
-			t.Errorf("%d bytes were read, error %v; want none, and attempts that were not tried", r.bytes, err)
+		if !ok || r.bytes.Load() != 0 || !strings.Contains(fmt.Sprint(none.Attempts), "not tried") {
+			t.Errorf("%d bytes were read, error %v; want none, and attempts that were not tried", r.bytes.Load(), err)
 		}
 	}
 }

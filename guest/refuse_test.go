@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"snap/guest"
@@ -17,11 +18,11 @@ import (
 // countingReader counts what is read of a guest.
 type countingReader struct {
 	phys.Reader
-	bytes uint64
+	bytes atomic.Uint64
 }
 
 func (r *countingReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
-	r.bytes += uint64(len(p))
+	r.bytes.Add(uint64(len(p)))
 	return r.Reader.ReadPhys(ctx, p, at)
 }
 
@@ -83,8 +84,8 @@ func TestOtherSystemIsRefused(t *testing.T) {
 	if len(err.Error()) > 160 {
 		t.Errorf("error = %q; want one short sentence", err)
 	}
-	if limit := uint64(len(m)) + 8<<20; r.bytes > limit {
-		t.Errorf("%d bytes were read; want RAM once and little else, at most %d", r.bytes, limit)
+	if limit := uint64(len(m)) + 8<<20; r.bytes.Load() > limit {
+		t.Errorf("%d bytes were read; want RAM once and little else, at most %d", r.bytes.Load(), limit)
 	}
 }
 
@@ -124,8 +125,8 @@ func TestHostileTablesEnd(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Discover failed: %v", err)
 	}
-	if limit := uint64(64 << 20); r.bytes > limit {
-		t.Errorf("%d bytes were read; want each page once and little else, at most %d", r.bytes, limit)
+	if limit := uint64(64 << 20); r.bytes.Load() > limit {
+		t.Errorf("%d bytes were read; want each page once and little else, at most %d", r.bytes.Load(), limit)
 	}
 	if s.DirectoryTableBase.Value != im.Truth.DirectoryTableBase {
 		t.Errorf("DirectoryTableBase = %#x; want %#x", s.DirectoryTableBase.Value, im.Truth.DirectoryTableBase)
