@@ -187,6 +187,7 @@ func mountSmall(t *testing.T, dir, options string) {
 // TestCheckIsDumpOfDomains is TestCheckIsDump for what only real domains, daemons
 // and file systems can be in the way of. The guest runs on, undisturbed.
 func TestCheckIsDumpOfDomains(t *testing.T) {
+	t.Parallel()
 	g := upHeldWith(t, lab.Spec{Name: "check", MemoryMiB: 128, CPUs: 1, FillMiB: 64, Seed: 14})
 	off, err := lab.Off(t.Context(), lab.Spec{Name: unique("check-off"), MemoryMiB: 128})
 	endsWithTest(t, off, err)
