@@ -24,7 +24,7 @@ var wrongValues = map[string][]string{
 	"max-excluded": {"0", "0%", "101%", "4095", "-1G", "half", "", "99999999999P", "1e99%"},
 	"exclude": {
 		"pa:0x1001+1", "va:0xfffff80012340001", "0x1000", "pa:", "pa:x", "pa:0x1000+0", "pa:0x1000+-1", "pa:-4096",
-		"pa:0x1000+99999999999999999999", "pa:0xfffffffffffff000+2", "va:0x1000000000000", "@", "@/nowhere/ranges", "",
+		"pa:0x1000+99999999999999999999", "pa:0xfffffffffffff000+2", "va:0x100000000000000", "@", "@/nowhere/ranges", "",
 	},
 	"timeout":    {"-1s", "soon", "10"},
 	"nice":       {"-1", "20", "low"},
