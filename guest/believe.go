@@ -178,6 +178,18 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 	if err != nil {
 		return nil, err
 	}
+	sys, err := d.readBy(ctx, space, kernel, k, eprocess, from)
+	if err != nil {
+		return nil, err
+	}
+	sys.checkModuleHead(ctx)
+	return sys, d.fillProcessors(ctx, sys)
+}
+
+// readBy reads the guest, but for its processors, by the page table of its System
+// process, whose EPROCESS from led to: it must show the same guest as space does. k is
+// empty where there is no KDBG.
+func (d *discovery) readBy(ctx context.Context, space *AddressSpace, kernel *Image, k KDBG, eprocess phys.VirtAddr, from string) (*System, error) {
 	root, err := processRoot(ctx, space, eprocess, &k)
 	if err != nil {
 		return nil, fmt.Errorf("System process: %w", err)
@@ -195,11 +207,7 @@ func (d *discovery) believe(ctx context.Context, space *AddressSpace, kernel *Im
 		Space: own, Kernel: im, KDBG: k, DirectoryTableBase: phys.Know(root, from), SelfMapSlot: slot,
 		PsInitialSystemProcess: eprocess,
 	}
-	if err := sys.fill(ctx); err != nil {
-		return nil, err
-	}
-	sys.checkModuleHead(ctx)
-	return sys, d.fillProcessors(ctx, sys)
+	return sys, sys.fill(ctx)
 }
 
 // fillProcessors finds the processors of a guest with a KDBG. Where KiProcessorBlock is

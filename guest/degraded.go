@@ -3,7 +3,6 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"snap/phys"
@@ -61,23 +60,8 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 			return nil, 0, err
 		}
 	}
-	root, err := processRoot(ctx, space, eprocess, &none)
+	sys, err := d.readBy(ctx, space, kernel, none, eprocess, from)
 	if err != nil {
-		return nil, 0, fmt.Errorf("System process: %w", err)
-	}
-	own := d.arch.AddressSpace(space.paging, d.mem.Reader, d.ram, root)
-	slot, err := sameGuest(ctx, space, own, kernel.Base, &none)
-	if err != nil {
-		return nil, 0, fmt.Errorf("page table %#x of the System process: %w", uint64(root), err)
-	}
-	im, err := ReadImage(ctx, own, kernel.Base)
-	if err != nil {
-		return nil, 0, err
-	}
-	sys := &System{
-		Space: own, Kernel: im, DirectoryTableBase: phys.Know(root, from), SelfMapSlot: slot, PsInitialSystemProcess: eprocess,
-	}
-	if err := sys.fill(ctx); err != nil {
 		return nil, 0, err
 	}
 	if held == (heldVariables{}) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"snap/phys"
 )
@@ -253,16 +252,15 @@ func isAstray(_ context.Context, d *discovery) string {
 // by a wrong RAM map: Windows' low stub names it, or it maps itself, and it leads to
 // no RAM, or where KUSER_SHARED_DATA must be, to something else. Else it is empty.
 func (d *discovery) leadsAstray(ctx context.Context, c candidate) string {
-	stub := strings.HasPrefix(c.from, lowStubWord)
 	if !d.ram.Has(c.root.PFN()) {
-		if !stub {
+		if !c.named {
 			return ""
 		}
 		return fmt.Sprintf("a %s names the page table %#x, which is no RAM", c.from, uint64(c.root))
 	}
 	page := make([]byte, phys.PageSize)
 	if d.mem.ReadPhys(ctx, page, c.root) != nil || !d.arch.entries.selfMapped(page, c.root) {
-		if !stub {
+		if !c.named {
 			return ""
 		}
 		return fmt.Sprintf("a %s names the page table %#x, where there is none of Windows'", c.from, uint64(c.root))
@@ -272,7 +270,7 @@ func (d *discovery) leadsAstray(ctx context.Context, c candidate) string {
 		switch {
 		case errors.Is(err, phys.ErrNotRAM) || err == nil && !d.ram.Has(m.Addr.PFN()):
 			return fmt.Sprintf("the page table %#x maps itself as only Windows' do, but KUSER_SHARED_DATA where there is no RAM", uint64(c.root))
-		case err == nil || stub:
+		case err == nil || c.named:
 			return fmt.Sprintf("the page table %#x maps itself as only Windows' do, but has something else where KUSER_SHARED_DATA must be", uint64(c.root))
 		}
 	}

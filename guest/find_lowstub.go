@@ -43,9 +43,6 @@ const (
 	lowStubCR4      = 0xA8
 )
 
-// lowStubWord begins the origin of a candidate that a low stub named.
-const lowStubWord = "low stub"
-
 // lowStubs returns the top-level tables that low stubs name.
 func lowStubs(ctx context.Context, arch *Arch, mem phys.Reader, ram phys.Runs) ([]candidate, error) {
 	var out []candidate
@@ -64,9 +61,9 @@ func lowStubs(ctx context.Context, arch *Arch, mem phys.Reader, ram phys.Runs) (
 			if target&lowStubTgtMask != lowStubTgtWant && (cr4&phys.CR4LA57 == 0 || !phys.VirtAddr(target).Kernel()) {
 				continue // with 5 levels it isn't known that kernels stay where they were
 			}
-			stub := fmt.Sprintf(lowStubWord+" at %#x", uint64(at)+uint64(off))
+			stub := fmt.Sprintf("low stub at %#x", uint64(at)+uint64(off))
 			out = append(out, candidate{
-				root: phys.Addr(cr3), from: stub, pagings: arch.pagingsOf(&phys.Registers{CR4: cr4}),
+				root: phys.Addr(cr3), from: stub, named: true, pagings: arch.pagingsOf(&phys.Registers{CR4: cr4}),
 				hints: []hint{{phys.VirtAddr(target), stub + " LmTarget"}},
 			})
 		}

@@ -38,6 +38,8 @@ type candidate struct {
 	// says that.
 	pagings []*Paging
 	hints   []hint
+	// named: what Windows leaves in memory names the table, which need not look like one.
+	named bool
 }
 
 // offer offers try the candidates until it returns false. The note is none where

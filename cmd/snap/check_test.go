@@ -253,21 +253,14 @@ func TestNoRoomForFiles(t *testing.T) {
 	}
 	dir, small := t.TempDir(), t.TempDir()
 	mountSmall(t, small, "size=8m")
-	core, err := os.Create(filepath.Join(dir, "guest.elf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer core.Close()
-	if err := im.WriteELFCore(core); err != nil {
-		t.Fatal(err)
-	}
+	core := writeCore(t, filepath.Join(dir, "guest.elf"), im)
 	packed := filepath.Join(dir, "guest.dmp.zst")
 	var stdout, stderr bytes.Buffer
-	if code := run(t.Context(), []string{"convert", core.Name(), "-q", "-o", packed}, &stdout, &stderr); code != exitOK {
+	if code := run(t.Context(), []string{"convert", core, "-q", "-o", packed}, &stdout, &stderr); code != exitOK {
 		t.Fatalf("snap convert ends with %d\n%s", code, stderr.String())
 	}
 	for _, args := range [][]string{
-		{"convert", core.Name(), "-o", small + "/"},
+		{"convert", core, "-o", small + "/"},
 		{"convert", packed, "-o", filepath.Join(small, "a.dmp.gz")},
 		{"convert", packed, "-o", filepath.Join(small, "a.dmp")},
 		{"expand", packed, "-o", small + "/"},

@@ -72,14 +72,7 @@ func (g *guestFiles) put(t *testing.T, b []byte) string {
 
 func (g *guestFiles) core(t *testing.T) string {
 	t.Helper()
-	f, err := os.Create(filepath.Join(g.dir, "input"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(g.im.WriteELFCore(f), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return f.Name()
+	return writeCore(t, filepath.Join(g.dir, "input"), g.im)
 }
 
 // packed compresses the file at path by the program of that name.

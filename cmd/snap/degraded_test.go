@@ -25,17 +25,10 @@ func TestDegradedDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	core, err := os.Create(filepath.Join(dir, "guest.elf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer core.Close()
-	if err := im.WriteELFCore(core); err != nil {
-		t.Fatal(err)
-	}
+	core := writeCore(t, filepath.Join(dir, "guest.elf"), im)
 	out := filepath.Join(dir, "out.dmp.zst")
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"convert", core.Name(), "-o", out, "--log-format", "console"}, &stdout, &stderr)
+	code := run(t.Context(), []string{"convert", core, "-o", out, "--log-format", "console"}, &stdout, &stderr)
 	if code != exitDegraded {
 		t.Fatalf("snap convert exits with %d; want %d\n%s", code, exitDegraded, stderr.String())
 	}
@@ -72,16 +65,9 @@ func TestWithoutKDBG(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	core, err := os.Create(filepath.Join(dir, "guest.elf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer core.Close()
-	if err := im.WriteELFCore(core); err != nil {
-		t.Fatal(err)
-	}
+	core := writeCore(t, filepath.Join(dir, "guest.elf"), im)
 	const lack = "the kernel has no debugger data block (KDBG) that can be used"
-	source := core.Name()
+	source := core
 	for _, name := range []string{"first.dmp.zst", "again.dmp.gz"} { // a dump of the guest, and one of that dump
 		out := filepath.Join(dir, name)
 		var stdout, stderr bytes.Buffer

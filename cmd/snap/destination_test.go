@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,15 +56,9 @@ func smallDump(t *testing.T, name string, more ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Create("core")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.Remove("core")
-	if err := errors.Join(im.WriteELFCore(f), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	args := append([]string{"convert", "core", "-q", "-o", name, "--manifest=false"}, more...)
+	core := writeCore(t, "core", im)
+	defer os.Remove(core)
+	args := append([]string{"convert", core, "-q", "-o", name, "--manifest=false"}, more...)
 	if code, _, stderr := inProcess(t, args...); code != exitOK {
 		t.Fatalf("snap convert: exit code %d\n%s", code, stderr)
 	}

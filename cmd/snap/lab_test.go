@@ -17,6 +17,7 @@ import (
 
 	"snap/internal/lab"
 	"snap/internal/lab/labtest"
+	"snap/internal/ntlab"
 	"snap/phys"
 )
 
@@ -204,4 +205,17 @@ func sameMemory(t *testing.T, before, after *core) {
 			}
 		}
 	}
+}
+
+// writeCore writes an ELF core of a lab guest and returns its path.
+func writeCore(t *testing.T, path string, im *ntlab.Image) string {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(im.WriteELFCore(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

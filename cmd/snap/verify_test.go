@@ -58,21 +58,14 @@ func TestOtherToolsDumps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	core, err := os.Create(at("guest.elf"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer core.Close()
-	if err := im.WriteELFCore(core); err != nil {
-		t.Fatal(err)
-	}
+	core := writeCore(t, at("guest.elf"), im)
 	do := func(args ...string) (code int, stdout, stderr string) {
 		var out, errs bytes.Buffer
 		code = run(t.Context(), append(args, "--log-format", "console"), &out, &errs)
 		return code, out.String(), errs.String()
 	}
 	for format, name := range map[string]string{"bitmap": "bitmap.dmp", "full": "runs.dmp"} {
-		if code, _, stderr := do("convert", core.Name(), "-o", at(name), "--compress", "none", "--format", format); code != exitOK {
+		if code, _, stderr := do("convert", core, "-o", at(name), "--compress", "none", "--format", format); code != exitOK {
 			t.Fatalf("convert exits with %d: %s", code, stderr)
 		}
 	}
