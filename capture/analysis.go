@@ -64,8 +64,8 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
 	a := &Analysis{System: sys, CPUs: cpus, Warnings: append([]string(nil), sys.Warnings...)}
-	a.findLacks(ctx)
-	a.findVBS(ctx, o.ofFile)
+	processes := a.findLacks(ctx)
+	a.findVBS(ctx, processes, o.ofFile)
 	a.gatherContexts(ctx)
 	a.warnOfHalves()
 	facts := a.facts(ctx, o.Comment)

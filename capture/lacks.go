@@ -7,8 +7,8 @@ import (
 )
 
 // findLacks collects what of the guest could not be read that debuggers need, and
-// follows its lists to their ends.
-func (a *Analysis) findLacks(ctx context.Context) {
+// follows its lists to their ends. It returns the processes, as far as the list goes.
+func (a *Analysis) findLacks(ctx context.Context) []guest.Process {
 	for _, l := range a.System.Lacks {
 		a.lacks = append(a.lacks, l)
 		a.Contents = append(a.Contents, l.Means) // Warnings has it already
@@ -23,6 +23,7 @@ func (a *Analysis) findLacks(ctx context.Context) {
 		a.lack("the list of processes is broken",
 			"the list of processes is broken after %s (%v): debuggers list no processes beyond", counted(len(processes), "link"), err)
 	}
+	return processes
 }
 
 // lack says in a few words what debuggers need and can't be read, and in sentences

@@ -7,10 +7,10 @@ import (
 	"snap/manifest"
 )
 
-// findVBS looks for a secure kernel in the guest, and says what that means for the
-// dump. A list of processes that is broken is among the lacks already.
-func (a *Analysis) findVBS(ctx context.Context, ofFile bool) {
-	a.VBS, _ = a.System.FindVBS(ctx, a.CPUs)
+// findVBS looks for a secure kernel in the guest, which has these processes, and says
+// what that means for the dump.
+func (a *Analysis) findVBS(ctx context.Context, processes []guest.Process, ofFile bool) {
+	a.VBS = a.System.FindVBS(ctx, a.CPUs, processes)
 	if !a.VBS.SecureKernel.Value {
 		return
 	}
@@ -43,7 +43,8 @@ func describeVBS(v *guest.VBS) *manifest.VBS {
 // DescribeDump returns the account of the Windows in a dump.
 func DescribeDump(ctx context.Context, sys *guest.System) manifest.Guest {
 	g := DescribeGuest(sys)
-	v, _ := sys.FindVBS(ctx, nil) // of a list that is broken, what was read
+	processes, _ := sys.Processes(ctx) // of a list that is broken, what was read
+	v := sys.FindVBS(ctx, nil, processes)
 	g.VBS = describeVBS(&v)
 	return g
 }

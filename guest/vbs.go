@@ -33,18 +33,17 @@ const (
 	isolatedLSA  = "LsaIso.exe"
 )
 
-// FindVBS looks for virtualization-based security: for its processes, and for
-// processors in a hypervisor that runs inside the guest. cpus are the registers that
-// were given to Discover. The error is that of the list of processes, which may then
-// have been read in part only.
-func (s *System) FindVBS(ctx context.Context, cpus []phys.Registers) (VBS, error) {
+// FindVBS looks for virtualization-based security: for its processes among those given,
+// which are what Processes returned, also if it failed, and for processors in a
+// hypervisor that runs inside the guest. cpus are the registers that were given to
+// Discover.
+func (s *System) FindVBS(ctx context.Context, cpus []phys.Registers, processes []Process) VBS {
 	var v VBS
 	for i := range cpus {
 		if s.inHypervisor(ctx, &cpus[i]) {
 			v.InHypervisor = append(v.InHypervisor, cpus[i].CPU)
 		}
 	}
-	processes, err := s.Processes(ctx)
 	isolated := phys.Known[bool]{}
 	for _, p := range processes {
 		switch {
@@ -57,7 +56,7 @@ func (s *System) FindVBS(ctx context.Context, cpus []phys.Registers) (VBS, error
 	if v.SecureKernel.Value {
 		v.CredentialGuard = isolated
 	}
-	return v, err
+	return v
 }
 
 // withoutPEB reports whether a process has no PEB. A KDBG that doesn't say where an

@@ -73,10 +73,11 @@ func TestVBS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v, err := s.FindVBS(t.Context(), im.Registers())
+			processes, err := s.Processes(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
+			v := s.FindVBS(t.Context(), im.Registers(), processes)
 			if v.SecureKernel.Value != tt.secure || v.CredentialGuard.Value != tt.credentialGuard || len(v.InHypervisor) != tt.inHypervisor {
 				t.Errorf("FindVBS = %+v; want a secure kernel %v, Credential Guard %v, %d in the hypervisor", v, tt.secure, tt.credentialGuard, tt.inHypervisor)
 			}
@@ -105,7 +106,8 @@ func TestVBSWithBrokenList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := s.FindVBS(t.Context(), nil)
+	processes, err := s.Processes(t.Context())
+	v := s.FindVBS(t.Context(), nil, processes)
 	if err == nil || !v.SecureKernel.Value || v.CredentialGuard.Value {
 		t.Errorf("FindVBS = %+v, %v; want a secure kernel, and an error", v, err)
 	}
