@@ -114,9 +114,10 @@ func (h *jobHold) begin(ctx context.Context) error {
 		h.call <- answered{err}
 	}()
 	err := h.await(ctx)
-	if err != nil && ctx.Err() != nil {
-		// A process that was stopped meanwhile finds all of this at once; that the
-		// guest may have been held for too long is what has to be told.
+	if err != nil && !until.IsZero() && !time.Now().Before(until) {
+		// A process that was stopped meanwhile finds all of this at once, in any order:
+		// the clock tells, not ctx, whose timer may come last. That the guest may have
+		// been held for too long is what has to be told.
 		if late := h.gate.Overdue(); late != nil {
 			return late
 		}

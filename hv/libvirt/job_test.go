@@ -296,6 +296,39 @@ func TestPauseByJobRefused(t *testing.T) {
 	})
 }
 
+// lateContext is a context whose time is up, and whose timer hasn't come yet.
+type lateContext struct {
+	context.Context
+	until time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.until, true }
+
+// TestPauseByJobStopped: a process that was stopped before it saw its guest held finds
+// at once that the gate's time is up, that libvirt's dump failed, and later that its own
+// time is up. It says the first, whichever comes first.
+func TestPauseByJobStopped(t *testing.T) {
+	p := newPeer(t)
+	d, n, _ := p.kept()
+	late := &hv.OverdueError{Held: time.Second, Why: "the test says so"}
+	until := time.Now().Add(2 * time.Second)
+	p.on(procCoreDump, func(int, []byte) *answer {
+		time.Sleep(time.Until(until))
+		p.mu.Lock()
+		g := p.gate
+		p.mu.Unlock()
+		g.mu.Lock()
+		g.late = late
+		g.mu.Unlock()
+		return &answer{code: rpc.ErrOperationFailed, text: "iohelper died: fatal signal 13"}
+	})
+	_, err := d.PauseByJob(lateContext{t.Context(), until})
+	if e, ok := errors.AsType[*hv.OverdueError](err); !ok || *e != *late || errors.Is(err, hv.ErrUnsupported) {
+		t.Errorf("PauseByJob() = %v; want %v, and no word of another way", err, late)
+	}
+	p.nothingLeft(t, n)
+}
+
 // TestPauseByJobBroken: a guest that was let go before Release isn't said to have
 // stood still, whoever knows of it.
 func TestPauseByJobBroken(t *testing.T) {
