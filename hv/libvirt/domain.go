@@ -59,7 +59,9 @@ func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 			if silent++; silent >= maxSilent {
 				return nil, err
 			}
-			info = hv.DomainInfo{Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)), State: hv.StateOther, Err: err}
+			info = unknown(dom, err)
+		case isAnswer(err):
+			silent, info = 0, unknown(dom, err) // it says no, about this domain
 		case err != nil:
 			return nil, err
 		default:
@@ -69,6 +71,11 @@ func (c *Conn) Domains(ctx context.Context) ([]hv.DomainInfo, error) {
 	}
 	slices.SortFunc(out, func(a, b hv.DomainInfo) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// unknown is a domain of which nothing is known but that there is one.
+func unknown(dom rpc.Domain, err error) hv.DomainInfo {
+	return hv.DomainInfo{Name: dom.Name, UUID: formatUUID(dom.UUID), ID: max(0, int(dom.ID)), State: hv.StateOther, Err: err}
 }
 
 func (c *Conn) info(ctx context.Context, dom rpc.Domain) (hv.DomainInfo, error) {

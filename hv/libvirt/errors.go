@@ -53,6 +53,12 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", class, err)
 }
 
+// isAnswer reports whether err is what the daemon answered.
+func isAnswer(err error) bool {
+	_, is := errors.AsType[rpc.Error](err)
+	return is
+}
+
 // hasCode reports whether the daemon answered with code.
 func hasCode(err error, code rpc.ErrorNumber) bool {
 	var e rpc.Error

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	rpc "github.com/digitalocean/go-libvirt"
+
 	"snap/hv"
 )
 
@@ -56,7 +58,7 @@ func TestDomainsLocked(t *testing.T) {
 			p := newPeer(t)
 			p.lists(6, tt.locked)
 			c := p.dial()
-			c.timeout = 300 * time.Millisecond
+			c.timeout = time.Second // those that answer do so within it, also on a slow machine
 			var list []hv.DomainInfo
 			err := promptly(t, "Domains", func() (err error) {
 				list, err = c.Domains(t.Context())
@@ -77,6 +79,23 @@ func TestDomainsLocked(t *testing.T) {
 				t.Errorf("Domains() = %s, %v; want %s, %v", got.String(), err, tt.want, tt.is)
 			}
 		})
+	}
+}
+
+// TestDomainsDenied: a domain that the daemon refuses to tell of doesn't keep the others
+// from being listed.
+func TestDomainsDenied(t *testing.T) {
+	p := newPeer(t)
+	p.lists(3, func(int) bool { return false })
+	p.on(procGetState, func(n int, _ []byte) *answer {
+		if n == 2 {
+			return &answer{code: rpc.ErrAccessDenied, text: "access denied: 'QEMU' denied access to domain"}
+		}
+		return nil
+	})
+	list, err := p.dial().Domains(t.Context())
+	if err != nil || len(list) != 3 || list[0].Err != nil || !errors.Is(list[1].Err, hv.ErrDenied) || list[1].Name != "guest1" || list[2].Err != nil {
+		t.Errorf("Domains() = %+v, %v; want three, and of the second why it isn't known", list, err)
 	}
 }
 

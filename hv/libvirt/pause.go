@@ -161,8 +161,7 @@ func (h *hold) suspend(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	var answer rpc.Error
-	if errors.As(err, &answer) {
+	if isAnswer(err) {
 		h.refused = true
 		return classify(err)
 	}
