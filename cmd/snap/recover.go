@@ -88,12 +88,8 @@ func (a *app) recover(ctx context.Context, ref string, force bool) error {
 		}
 	}
 	// State files tell of domains of any connection, which must not need this one.
-	if err = r.marked(ctx, ref); err != nil {
-		err = fmt.Errorf("look for marks on domains: %w", err)
-	}
-	// A state file knew the domain, which may be gone, and another connection.
-	if r.found == 0 || !errors.Is(err, hv.ErrNoDomain) {
-		r.fail(err)
+	if err := r.marked(ctx, ref); err != nil {
+		r.fail(fmt.Errorf("look for marks on domains: %w", err))
 	}
 	err = errors.Join(r.errs...)
 	if r.found == 0 && err == nil {
@@ -131,25 +127,33 @@ func (r *recovering) marked(ctx context.Context, ref string) error {
 		return err
 	}
 	defer conn.Close()
-	refs := []string{ref}
-	if ref == "" {
-		domains, err := conn.Domains(ctx)
-		if err != nil {
-			return err
+	if ref != "" {
+		err := r.mark(ctx, conn, ref)
+		if r.found > 0 && errors.Is(err, hv.ErrNoDomain) {
+			return nil // a state file knew the domain, which may be gone, and another connection
 		}
-		refs = nil
-		for _, d := range domains {
-			if d.ID > 0 {
-				refs = append(refs, d.UUID)
-			}
-		}
+		return err
 	}
-	// A mark that is wrong must not stand between the others and their undoing.
+	return r.all(ctx, conn)
+}
+
+// all looks for marks on all domains of a connection. One that is wrong must not stand
+// between the others and their undoing.
+func (r *recovering) all(ctx context.Context, conn hv.Connection) error {
+	domains, err := conn.Domains(ctx)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, ref := range refs {
-		if err := r.mark(ctx, conn, ref); err != nil {
-			errs = append(errs, err)
+	for _, d := range domains {
+		if d.ID == 0 {
+			continue
 		}
+		err := r.mark(ctx, conn, d.UUID)
+		if errors.Is(err, hv.ErrNoDomain) || errors.Is(err, hv.ErrNotRunning) {
+			continue // it has ended since, and its mark with it
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -14,8 +14,9 @@ import (
 // undoFor bounds an attempt to undo a pause.
 const undoFor = 30 * time.Second
 
-// aRun names the dump that the suite makes out to take.
-const aRun = "hvtest"
+// aRun names the dump that the suite makes out to take, as a dump's name is: who looks
+// for marks meanwhile finds that of a dump on another host.
+const aRun = "hvtesthvtesthvte"
 
 // TestGuard runs what every VM must do that another process can have a look after.
 // open is called several times for each part and must return a VM of its own each

@@ -323,6 +323,18 @@ func TestMarkerHostile(t *testing.T) {
 	}
 }
 
+// TestMarkerOfOff: a domain that went off meanwhile is told as that, as libvirt's
+// virDomainObjUpdateModificationImpact says it.
+func TestMarkerOfOff(t *testing.T) {
+	p := newPeer(t)
+	p.on(procGetMetadata, func(int, []byte) *answer {
+		return &answer{code: rpc.ErrOperationInvalid, text: "Requested operation is not valid: domain is not running"}
+	})
+	if m, err := p.domain().Marker(t.Context()); m != nil || !errors.Is(err, hv.ErrNotRunning) {
+		t.Errorf("Marker() of a domain that is off = %+v, %v; want %v", m, err, hv.ErrNotRunning)
+	}
+}
+
 // TestWatchEnds: events say why a domain ended.
 func TestWatchEnds(t *testing.T) {
 	for detail, want := range map[rpc.DomainEventStoppedDetailType]error{

@@ -71,6 +71,9 @@ func (d *Domain) readMarker(l *rpc.Libvirt) (*hv.Marker, error) {
 	if hasCode(err, rpc.ErrNoDomainMetadata) {
 		return nil, nil
 	}
+	if hasCode(err, rpc.ErrOperationInvalid) { // VIR_DOMAIN_AFFECT_LIVE is for domains that are active
+		return nil, fmt.Errorf("%w: %s", hv.ErrNotRunning, err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}
