@@ -278,14 +278,15 @@ func TestPauseByJobRefused(t *testing.T) {
 		p := newPeer(t)
 		d, n, _ := p.kept()
 		p.gone = true
-		tooLate := make(chan struct{})
+		ctx, timeUp := context.WithCancelCause(t.Context())
 		p.on(procCoreDump, func(n int, args []byte) *answer { // waits for another job
-			<-tooLate
+			timeUp(context.DeadlineExceeded)
+			p.mu.Lock()
+			g := p.gate
+			p.mu.Unlock()
+			<-g.Closed()
 			return p.dump(t, true)(n, args)
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		defer cancel()
-		context.AfterFunc(ctx, func() { time.AfterFunc(100*time.Millisecond, func() { close(tooLate) }) })
 		if _, err := d.PauseByJob(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("PauseByJob() = %v; want context.DeadlineExceeded", err)
 		}
@@ -335,21 +336,15 @@ func TestPauseByJobBroken(t *testing.T) {
 	late := &hv.OverdueError{Held: time.Microsecond, Why: "the test says so"}
 	tests := []struct {
 		name   string
-		breaks func(t *testing.T, p *peer, n *notes)
+		breaks func(t *testing.T, p *peer, n *notes, h *jobHold)
 		want   error
 		stood  time.Duration // 0 is any
 	}{
-		{"the gate's time is up", func(_ *testing.T, p *peer, _ *notes) { p.gate.expire(late) }, hv.ErrOverdue, late.Held},
-		{"the keeper's patience is", func(_ *testing.T, _ *peer, n *notes) { n.late = late }, hv.ErrOverdue, late.Held},
-		{"libvirt ended it, and another holds it", func(t *testing.T, p *peer, _ *notes) {
+		{"the gate's time is up", func(_ *testing.T, p *peer, _ *notes, _ *jobHold) { p.gate.expire(late) }, hv.ErrOverdue, late.Held},
+		{"the keeper's patience is", func(_ *testing.T, _ *peer, n *notes, _ *jobHold) { n.late = late }, hv.ErrOverdue, late.Held},
+		{"libvirt ended it, and another holds it", func(t *testing.T, p *peer, _ *notes, h *jobHold) {
 			p.gate.Shut()
-			_ = promptly(t, "the end of the dump", func() error {
-				for p.now() != stateRunning {
-					time.Sleep(time.Millisecond)
-				}
-				return nil
-			})
-			time.Sleep(20 * time.Millisecond) // until its answer is there
+			sees(t, "the end of the dump", func() bool { return len(h.call) > 0 })
 			p.set(statePaused, pausedByDump)
 		}, hv.ErrDisturbed, 0},
 	}
@@ -357,7 +352,7 @@ func TestPauseByJobBroken(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPeer(t)
 			_, n, h := p.heldByJob(t, true)
-			tt.breaks(t, p, n)
+			tt.breaks(t, p, n, h.(*jobHold))
 			stood, err := h.Release()
 			if !errors.Is(err, tt.want) || tt.stood != 0 && stood != tt.stood {
 				t.Errorf("Release() = %v, %v; want %v, %v", stood, err, tt.stood, tt.want)

@@ -157,6 +157,11 @@ func TestPauseCut(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPeer(t)
 			d := p.domain()
+			if tt.name == "context ends, answer comes" {
+				bounds := quick
+				bounds.suspendGrace = soon // however slowly it comes
+				d.bounds = &bounds
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			p.on(procSuspend, tt.script(p, cancel))
@@ -274,7 +279,7 @@ func TestReleaseGivesUp(t *testing.T) {
 	})
 	d := p.domain()
 	bounds := quick
-	bounds.resumeFor = quick.resumeTry / 8
+	bounds.resumeFor = time.Second
 	d.bounds = &bounds
 	h, err := d.Pause(t.Context())
 	if err != nil {

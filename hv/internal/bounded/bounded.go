@@ -43,13 +43,19 @@ func Ended(ctx context.Context) error {
 
 // Insist makes attempts, ever further apart, from wait on up to longest, until one
 // is done or ctx ends. The error is that of the last attempt, with the context's
-// if that was why there is no other.
+// if that was why there is no other. Of an attempt that the context's end cut short
+// nothing is learned: the error is then that of the one before.
 func Insist(ctx context.Context, wait, longest time.Duration, try func(context.Context) (done bool, err error)) error {
+	var last error
 	for ; ; wait = min(2*wait, longest) {
 		done, err := try(ctx)
 		if done {
 			return err
 		}
+		if last != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			err = last
+		}
+		last = err
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

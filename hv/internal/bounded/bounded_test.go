@@ -59,5 +59,19 @@ func TestInsist(t *testing.T) {
 		if !errors.Is(err, errNo) || !errors.Is(err, TimeoutError{10 * time.Second}) {
 			t.Errorf("Insist() = %v; want the last attempt's error and %v", err, TimeoutError{10 * time.Second})
 		}
+		// The attempt that is under way when the time is up learns only that.
+		ctx, cancel = Within(t.Context(), 10*time.Second)
+		defer cancel()
+		attempts := 0
+		err = Insist(ctx, time.Second, time.Second, func(ctx context.Context) (bool, error) {
+			if attempts++; attempts < 3 {
+				return false, errNo
+			}
+			<-ctx.Done()
+			return false, Ended(ctx)
+		})
+		if !errors.Is(err, errNo) || !errors.Is(err, TimeoutError{10 * time.Second}) {
+			t.Errorf("Insist() with an attempt that is cut = %v; want %v, of the one before, and %v", err, errNo, TimeoutError{10 * time.Second})
+		}
 	})
 }
