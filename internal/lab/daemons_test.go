@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -78,5 +79,35 @@ func TestStopDaemonSparesOthers(t *testing.T) {
 	}
 	if err := stopDaemon("libvirtd", path, unix.SIGTERM); err == nil {
 		t.Error("stopDaemon(no number) = nil; want an error")
+	}
+}
+
+// TestHugepages: guests that are started at a time have 2 MiB pages each, also before
+// they touch them.
+func TestHugepages(t *testing.T) {
+	labtest.NeedsDaemons(t) // it changes the host's settings
+	const guests, each = 4, 2
+	var all sync.WaitGroup
+	dirs := make([]string, guests)
+	for i := range dirs {
+		dirs[i] = t.TempDir()
+		all.Go(func() {
+			if err := reserveHugepages(dirs[i], 2*each); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	// Other tests' guests may have some as well.
+	if n, err := readHugepages("nr_hugepages"); err != nil || n < guests*each {
+		t.Errorf("the host has %d pages of 2 MiB (%v); want %d at least", n, err, guests*each)
+	}
+	for _, dir := range dirs {
+		if err := returnHugepages(dir); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "hugepages")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the note of what was reserved is still there (%v)", err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -119,9 +120,19 @@ func list(ctx context.Context, c *Connection) (map[string]string, error) {
 		}
 		state, err := c.Virsh(ctx, "domstate", n)
 		if err != nil {
-			return nil, err
+			// Others end their guests while this one looks.
+			if there, again := c.has(ctx, n); there || again != nil {
+				return nil, errors.Join(err, again)
+			}
+			continue
 		}
 		out[short] = strings.TrimSpace(state)
 	}
 	return out, nil
+}
+
+// has reports whether there is a domain of a name.
+func (c *Connection) has(ctx context.Context, domain string) (bool, error) {
+	names, err := c.Virsh(ctx, "list", "--all", "--name")
+	return slices.Contains(strings.Fields(names), domain), err
 }

@@ -97,37 +97,63 @@ func readHugepages(name string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 }
 
-// reserveHugepages makes sure that so much memory is free in 2 MiB pages, and
-// notes in dir how many it had to add.
-func reserveHugepages(dir string, mib uint64) error {
-	total, err := readHugepages("nr_hugepages")
+// lockHugepages keeps others from counting the host's 2 MiB pages until unlock: tests
+// of several packages start guests at a time.
+func lockHugepages() (unlock func(), err error) {
+	f, err := os.Open(hugepages + "nr_hugepages")
 	if err != nil {
-		return fmt.Errorf("2 MiB pages on this host: %w", err)
+		return nil, fmt.Errorf("2 MiB pages on this host: %w", err)
 	}
-	free, err := readHugepages("free_hugepages")
+	if err := flock(f, unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// reserveHugepages adds so much memory to the host's 2 MiB pages, and notes in dir how
+// many they are. Those that are free already count only where no more can be had: they
+// may be another guest's, which hasn't touched them yet.
+func reserveHugepages(dir string, mib uint64) error {
+	unlock, err := lockHugepages()
 	if err != nil {
+		return err
+	}
+	defer unlock()
+	free, errFree := readHugepages("free_hugepages")
+	promised, errPromised := readHugepages("resv_hugepages")
+	total, err := readHugepages("nr_hugepages")
+	if err := errors.Join(err, errFree, errPromised); err != nil {
 		return err
 	}
 	need := mib / 2
-	if free >= need {
-		return nil
-	}
-	add := strconv.FormatUint(need-free, 10)
-	if err := writeReadable(filepath.Join(dir, "hugepages"), []byte(add)); err != nil {
+	if err := writeReadable(filepath.Join(dir, "hugepages"), []byte(strconv.FormatUint(need, 10))); err != nil {
 		return err
 	}
-	if err := os.WriteFile(hugepages+"nr_hugepages", []byte(strconv.FormatUint(total+need-free, 10)), 0o644); err != nil {
-		return fmt.Errorf("reserve 2 MiB pages: %w", err)
+	err = writeHugepages(total + need)
+	now, errNow := readHugepages("nr_hugepages")
+	if err == nil && errNow == nil && now >= total+need {
+		return nil
 	}
-	if free, err = readHugepages("free_hugepages"); err != nil || free < need {
-		return fmt.Errorf("reserve %d pages of 2 MiB: the host has %d: %w", need, free, errors.Join(err, unix.ENOMEM))
+	if now > total {
+		err = errors.Join(err, writeHugepages(total))
 	}
-	return nil
+	if err := errors.Join(os.Remove(filepath.Join(dir, "hugepages")), errNow); err != nil {
+		return err
+	}
+	if free >= promised+need {
+		return nil
+	}
+	return fmt.Errorf("reserve %d pages of 2 MiB: the host has %d: %w", need, free-min(free, promised), errors.Join(err, unix.ENOMEM))
+}
+
+func writeHugepages(n uint64) error {
+	return os.WriteFile(hugepages+"nr_hugepages", []byte(strconv.FormatUint(n, 10)), 0o644)
 }
 
 // returnHugepages gives back what reserveHugepages added for the guest of dir.
 func returnHugepages(dir string) error {
-	b, err := os.ReadFile(filepath.Join(dir, "hugepages"))
+	note := filepath.Join(dir, "hugepages")
+	b, err := os.ReadFile(note)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -138,12 +164,16 @@ func returnHugepages(dir string) error {
 	if err != nil {
 		return err
 	}
+	unlock, err := lockHugepages()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	total, err := readHugepages("nr_hugepages")
 	if err != nil {
 		return err
 	}
-	left := total - min(total, added)
-	return os.WriteFile(hugepages+"nr_hugepages", []byte(strconv.FormatUint(left, 10)), 0o644)
+	return errors.Join(writeHugepages(total-min(total, added)), os.Remove(note))
 }
 
 // watcher waits for text in a file that somebody else writes.
