@@ -197,7 +197,7 @@ func TestBadBitmapIsNotAnOpenError(t *testing.T) {
 func TestCorruptBitmapFrame(t *testing.T) {
 	p, m, _ := scattered(t)
 	stored, _ := written(t, p, m, Options{FrameSize: phys.PageSize})
-	ref := opened(t, stored).body.(*framedBody).table.frames[2] // 0x2000 to 0x3000
+	ref := framesOf(t, opened(t, stored))[2] // 0x2000 to 0x3000
 	stored[ref.at+int64(ref.stored)-1] ^= 1
 	if f, err := NewFile(bytes.NewReader(stored), int64(len(stored))); !errors.Is(err, ErrFormat) {
 		t.Errorf("NewFile = %v, %v; want ErrFormat", f, err)

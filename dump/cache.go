@@ -16,7 +16,7 @@ const (
 // frame at the same time decode it once. It is safe for concurrent use.
 type frameCache struct {
 	limit  int // frames
-	decode func(dst []byte, i int) ([]byte, error)
+	decode func(i int) ([]byte, error)
 
 	mu    sync.Mutex
 	byID  map[int]*list.Element // of *cachedFrame
@@ -30,7 +30,7 @@ type cachedFrame struct {
 	err  error
 }
 
-func newFrameCache(frameSize int, decode func([]byte, int) ([]byte, error)) *frameCache {
+func newFrameCache(frameSize int, decode func(i int) ([]byte, error)) *frameCache {
 	return &frameCache{
 		limit:  min(max(cacheBytes/max(frameSize, 1), cacheMin), cacheMax),
 		decode: decode,
@@ -39,11 +39,11 @@ func newFrameCache(frameSize int, decode func([]byte, int) ([]byte, error)) *fra
 	}
 }
 
-// get returns the bytes of frame i, which must not be written to. They stay
+// get returns what decode returns of frame i, which must not be written to. It stays
 // valid after the frame has left the cache.
 func (c *frameCache) get(i int) ([]byte, error) {
 	f := c.entry(i)
-	f.once.Do(func() { f.data, f.err = c.decode(nil, i) })
+	f.once.Do(func() { f.data, f.err = c.decode(i) })
 	return f.data, f.err
 }
 

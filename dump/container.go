@@ -69,8 +69,8 @@ type tail interface {
 	// frame.
 	metadata(doc []byte) []byte
 
-	// end returns the bytes that end the file.
-	end() []byte
+	// end writes what ends the file.
+	end(write func([]byte) error) error
 }
 
 // MaxMetadata is the largest metadata that is written or read.
@@ -90,11 +90,11 @@ type body interface {
 	io.ReaderAt
 	size() int64
 	// each calls use with every part of the expanded dump, from several
-	// goroutines. Parts are begun in ascending order, but may be used in any; p
-	// is only valid during the call, and the context is of all of them. It
+	// goroutines. Parts are begun in ascending order, but may be used in any; the
+	// bytes are only valid during the call, and the context is of all of them. It
 	// verifies whatever checksums there are before it calls use, and returns the
 	// first error.
-	each(ctx context.Context, use func(ctx context.Context, p []byte, off int64) error) error
+	each(ctx context.Context, use func(ctx context.Context, p part) error) error
 }
 
 // sequentialBody is a body without random access: what is in it, and how long it

@@ -79,7 +79,7 @@ func openGzip(r io.ReaderAt, size int64) (*contents, error) {
 	}
 	return &contents{
 		Container: Container{
-			RandomAccess: true, Checksums: true, Frames: len(table.frames), FrameSize: table.largest,
+			RandomAccess: true, Checksums: true, Frames: table.count, FrameSize: table.largest,
 		},
 		body: newFramedBody(r, table, new(memberExpander)),
 	}, nil
@@ -174,7 +174,7 @@ func gzipEnd(err error) error {
 	return gzipError(err)
 }
 
-func (b *gzipBody) each(ctx context.Context, use func(ctx context.Context, p []byte, off int64) error) error {
+func (b *gzipBody) each(ctx context.Context, use func(ctx context.Context, p part) error) error {
 	z, err := b.open()
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (b *gzipBody) each(ctx context.Context, use func(ctx context.Context, p []b
 		if _, err := io.ReadFull(z, p); err != nil {
 			return gzipError(err)
 		}
-		if err := use(ctx, p, off); err != nil {
+		if err := use(ctx, part{off, int64(len(p)), p}); err != nil {
 			return err
 		}
 		off += int64(len(p))

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"snap/header"
+	"snap/internal/sparse"
 )
 
 // noContainer is the plain dump.
@@ -35,16 +36,50 @@ type plainBody struct {
 
 func (b plainBody) size() int64 { return b.length }
 
-func (b plainBody) each(ctx context.Context, use func(ctx context.Context, p []byte, off int64) error) error {
-	n := (b.length + chunk - 1) / chunk
-	return inParallel(ctx, int(n), chunk, func(ctx context.Context, buf []byte) func(int) error {
-		return func(i int) error {
-			off := int64(i) * chunk
-			p := buf[:min(chunk, b.length-off)]
-			if err := readFull(b, p, off); err != nil {
-				return fmt.Errorf("read dump at offset %#x: %w", off, err)
+// piece is some of a plain dump.
+type piece struct {
+	off, size int64
+	hole      bool
+}
+
+// pieces returns a function that gives all of the file in order: its holes, which need
+// not be read, and what is between them, a chunk at a time. It returns false when there
+// is no more.
+func (b plainBody) pieces() func() (piece, bool, error) {
+	finder, holes := b.ReaderAt.(sparse.Finder)
+	at, lo, hi := int64(0), int64(0), int64(0) // data is at [lo, hi)
+	if !holes {
+		hi = b.length
+	}
+	return func() (p piece, more bool, err error) {
+		if at == hi && hi < b.length {
+			if lo, hi, err = finder.NextData(at, b.length); err != nil {
+				return piece{}, false, err
 			}
-			return use(ctx, p, off)
 		}
+		switch {
+		case at < lo:
+			p = piece{at, lo - at, true}
+		case at < hi:
+			p = piece{at, min(chunk, hi-at), false}
+		default:
+			return piece{}, false, nil
+		}
+		at += p.size
+		return p, true, nil
+	}
+}
+
+func (b plainBody) each(ctx context.Context, use func(ctx context.Context, p part) error) error {
+	n := (b.length + chunk - 1) / chunk
+	return inParallel(ctx, int(n), chunk, b.pieces(), func(ctx context.Context, buf []byte, p piece) error {
+		if p.hole {
+			return use(ctx, part{off: p.off, size: p.size})
+		}
+		data := buf[:p.size]
+		if err := readFull(b, data, p.off); err != nil {
+			return fmt.Errorf("read dump at offset %#x: %w", p.off, err)
+		}
+		return use(ctx, part{p.off, p.size, data})
 	})
 }

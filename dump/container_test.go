@@ -72,7 +72,7 @@ func TestToolsSeeCorruption(t *testing.T) {
 	p, m := sparsePlan(t)
 	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16})
 	f := opened(t, stored)
-	for i, ref := range f.body.(*framedBody).table.frames {
+	for i, ref := range framesOf(t, f) {
 		bad := bytes.Clone(stored)
 		bad[ref.at+int64(ref.stored)-1] ^= 1
 		cmd := exec.Command("zstd", "-t")

@@ -1,12 +1,10 @@
 package dump
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"runtime"
-	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
@@ -103,16 +101,17 @@ func zstdZeros(n int) []byte {
 	return binary.LittleEndian.AppendUint32(b, uint32(xxhash.Sum64(make([]byte, n))))
 }
 
-// zstdZerosLen returns the length of zstdZeros(n).
-func zstdZerosLen(n int) int { return 13 + 4*((n+zstdBlock-1)/zstdBlock) }
-
 // openSeekable reads the seek table at the end of a file.
 func openSeekable(r io.ReaderAt, size int64) (*contents, error) {
-	table, err := readSeekTable(r, size)
+	table, err := openSeekTable(r, size)
 	if err != nil {
 		return nil, err
 	}
-	metadata, err := table.readMetadata(r)
+	frames, err := table.frames()
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := table.metadata()
 	if err != nil {
 		return nil, err
 	}
@@ -124,15 +123,11 @@ func openSeekable(r io.ReaderAt, size int64) (*contents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up zstd: %w", err)
 	}
-	n := table.largest
 	return &contents{
 		Container: Container{
-			RandomAccess: true, Frames: len(table.frames), FrameSize: n, Checksums: table.checksums,
+			RandomAccess: true, Frames: frames.count, FrameSize: frames.largest, Checksums: table.checksums,
 		},
-		body: newFramedBody(r, &table.frameTable, &seekableExpander{
-			dec: dec, checksums: table.checksums, zeroLen: n, zeroStored: zstdZerosLen(n),
-			zero: sync.OnceValue(func() zeroFrame { return zeroFrame{zstdZeros(n), make([]byte, n)} }),
-		}),
+		body:     newFramedBody(r, frames, &seekableExpander{dec, table.checksums}),
 		metadata: metadata,
 		close:    dec.Close,
 	}, nil
@@ -142,23 +137,9 @@ func openSeekable(r io.ReaderAt, size int64) (*contents, error) {
 type seekableExpander struct {
 	dec       *zstd.Decoder
 	checksums bool // frames have one in the table
-
-	// Frames that the writer makes of zeros alone need no decoding. They have
-	// the length of most frames, and are made when the first is met.
-	zeroLen    int
-	zeroStored int
-	zero       func() zeroFrame
 }
 
-// zeroFrame is a frame of nothing but zeros, in both forms.
-type zeroFrame struct{ stored, expanded []byte }
-
 func (e *seekableExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
-	if int(f.expanded) == e.zeroLen && int(f.stored) == e.zeroStored {
-		if z := e.zero(); bytes.Equal(src, z.stored) && (!e.checksums || f.sum == zstdChecksum(src)) {
-			return z.expanded, nil
-		}
-	}
 	if cap(dst) < int(f.expanded) {
 		dst = make([]byte, 0, f.expanded)
 	}

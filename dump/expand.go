@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 )
 
 // ExpandStats says what Expand wrote.
@@ -12,10 +13,10 @@ type ExpandStats struct {
 	Holes uint64 // of those, bytes left as holes
 }
 
-// Expand writes the plain dump to w. Stretches of zeros become holes if w is a
-// HoleWriter, and every checksum is verified on the way, that of a frame before
-// any of it is written. It refuses a dump that is shorter than its header says.
-// progress may be nil.
+// Expand writes the plain dump to w, and verifies every checksum on the way, that of a
+// frame before any of it is written. Stretches of zeros become holes if w is a
+// HoleWriter or a ScatterWriter, to which several processors write at a time. It
+// refuses a dump that is shorter than its header says. progress may be nil.
 func Expand(ctx context.Context, f *File, w io.Writer, progress *Progress) (*ExpandStats, error) {
 	if err := f.Complete(); err != nil {
 		return nil, err
@@ -24,32 +25,74 @@ func Expand(ctx context.Context, f *File, w io.Writer, progress *Progress) (*Exp
 		progress = new(Progress)
 	}
 	progress.Total.Store(uint64(f.Size()))
-	out := newOutlet(w, true)
-	holes := func() uint64 {
-		if h, ok := out.(*holeOutlet); ok {
-			return h.n
-		}
-		return 0
+	x := expansion{f: f, progress: progress}
+	write := x.inOrder
+	if s, ok := w.(ScatterWriter); ok {
+		write = func(ctx context.Context, w io.Writer) error { return x.scattered(ctx, s) }
 	}
+	if err := write(ctx, w); err != nil {
+		return nil, err
+	}
+	return &ExpandStats{Bytes: uint64(f.Size()), Holes: x.holes.Load()}, nil
+}
+
+// expansion is one Expand.
+type expansion struct {
+	f        *File
+	progress *Progress
+	holes    atomic.Uint64 // bytes
+}
+
+// done counts n bytes, of which so many became holes.
+func (x *expansion) done(n, holes int64) {
+	x.holes.Add(uint64(holes))
+	x.progress.Done.Add(uint64(n))
+	x.progress.Written.Add(uint64(n - holes))
+}
+
+// scattered writes what isn't zeros where it belongs.
+func (x *expansion) scattered(ctx context.Context, s ScatterWriter) error {
+	out, err := s.Scatter(x.f.Size())
+	if err != nil {
+		return fmt.Errorf("write expanded dump: %w", err)
+	}
+	return x.f.body.each(ctx, func(_ context.Context, p part) error {
+		holes := int64(0)
+		for q := range divided(p) {
+			if q.data == nil {
+				holes += q.size
+				continue
+			}
+			if _, err := out.WriteAt(q.data, q.off); err != nil {
+				return fmt.Errorf("write expanded dump at offset %#x: %w", q.off, err)
+			}
+		}
+		x.done(p.size, holes)
+		return nil
+	})
+}
+
+// inOrder writes from the start to the end.
+func (x *expansion) inOrder(ctx context.Context, w io.Writer) error {
+	out := newOutlet(w, true)
 	var order queue
-	err := f.body.each(ctx, func(ctx context.Context, p []byte, off int64) error {
-		if err := order.wait(ctx, off); err != nil {
+	err := x.f.body.each(ctx, func(ctx context.Context, p part) error {
+		if err := order.wait(ctx, p.off); err != nil {
 			return err
 		}
-		if _, err := out.Write(p); err != nil {
-			return fmt.Errorf("write expanded dump at offset %#x: %w", off, err)
+		holes, err := out.part(p)
+		if err != nil {
+			return fmt.Errorf("write expanded dump at offset %#x: %w", p.off, err)
 		}
-		end := off + int64(len(p))
-		progress.Done.Store(uint64(end))
-		progress.Written.Store(uint64(end) - holes())
-		order.done(end)
+		x.done(p.size, holes)
+		order.done(p.off + p.size)
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := out.Flush(); err != nil {
-		return nil, fmt.Errorf("write expanded dump: %w", err)
+		return fmt.Errorf("write expanded dump: %w", err)
 	}
-	return &ExpandStats{Bytes: uint64(f.Size()), Holes: holes()}, nil
+	return nil
 }

@@ -282,15 +282,15 @@ func (f *File) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
 	return nil
 }
 
-// CheckFrames reads the whole file and verifies every checksum in it. progress
-// may be nil.
+// CheckFrames reads the whole file but for its holes, and verifies every checksum in
+// it. progress may be nil.
 func (f *File) CheckFrames(ctx context.Context, progress *Progress) error {
 	if progress == nil {
 		progress = new(Progress)
 	}
 	progress.Total.Store(uint64(f.Size()))
-	return f.body.each(ctx, func(_ context.Context, p []byte, _ int64) error {
-		progress.Done.Add(uint64(len(p)))
+	return f.body.each(ctx, func(_ context.Context, p part) error {
+		progress.Done.Add(uint64(p.size))
 		return nil
 	})
 }

@@ -223,3 +223,31 @@ func sameBytes(t testing.TB, what string, got, want []byte) {
 	}
 	t.Fatalf("%s: length %d; want %d", what, len(got), len(want))
 }
+
+// framesOf returns all frames of a dump.
+func framesOf(t testing.TB, f *File) []frameRef {
+	t.Helper()
+	table := f.body.(*framedBody).table
+	frames := make([]frameRef, table.count)
+	for i := range frames {
+		var err error
+		if frames[i], err = table.frame(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return frames
+}
+
+// encodeSeekTable returns the frame that ends a file of these entries.
+func encodeSeekTable(entries []entry) []byte {
+	le := binary.LittleEndian
+	b := le.AppendUint32(nil, 0x184D2A5E)
+	b = le.AppendUint32(b, uint32(12*len(entries)+9))
+	for _, e := range entries {
+		b = le.AppendUint32(b, e.stored)
+		b = le.AppendUint32(b, e.expanded)
+		b = le.AppendUint32(b, e.sum)
+	}
+	b = append(le.AppendUint32(b, uint32(len(entries))), 0x80)
+	return le.AppendUint32(b, 0x8F92EAB1)
+}

@@ -44,11 +44,11 @@ func FuzzSeekable(f *testing.F) {
 			return
 		}
 		all := make([]byte, file.Size())
-		err = file.body.each(context.Background(), func(_ context.Context, p []byte, off int64) error {
-			if off < 0 || off+int64(len(p)) > int64(len(all)) {
-				t.Fatalf("%d bytes at %d of a dump of %d", len(p), off, len(all))
+		err = file.body.each(context.Background(), func(_ context.Context, p part) error {
+			if p.off < 0 || p.off+p.size > int64(len(all)) || p.data != nil && int64(len(p.data)) != p.size {
+				t.Fatalf("%d bytes, and %d, at %d of a dump of %d", len(p.data), p.size, p.off, len(all))
 			}
-			copy(all[off:], p)
+			copy(all[p.off:], p.data)
 			return nil
 		})
 		if err != nil {

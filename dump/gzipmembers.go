@@ -73,18 +73,20 @@ func readMembers(r io.ReaderAt, size int64) (*frameTable, error) {
 	if _, ours := memberSize(head); !ours {
 		return nil, nil
 	}
-	t := new(frameTable)
-	for at := int64(0); at < size; {
-		f, err := w.member(at)
-		if err != nil {
-			return nil, err
+	return newFrameTable(size, func(from place, use func(place, frameRef) (bool, error)) error {
+		w := window{r: r, size: size}
+		for at := from.at; at < size; {
+			f, err := w.member(at)
+			if err != nil {
+				return err
+			}
+			if more, err := use(place{at: at}, f); err != nil || !more {
+				return err
+			}
+			at += int64(f.stored)
 		}
-		if err := t.add(f, size); err != nil {
-			return nil, err
-		}
-		at += int64(f.stored)
-	}
-	return t, nil
+		return nil
+	})
 }
 
 // member looks at the ends of the member at a file offset.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"iter"
 )
 
 // HoleWriter is a file that can leave out zeros, such as those of package store.
@@ -15,65 +16,120 @@ type HoleWriter interface {
 	WriteHole(n int64) error
 }
 
+// ScatterWriter is a file that can be written in any order, such as those of package
+// store.
+type ScatterWriter interface {
+	// Scatter makes the file, which is empty, size bytes of zeros, and returns what
+	// writes others over them. That is safe for concurrent use; bytes that are given
+	// to a WriteAt which fails must not be written to any more.
+	Scatter(size int64) (io.WriterAt, error)
+}
+
 // holeSize is the alignment of the holes that are left, and the length of the
 // smallest. Smaller ones would save little and cost an extent each.
 const holeSize = 64 << 10
 
 var zeroHole [holeSize]byte
 
+// divided yields p in parts: those that may be holes without bytes, which end at
+// multiples of holeSize in the file but for the end of p, and what is between them.
+func divided(p part) iter.Seq[part] {
+	return func(yield func(part) bool) {
+		if p.data == nil {
+			if p.size > 0 {
+				yield(p)
+			}
+			return
+		}
+		var last part // not yet yielded
+		for at := int64(0); at < p.size; {
+			off := p.off + at
+			end := min(p.size, at+holeSize-off%holeSize)
+			block := p.data[at:end]
+			hole := bytes.Equal(block, zeroHole[:len(block)])
+			if last.size > 0 && hole != (last.data == nil) {
+				if !yield(last) {
+					return
+				}
+				last = part{}
+			}
+			if last.size == 0 {
+				last.off = off
+			}
+			last.size += end - at
+			if !hole {
+				last.data = p.data[last.off-p.off : end]
+			}
+			at = end
+		}
+		if last.size > 0 {
+			yield(last)
+		}
+	}
+}
+
 // outlet is what bytes of a file go to in order. Flush ends it.
 type outlet interface {
 	io.Writer
+	// part writes p, and returns how many bytes of it were left out.
+	part(p part) (holes int64, err error)
 	Flush() error
 }
 
-// outletBuffer gathers small pieces; larger ones pass through it.
-const outletBuffer = 256 << 10
-
 // newOutlet returns the outlet to w. If the bytes may have holes, and w can leave
-// out zeros, they become holes: then it is a *holeOutlet.
+// out zeros, they become holes.
 func newOutlet(w io.Writer, holes bool) outlet {
 	if h, ok := w.(HoleWriter); ok && holes {
 		return &holeOutlet{w: h}
 	}
-	return bufio.NewWriterSize(w, outletBuffer)
+	return gatherOutlet{bufio.NewWriterSize(w, outletBuffer)}
 }
 
-// holeOutlet leaves out blocks of zeros, which end at multiples of holeSize.
+// gatherOutlet gathers small pieces; larger ones pass through it.
+type gatherOutlet struct{ *bufio.Writer }
+
+const outletBuffer = 256 << 10
+
+func (o gatherOutlet) part(p part) (int64, error) {
+	if p.data != nil {
+		_, err := o.Write(p.data)
+		return 0, err
+	}
+	for left := p.size; left > 0; left -= holeSize {
+		if _, err := o.Write(zeroHole[:min(left, holeSize)]); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// holeOutlet leaves out blocks of zeros.
 type holeOutlet struct {
 	w   HoleWriter
 	off int64
-	n   uint64 // bytes that were left out
+}
+
+func (o *holeOutlet) part(p part) (holes int64, err error) {
+	p.off = o.off
+	for q := range divided(p) {
+		if q.data == nil {
+			err = o.w.WriteHole(q.size)
+			holes += q.size
+		} else {
+			_, err = o.w.Write(q.data)
+		}
+		if err != nil {
+			return holes, err
+		}
+		o.off += q.size
+	}
+	return holes, nil
 }
 
 func (o *holeOutlet) Write(p []byte) (int, error) {
-	start := 0 // of the bytes that are to be written
-	flush := func(end int) error {
-		if start == end {
-			return nil
-		}
-		_, err := o.w.Write(p[start:end])
-		return err
-	}
-	for at := 0; at < len(p); {
-		end := min(len(p), at+holeSize-int((o.off+int64(at))%holeSize))
-		if bytes.Equal(p[at:end], zeroHole[:end-at]) {
-			if err := flush(at); err != nil {
-				return start, err
-			}
-			if err := o.w.WriteHole(int64(end - at)); err != nil {
-				return at, err
-			}
-			start = end
-			o.n += uint64(end - at)
-		}
-		at = end
-	}
-	if err := flush(len(p)); err != nil {
-		return start, err
-	}
-	o.off += int64(len(p))
-	return len(p), nil
+	start := o.off
+	_, err := o.part(part{size: int64(len(p)), data: p})
+	return int(o.off - start), err
 }
 
 // Flush implements outlet: nothing is held back.

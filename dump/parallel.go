@@ -4,7 +4,6 @@ import (
 	"context"
 	"runtime"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -12,27 +11,40 @@ import (
 // chunk is how much is read at a time where the container has no frames.
 const chunk = 1 << 20
 
-// readMemory bounds the buffers that reading a whole file takes.
-const readMemory = DefaultMemory
+// readMemory bounds the buffers that reading a whole file takes: of each worker one
+// of expanded bytes, and one of stored ones.
+const readMemory = 128 << 20
 
-// inParallel calls work with 0..n-1, from a goroutine per processor as far as
-// readMemory allows when each has a buffer of size bytes. The context that start
-// gets ends with the first error.
-func inParallel(ctx context.Context, n, size int, start func(ctx context.Context, buf []byte) (work func(i int) error)) error {
-	var next atomic.Int64
+// part is some of the expanded bytes.
+type part struct {
+	off, size int64
+	data      []byte // nil where all are zeros
+}
+
+// inParallel calls work with what next gives until it reports that there is no more,
+// from a goroutine per processor, as far as readMemory allows when each has a buffer of
+// size bytes, and n at most. next is called by one at a time. The context that work gets
+// ends with the first error.
+func inParallel[T any](ctx context.Context, n, size int, next func() (T, bool, error), work func(ctx context.Context, buf []byte, t T) error) error {
+	var mu sync.Mutex
+	take := func() (T, bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return next()
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), n, max(1, readMemory/size)) {
+	for range min(runtime.GOMAXPROCS(0), n, max(1, readMemory/2/size)) {
 		g.Go(func() error {
-			work := start(ctx, make([]byte, size))
+			buf := make([]byte, size)
 			for {
-				i := next.Add(1) - 1
-				if i >= int64(n) {
-					return nil
+				t, ok, err := take()
+				if err != nil || !ok {
+					return err
 				}
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				if err := work(int(i)); err != nil {
+				if err := work(ctx, buf, t); err != nil {
 					return err
 				}
 			}

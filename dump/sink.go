@@ -50,7 +50,7 @@ func (s *sink) metadata(doc []byte) error {
 // close ends the file.
 func (s *sink) close() error {
 	if s.tail != nil {
-		if err := s.write(s.tail.end()); err != nil {
+		if err := s.tail.end(s.write); err != nil {
 			return err
 		}
 	}

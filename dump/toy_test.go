@@ -54,34 +54,41 @@ func (flippedTail) frame([]byte, int) {}
 
 func (flippedTail) metadata(doc []byte) []byte { return append(make([]byte, 8), doc...) }
 
-func (flippedTail) end() []byte { return nil }
+func (flippedTail) end(func([]byte) error) error { return nil }
 
 func openFlipped(r io.ReaderAt, size int64) (*contents, error) {
-	t := new(frameTable)
-	var metadata []byte
-	for at := int64(0); at < size; {
-		var head [8]byte
-		if err := readFull(r, head[:], at); err != nil {
-			return nil, err
-		}
-		n := binary.LittleEndian.Uint32(head[:])
-		if n == 0 {
-			metadata = make([]byte, size-at-8)
-			if err := readFull(r, metadata, at+8); err != nil {
-				return nil, err
+	behind := size // the last frame
+	walk := func(from place, use func(at place, f frameRef) (bool, error)) error {
+		for at := from.at; at < size; {
+			var head [8]byte
+			if err := readFull(r, head[:], at); err != nil {
+				return err
 			}
-			break
+			n := binary.LittleEndian.Uint32(head[:])
+			if n == 0 {
+				behind = at
+				break
+			}
+			if n > math.MaxInt32 {
+				return formatError(at, "frame", "%d bytes", n)
+			}
+			if more, err := use(place{at: at}, frameRef{at: at, entry: entry{stored: n + 8, expanded: n}}); err != nil || !more {
+				return err
+			}
+			at += int64(n) + 8
 		}
-		if n > math.MaxInt32 {
-			return nil, formatError(at, "frame", "%d bytes", n)
-		}
-		if err := t.add(frameRef{at: at, entry: entry{stored: n + 8, expanded: n}}, size); err != nil {
-			return nil, err
-		}
-		at += int64(n) + 8
+		return nil
+	}
+	t, err := newFrameTable(size, walk)
+	if err != nil {
+		return nil, err
+	}
+	metadata := make([]byte, max(0, size-behind-8))
+	if err := readFull(r, metadata, behind+8); len(metadata) > 0 && err != nil {
+		return nil, err
 	}
 	return &contents{
-		Container: Container{RandomAccess: true, Frames: len(t.frames), FrameSize: t.largest},
+		Container: Container{RandomAccess: true, Frames: t.count, FrameSize: t.largest},
 		body:      newFramedBody(r, t, flipper{}),
 		metadata:  metadata,
 	}, nil

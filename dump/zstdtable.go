@@ -49,47 +49,67 @@ func appendSkippable(b []byte, magic uint32, parts ...[]byte) []byte {
 	return b
 }
 
-// encodeSeekTable returns the frame that ends the file.
-func encodeSeekTable(entries []entry) []byte {
-	n := len(entries)*seekEntrySum + seekFooter
-	b := make([]byte, 0, skippableHeader+n)
-	b = binary.LittleEndian.AppendUint32(b, seekTableMagic)
-	b = binary.LittleEndian.AppendUint32(b, uint32(n))
-	for _, e := range entries {
-		b = binary.LittleEndian.AppendUint32(b, e.stored)
-		b = binary.LittleEndian.AppendUint32(b, e.expanded)
-		b = binary.LittleEndian.AppendUint32(b, e.sum)
-	}
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(entries)))
-	b = append(b, seekChecksums)
-	return binary.LittleEndian.AppendUint32(b, seekableMagic)
-}
+// tailPiece is how many entries of a table that is being made lie in one piece of
+// memory: what was appended is not copied when the table grows.
+const tailPiece = 4096
 
 // seekTail is what stands behind the frames of the seekable format: metadata in a
 // frame that decoders skip, and the seek table.
-type seekTail struct{ entries []entry }
+type seekTail struct {
+	n      int      // entries
+	pieces [][]byte // of them, as they are stored
+}
+
+func (t *seekTail) add(e entry) {
+	if t.n%tailPiece == 0 {
+		t.pieces = append(t.pieces, make([]byte, 0, tailPiece*seekEntrySum))
+	}
+	t.n++
+	last := &t.pieces[len(t.pieces)-1]
+	b := binary.LittleEndian.AppendUint32(*last, e.stored)
+	b = binary.LittleEndian.AppendUint32(b, e.expanded)
+	*last = binary.LittleEndian.AppendUint32(b, e.sum)
+}
 
 func (t *seekTail) frame(stored []byte, expanded int) {
-	t.entries = append(t.entries, entry{uint32(len(stored)), uint32(expanded), zstdChecksum(stored)})
+	t.add(entry{uint32(len(stored)), uint32(expanded), zstdChecksum(stored)})
 }
 
 func (t *seekTail) metadata(doc []byte) []byte {
 	b := appendSkippable(nil, metadataMagic, metadataTag, doc)
-	t.entries = append(t.entries, entry{stored: uint32(len(b)), sum: emptySum})
+	t.add(entry{stored: uint32(len(b)), sum: emptySum})
 	return b
 }
 
-func (t *seekTail) end() []byte { return encodeSeekTable(t.entries) }
-
-// seekTable is a seek table that has been checked against the file's length.
-type seekTable struct {
-	frameTable
-	checksums bool
-	end       frameRef // the last frame before the table if it holds no data
+// end writes the frame that ends the file.
+func (t *seekTail) end(write func([]byte) error) error {
+	head := binary.LittleEndian.AppendUint32(nil, seekTableMagic)
+	head = binary.LittleEndian.AppendUint32(head, uint32(t.n*seekEntrySum+seekFooter))
+	foot := binary.LittleEndian.AppendUint32(nil, uint32(t.n))
+	foot = append(foot, seekChecksums)
+	foot = binary.LittleEndian.AppendUint32(foot, seekableMagic)
+	if err := write(head); err != nil {
+		return err
+	}
+	for _, p := range t.pieces {
+		if err := write(p); err != nil {
+			return err
+		}
+	}
+	return write(foot)
 }
 
-// readSeekTable reads the table at the end of a file of size bytes.
-func readSeekTable(r io.ReaderAt, size int64) (*seekTable, error) {
+// seekTable is the seek table of a file.
+type seekTable struct {
+	r         io.ReaderAt
+	at        int64 // file offset of the first entry
+	n         int64 // entries
+	entrySize int64
+	checksums bool
+}
+
+// openSeekTable finds the table at the end of a file of size bytes.
+func openSeekTable(r io.ReaderAt, size int64) (*seekTable, error) {
 	if size < skippableHeader+seekFooter {
 		return nil, formatError(-1, "seek table", "only %d bytes", size)
 	}
@@ -103,16 +123,14 @@ func readSeekTable(r io.ReaderAt, size int64) (*seekTable, error) {
 	if foot[4]&seekReserved != 0 {
 		return nil, formatError(size-5, "seek table", "descriptor %#x has reserved bits", foot[4])
 	}
-	t := &seekTable{checksums: foot[4]&seekChecksums != 0}
-	entrySize := int64(seekEntry)
+	t := &seekTable{r: r, n: int64(binary.LittleEndian.Uint32(foot[:])), entrySize: seekEntry, checksums: foot[4]&seekChecksums != 0}
 	if t.checksums {
-		entrySize = seekEntrySum
+		t.entrySize = seekEntrySum
 	}
-	n := int64(binary.LittleEndian.Uint32(foot[:]))
-	length := n*entrySize + seekFooter
+	length := t.n*t.entrySize + seekFooter
 	start := size - skippableHeader - length
-	if n > maxFrames || start < 0 {
-		return nil, formatError(size-seekFooter, "seek table", "%d frames in a file of %d bytes", n, size)
+	if t.n > maxFrames || start < 0 {
+		return nil, formatError(size-seekFooter, "seek table", "%d frames in a file of %d bytes", t.n, size)
 	}
 	var head [skippableHeader]byte
 	if err := readFull(r, head[:], start); err != nil {
@@ -124,80 +142,96 @@ func readSeekTable(r io.ReaderAt, size int64) (*seekTable, error) {
 	if got := int64(binary.LittleEndian.Uint32(head[4:])); got != length {
 		return nil, formatError(start+4, "seek table", "length %d, want %d", got, length)
 	}
-	table := io.NewSectionReader(r, start+skippableHeader, n*entrySize)
-	if err := t.readEntries(table, n, entrySize, start); err != nil {
-		return nil, err
-	}
+	t.at = start + skippableHeader
 	return t, nil
 }
 
-// readEntries reads n entries, which must account for all bytes of the file
-// before end. It allocates as it reads, so that a claim alone costs nothing.
-func (t *seekTable) readEntries(r *io.SectionReader, n, entrySize, end int64) error {
-	buf := make([]byte, min(n, 4096)*entrySize)
-	var at int64
-	for done := int64(0); done < n; {
-		part := buf[:min(n-done, 4096)*entrySize]
-		if _, err := io.ReadFull(r, part); err != nil {
+// framesEnd is the file offset behind the last frame.
+func (t *seekTable) framesEnd() int64 { return t.at - skippableHeader }
+
+// frames reads the table, whose frames must account for all bytes ahead of it.
+func (t *seekTable) frames() (*frameTable, error) {
+	frames, err := newFrameTable(t.framesEnd(), t.walk)
+	if err == nil && frames.count == 0 {
+		err = formatError(t.framesEnd(), "seek table", "no frame with data")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return frames, nil
+}
+
+// tableRead is how many entries are read at a time where all are.
+const tableRead = 4096
+
+// walk is a frameWalk. Frames without data are passed over.
+func (t *seekTable) walk(from place, use func(at place, f frameRef) (bool, error)) error {
+	piece := int64(tableRead)
+	if from.entry > 0 {
+		piece = tableStep
+	}
+	buf := make([]byte, min(piece, t.n-from.entry)*t.entrySize)
+	at := from
+	for at.entry < t.n {
+		part := buf[:min(int64(len(buf)), (t.n-at.entry)*t.entrySize)]
+		if err := readFull(t.r, part, t.at+at.entry*t.entrySize); err != nil {
 			return fmt.Errorf("read seek table: %w", err)
 		}
-		for ; len(part) > 0; part = part[entrySize:] {
-			f := frameRef{at: at}
-			f.stored = binary.LittleEndian.Uint32(part)
-			f.expanded = binary.LittleEndian.Uint32(part[4:])
-			if t.checksums {
-				f.sum = binary.LittleEndian.Uint32(part[8:])
+		for ; len(part) > 0; part = part[t.entrySize:] {
+			f := t.frame(part, at.at)
+			if f.expanded > 0 {
+				if more, err := use(at, f); err != nil || !more {
+					return err
+				}
+			} else if f.stored == 0 || int64(f.stored) > t.framesEnd()-f.at {
+				return formatError(f.at, "skippable frame", "%d bytes of the file; the frames end at %#x", f.stored, t.framesEnd())
 			}
-			if err := t.add(f, end); err != nil {
-				return err
-			}
-			at += int64(f.stored)
-			done++
+			at = place{at.at + int64(f.stored), at.entry + 1}
 		}
 	}
-	if at != end {
-		return formatError(end, "seek table", "its frames end at %#x, not where it begins", at)
-	}
-	if len(t.frames) == 0 {
-		return formatError(end, "seek table", "no frame with data")
+	if at.at != t.framesEnd() {
+		return formatError(t.framesEnd(), "seek table", "its frames end at %#x, not where it begins", at.at)
 	}
 	return nil
 }
 
-// add appends f, which lies ahead of file offset end. A frame without data is
-// passed over, but for the last.
-func (t *seekTable) add(f frameRef, end int64) error {
-	if f.expanded != 0 {
-		t.end = frameRef{}
-		return t.frameTable.add(f, end)
+// frame decodes the entry of the frame at a file offset.
+func (t *seekTable) frame(b []byte, at int64) frameRef {
+	f := frameRef{at: at}
+	f.stored = binary.LittleEndian.Uint32(b)
+	f.expanded = binary.LittleEndian.Uint32(b[4:])
+	if t.checksums {
+		f.sum = binary.LittleEndian.Uint32(b[8:])
 	}
-	if f.stored == 0 || int64(f.stored) > end-f.at {
-		return formatError(f.at, "skippable frame", "%d bytes of the file; the frames end at %#x", f.stored, end)
-	}
-	t.end = f
-	return nil
+	return f
 }
 
-// readMetadata returns the document in the last frame before the table, nil if
-// that is something else.
-func (t *seekTable) readMetadata(r io.ReaderAt) ([]byte, error) {
-	n := int(t.end.stored)
+// metadata returns the document in the last frame before the table, nil if that is
+// something else.
+func (t *seekTable) metadata() ([]byte, error) {
+	b := make([]byte, t.entrySize)
+	if err := readFull(t.r, b, t.at+(t.n-1)*t.entrySize); err != nil {
+		return nil, fmt.Errorf("read seek table: %w", err)
+	}
+	last := t.frame(b, 0)
+	n := int(last.stored)
 	lead := skippableHeader + len(metadataTag)
-	if n < lead {
+	at := t.framesEnd() - int64(n)
+	if last.expanded > 0 || n < lead || at < 0 {
 		return nil, nil
 	}
 	head := make([]byte, lead)
-	if err := readFull(r, head, t.end.at); err != nil {
+	if err := readFull(t.r, head, at); err != nil {
 		return nil, fmt.Errorf("read metadata: %w", err)
 	}
 	if binary.LittleEndian.Uint32(head) != metadataMagic || !bytes.Equal(head[skippableHeader:], metadataTag) {
 		return nil, nil
 	}
 	if got := binary.LittleEndian.Uint32(head[4:]); int(got) != n-skippableHeader || n-lead > MaxMetadata {
-		return nil, formatError(t.end.at, "metadata", "%d bytes in a frame of %d", got, n)
+		return nil, formatError(at, "metadata", "%d bytes in a frame of %d", got, n)
 	}
 	doc := make([]byte, n-lead)
-	if err := readFull(r, doc, t.end.at+int64(lead)); err != nil {
+	if err := readFull(t.r, doc, at+int64(lead)); err != nil {
 		return nil, fmt.Errorf("read metadata: %w", err)
 	}
 	return doc, nil

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"snap/internal/sparse"
 )
 
 // Stdin is the name that means standard input.
@@ -58,6 +60,11 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		err = fmt.Errorf("read %s at %#x: %w", f.name, off+int64(n), ErrShrunk)
 	}
 	return n, err
+}
+
+// NextData implements sparse.Finder. What only can be read, as disks, is data.
+func (f *File) NextData(off, end int64) (lo, hi int64, err error) {
+	return sparse.NextData(f.File, off, end)
 }
 
 // Open opens the file at path, or standard input for "-". It never waits, and

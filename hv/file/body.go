@@ -3,10 +3,9 @@ package file
 import (
 	"context"
 	"io"
-	"sync"
 
-	"snap/hv/internal/sparse"
 	"snap/input"
+	"snap/internal/sparse"
 )
 
 // body is bytes that can be read at any offset, and that hold a guest in some
@@ -26,14 +25,9 @@ type body interface {
 }
 
 // fileBody is a file as it is.
-type fileBody struct {
-	*input.File
-	seek sync.Mutex // holes are found by moving the file's offset
-}
+type fileBody struct{ *input.File }
 
 func (b *fileBody) data(ctx context.Context, off, size int64) ([]sparse.Extent, bool, error) {
-	b.seek.Lock()
-	defer b.seek.Unlock()
 	parts, err := sparse.Data(ctx, b.File.File, off, size)
 	return parts, err == nil, err
 }

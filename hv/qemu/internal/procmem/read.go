@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/hv/internal/sparse"
+	"snap/internal/sparse"
 	"snap/phys"
 )
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 const block = 64 << 10 // a multiple of any file system's block
@@ -65,5 +67,42 @@ func TestData(t *testing.T) {
 	cancel()
 	if _, err := Data(ctx, f, 0, 32*block); !errors.Is(err, context.Canceled) {
 		t.Errorf("Data with an ended context = %v; want %v", err, context.Canceled)
+	}
+}
+
+// TestMerger: whatever parts there are, all of each is in one of the few that are
+// kept, and those between which there is most stay apart.
+func TestMerger(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := merger{most: rapid.IntRange(1, 8).Draw(t, "most")}
+		var in []Extent
+		at := int64(0)
+		for range rapid.IntRange(0, 60).Draw(t, "parts") {
+			gap := rapid.SampledFrom([]int64{1, 512, 4096, 100_000, 1 << 30}).Draw(t, "gap")
+			e := Extent{at + gap, rapid.Int64Range(1, 5000).Draw(t, "size")}
+			at = e.Off + e.Size
+			in = append(in, e)
+			m.add(e)
+		}
+		if len(m.parts) > m.most || len(in) <= m.most && len(in) > 0 && !slices.Equal(m.parts, in) {
+			t.Fatalf("%v of %v; want at most %d parts, and no change if there are no more", m.parts, in, m.most)
+		}
+		for i, p := range m.parts {
+			if i > 0 && p.Off <= m.parts[i-1].Off+m.parts[i-1].Size {
+				t.Fatalf("parts overlap or touch: %v", m.parts)
+			}
+		}
+		for _, e := range in {
+			if !slices.ContainsFunc(m.parts, func(p Extent) bool { return p.Off <= e.Off && e.Off+e.Size <= p.Off+p.Size }) {
+				t.Fatalf("%v is in none of %v", e, m.parts)
+			}
+		}
+	})
+	m := merger{most: 2}
+	for _, e := range []Extent{{0, 10}, {20, 10}, {1 << 30, 10}, {1<<30 + 100, 10}} {
+		m.add(e)
+	}
+	if want := []Extent{{0, 30}, {1 << 30, 110}}; !slices.Equal(m.parts, want) {
+		t.Errorf("parts are %v; want %v", m.parts, want)
 	}
 }
