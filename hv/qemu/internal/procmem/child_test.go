@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -57,13 +59,17 @@ const (
 	kindMemfd
 	kindSharedAnonymous
 	kindPrivateFile
+	kindPrivateMemfd
 	kinds
 )
+
+// private reports whether what a kind's pages hold is in a file unless they are written.
+func private(kind int) bool { return kind == kindPrivateFile || kind == kindPrivateMemfd }
 
 // written reports whether the child writes page i of an area.
 func written(kind, i int) bool { return i%7 == kind%7 || (i > 300 && i < 400) }
 
-// inFile reports whether page i of the private file's area is in the file.
+// inFile reports whether page i of a private file's area is in the file.
 func inFile(i int) bool { return i%5 == 0 }
 
 // pattern fills a page with what the child has there.
@@ -79,7 +85,7 @@ func wantPage(kind, i int) []byte {
 	switch {
 	case written(kind, i):
 		pattern(p, kind, i, 1)
-	case kind == kindPrivateFile && inFile(i):
+	case private(kind) && inFile(i):
 		pattern(p, kind, i, 2)
 	}
 	return p
@@ -119,6 +125,16 @@ func childMain(dir string) error {
 			if areas[kindAnonymous][8*phys.PageSize] != 0 {
 				return fmt.Errorf("page 8 isn't zero")
 			}
+		case "zero over data\n":
+			if err := zeroPage(areas[kindPrivateMemfd][zeroedPage*phys.PageSize:][:phys.PageSize]); err != nil {
+				fmt.Println(err)
+				continue
+			}
+		case "empty\n": // as a balloon does
+			p := areas[kindAnonymous][300*phys.PageSize:][:100*phys.PageSize]
+			if err := unix.Madvise(p, unix.MADV_DONTNEED); err != nil {
+				return err
+			}
 		}
 		fmt.Println("done")
 	}
@@ -147,7 +163,7 @@ func childMap(kind int, dir string) ([]byte, error) {
 		}
 		return unix.Mmap(fd, size/2, size, rw, unix.MAP_SHARED)
 	}
-	f, err := os.Create(dir + "/ram")
+	f, err := childFile(kind, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +180,51 @@ func childMap(kind int, dir string) ([]byte, error) {
 		}
 	}
 	return unix.Mmap(int(f.Fd()), 0, size, rw, unix.MAP_PRIVATE)
+}
+
+func childFile(kind int, dir string) (*os.File, error) {
+	if kind == kindPrivateFile {
+		return os.Create(dir + "/ram")
+	}
+	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+	return os.NewFile(uintptr(fd), "ram"), err
+}
+
+// zeroedPage is in the private memfd, and the child can be told to have the kernel's
+// page of zeros in its place.
+const zeroedPage = 15
+
+// Requests of userfaultfd(2) (include/uapi/linux/userfaultfd.h).
+const (
+	uffdAPI          = 0xc018aa3f
+	uffdRegister     = 0xc020aa00
+	uffdZeroPage     = 0xc020aa04
+	uffdVersion      = 0xaa
+	uffdMissing      = 1 // UFFDIO_REGISTER_MODE_MISSING
+	uffdUserModeOnly = 1
+)
+
+// zeroPage puts the kernel's page of zeros where p is, which was never touched. It is
+// how KSM does it where a page has come to hold zeros (/sys/kernel/mm/ksm/use_zero_pages).
+func zeroPage(p []byte) error {
+	fd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|uffdUserModeOnly, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("userfaultfd: %w", errno)
+	}
+	defer unix.Close(int(fd))
+	for _, r := range []struct {
+		request uintptr
+		arg     [4]uint64
+	}{
+		{uffdAPI, [4]uint64{uffdVersion}},
+		{uffdRegister, [4]uint64{addressOf(p), uint64(len(p)), uffdMissing}},
+		{uffdZeroPage, [4]uint64{addressOf(p), uint64(len(p))}},
+	} {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, r.request, uintptr(unsafe.Pointer(&r.arg))); errno != 0 {
+			return fmt.Errorf("userfaultfd request %#x: %w", r.request, errno)
+		}
+	}
+	return nil
 }
 
 // child is a running one.
@@ -209,10 +270,20 @@ func startChild(t *testing.T) *child {
 // tell has the child do something.
 func (c *child) tell(t *testing.T, what string) {
 	t.Helper()
+	if answer := c.ask(t, what); answer != "done" {
+		t.Fatalf("child answered %q to %q", answer, what)
+	}
+}
+
+// ask has the child do something and returns its answer: done, or why not.
+func (c *child) ask(t *testing.T, what string) string {
+	t.Helper()
 	if _, err := fmt.Fprintln(c.in, what); err != nil {
 		t.Fatal(err)
 	}
-	if line, err := c.out.ReadString('\n'); err != nil || line != "done\n" {
+	line, err := c.out.ReadString('\n')
+	if err != nil {
 		t.Fatalf("child answered %q to %q: %v", line, what, err)
 	}
+	return strings.TrimSpace(line)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,40 +48,67 @@ type scanRegion struct{ start, end, categories uint64 }
 
 var _ [scanArgBytes]byte = [unsafe.Sizeof(scanArg{})]byte{}
 
-// present returns the parts of [start, end) that the process has touched and that
-// don't map the kernel's page of zeros: in its memory, or swapped out.
-func present(ctx context.Context, pagemap *os.File, r hostRange) ([]hostRange, error) {
-	out, err := scan(ctx, pagemap, r)
+// pages says which pages of a page table are looked for.
+type pages bool
+
+const (
+	// ownPages are what the process has at an address in place of what the mapping
+	// would show there: in its memory or swapped out, the kernel's page of zeros
+	// included. Pages of a file that it only looked at may be among them.
+	ownPages pages = false
+	// filledPages are those without the kernel's page of zeros, where that can be
+	// told from others: all that may hold anything but zeros.
+	filledPages pages = true
+)
+
+// present returns the parts of r that hold such pages.
+func present(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]hostRange, error) {
+	out, err := scan(ctx, pagemap, r, which)
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
 		return entries(ctx, pagemap, r) // Linux before 6.7
 	}
 	return out, err
 }
 
-func scan(ctx context.Context, pagemap *os.File, r hostRange) ([]hostRange, error) {
+// scanner is what the kernel reads and writes while it scans.
+type scanner struct {
+	arg     scanArg
+	regions [scanRegions]scanRegion
+}
+
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
+
+func scan(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]hostRange, error) {
+	s := scanners.Get().(*scanner)
+	defer scanners.Put(s)
+	// The kernel gets an address as a number, which Go wouldn't change along with
+	// the memory's: it has to stay where it is.
+	var pin runtime.Pinner
+	pin.Pin(s)
+	defer pin.Unpin()
+	s.arg = scanArg{
+		size: scanArgBytes, end: r.end, vec: uint64(uintptr(unsafe.Pointer(&s.regions[0]))), vecLen: scanRegions,
+		anyOf: pagePresent | pageSwapped, returns: pagePresent | pageSwapped,
+	}
+	if which == filledPages {
+		s.arg.inverted, s.arg.mask = pagePFNZero, pagePFNZero
+	}
 	var out []hostRange
-	regions := make([]scanRegion, scanRegions)
-	for at := r.start; at < r.end; {
+	for at := r.start; at < r.end; at = s.arg.walkEnd {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		arg := scanArg{
-			size: scanArgBytes, start: at, end: r.end,
-			vec: uint64(uintptr(unsafe.Pointer(&regions[0]))), vecLen: scanRegions,
-			inverted: pagePFNZero, mask: pagePFNZero, anyOf: pagePresent | pageSwapped, returns: pagePresent | pageSwapped,
-		}
-		n, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
-		runtime.KeepAlive(regions)
+		s.arg.start, s.arg.walkEnd = at, 0
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&s.arg)))
 		if errno != 0 {
 			return nil, fmt.Errorf("scan page table at %#x: %w", at, errno)
 		}
-		if n > scanRegions || arg.walkEnd <= at {
-			return nil, fmt.Errorf("scan page table at %#x: kernel stopped at %#x", at, arg.walkEnd)
+		if n > scanRegions || s.arg.walkEnd <= at {
+			return nil, fmt.Errorf("scan page table at %#x: kernel stopped at %#x", at, s.arg.walkEnd)
 		}
-		for _, g := range regions[:n] {
+		for _, g := range s.regions[:n] {
 			out = join(out, hostRange{g.start, g.end})
 		}
-		at = arg.walkEnd
 	}
 	return out, nil
 }

@@ -176,12 +176,17 @@ func (m *Memory) openBacking(vma mapping) (*os.File, error) {
 	return openSame(fmt.Sprintf("/proc/%d/map_files/%x-%x", m.pid, vma.start, vma.exact), vma)
 }
 
+// openSame opens what is behind vma by that name. A device isn't opened: who knows
+// what that does.
 func openSame(name string, vma mapping) (*os.File, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("%w: %s, which is behind the memory, is not a regular file", hv.ErrUnsupported, vma.path)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open the file behind the memory: %w", err)
 	}
-	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, errors.Join(fmt.Errorf("look at %s: %w", name, err), f.Close())
 	}

@@ -1,6 +1,7 @@
 package procmem
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ func (w areaWant) ReadPhys(_ context.Context, p []byte, at phys.Addr) error {
 	return nil
 }
 
-var kindNames = [kinds]string{"anonymous", "memfd", "shared anonymous", "private file"}
+var kindNames = [kinds]string{"anonymous", "memfd", "shared anonymous", "private file", "private memfd"}
 
 func TestMemory(t *testing.T) {
 	c := startChild(t)
@@ -82,7 +83,7 @@ func TestMemory(t *testing.T) {
 			for _, r := range ranges {
 				for i := range r.Run.Pages {
 					page := int((r.HVA-c.hvas[kind])>>phys.PageShift + i)
-					if written(kind, page) || (kind == kindPrivateFile && inFile(page)) {
+					if written(kind, page) || (private(kind) && inFile(page)) {
 						want = append(want, phys.Run{Base: r.Run.Base + phys.PFN(i), Pages: 1})
 					}
 				}
@@ -130,6 +131,81 @@ func TestReadsAllocateNothing(t *testing.T) {
 	}
 	if after := blocks(); after != before {
 		t.Errorf("the file has %d blocks after reading; want %d", after, before)
+	}
+}
+
+// TestPrivateZeroPage: a page of zeros that a process has in place of one of a file's
+// is zeros, and what was read with it is in its place.
+func TestPrivateZeroPage(t *testing.T) {
+	c := startChild(t)
+	m, err := Open(c.cmd.Process.Pid, []Range{{phys.Run{Base: 0, Pages: areaPages}, c.hvas[kindPrivateMemfd]}}, fine)
+	if err != nil {
+		t.Fatalf("Open failed: %v", err)
+	}
+	defer m.Close()
+	if answer := c.ask(t, "zero over data"); answer != "done" {
+		t.Skipf("no page of zeros in place of a file's: %s", answer)
+	}
+	var want []byte
+	for i := zeroedPage - 1; i <= zeroedPage+1; i++ {
+		p := wantPage(kindPrivateMemfd, i)
+		if i == zeroedPage {
+			if bytes.Equal(p, make([]byte, phys.PageSize)) {
+				t.Fatal("the page is zeros in the file already")
+			}
+			clear(p)
+		}
+		want = append(want, p...)
+	}
+	got := make([]byte, len(want))
+	if err := m.ReadPhys(t.Context(), got, (zeroedPage-1)*phys.PageSize); err != nil {
+		t.Fatalf("ReadPhys failed: %v", err)
+	}
+	for i := range 3 {
+		if part := got[i*phys.PageSize:][:phys.PageSize]; !bytes.Equal(part, want[i*phys.PageSize:][:phys.PageSize]) {
+			t.Errorf("page %d begins with %x; want %x", zeroedPage-1+i, part[:8], want[i*phys.PageSize:][:8])
+		}
+	}
+}
+
+// TestEmptied: pages that a process gave back hold nothing.
+func TestEmptied(t *testing.T) {
+	c := startChild(t)
+	m, err := Open(c.cmd.Process.Pid, []Range{{phys.Run{Base: 0, Pages: areaPages}, c.hvas[kindAnonymous]}}, fine)
+	if err != nil {
+		t.Fatalf("Open failed: %v", err)
+	}
+	defer m.Close()
+	before, _, err := m.Populated(t.Context())
+	if err != nil {
+		t.Fatalf("Populated failed: %v", err)
+	}
+	c.tell(t, "empty")
+	after, known, err := m.Populated(t.Context())
+	if err != nil || !known {
+		t.Fatalf("Populated() = %v, %v; want it known", known, err)
+	}
+	want := before.Minus(phys.Runs{{Base: 300, Pages: 100}})
+	if diff := cmp.Diff(want, after); diff != "" || len(want) == 0 {
+		t.Errorf("Populated() after pages were given back (-want +got):\n%s", diff)
+	}
+}
+
+// TestEmptyHugeFile: hugetlbfs says of whole files that they are data. One in which
+// nothing is isn't read.
+func TestEmptyHugeFile(t *testing.T) {
+	fd, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
+	if err != nil {
+		t.Skipf("no hugetlbfs: %v", err)
+	}
+	huge := os.NewFile(uintptr(fd), "huge")
+	defer huge.Close()
+	if err := huge.Truncate(4 << 20); err != nil {
+		t.Fatal(err)
+	}
+	p := piece{run: phys.Run{Base: 0, Pages: 1024}, file: huge}
+	if got, err := new(Memory).data(t.Context(), p); err != nil || len(got) != 0 {
+		t.Errorf("data() of a file of hugetlbfs that holds nothing = %v, %v; want none", got, err)
 	}
 }
 
@@ -247,7 +323,7 @@ func TestPageTable(t *testing.T) {
 	defer f.Close()
 	hva := c.hvas[kindAnonymous]
 	r := hostRange{hva, hva + areaPages*phys.PageSize}
-	quick, err := present(t.Context(), f, r)
+	quick, err := present(t.Context(), f, r, filledPages)
 	if err != nil {
 		t.Fatalf("present failed: %v", err)
 	}
@@ -259,7 +335,7 @@ func TestPageTable(t *testing.T) {
 		t.Errorf("page table (-entry by entry +scanned):\n%s", diff)
 	}
 	c.tell(t, "zero")
-	if again, err := scan(t.Context(), f, r); err == nil {
+	if again, err := scan(t.Context(), f, r, filledPages); err == nil {
 		if diff := cmp.Diff(quick, again, cmp.AllowUnexported(hostRange{})); diff != "" {
 			t.Errorf("scan after a read of an untouched page (-want +got):\n%s", diff)
 		}

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"snap/internal/sparse"
 	"snap/phys"
 )
 
@@ -68,26 +67,29 @@ func (m *Memory) read(ctx context.Context, p piece, b []byte, off uint64) (int, 
 }
 
 // readPrivate reads a private mapping of a file: the pages that the process wrote
-// to are its own, the others are the file's.
+// to are its own, and so are pages of zeros that it was given in their place; the
+// others are the file's.
 func (m *Memory) readPrivate(ctx context.Context, p piece, b []byte, off uint64) (int, error) {
+	at := p.hva + off
 	page := uint64(os.Getpagesize())
-	start := (p.hva + off) &^ (page - 1)
-	end := (p.hva + off + uint64(len(b)) + page - 1) &^ (page - 1)
-	own, err := present(ctx, m.pagemap, hostRange{start, end})
+	end := at + uint64(len(b))
+	own, err := present(ctx, m.pagemap, hostRange{at &^ (page - 1), (end + page - 1) &^ (page - 1)}, ownPages)
 	if err != nil {
 		return 0, err
 	}
-	if n, err := readFile(p.file, b, p.fileOff+int64(off)); err != nil {
-		return n, err
-	}
+	done := at // all before it is read
 	for _, r := range own {
-		lo := max(r.start, p.hva+off) - (p.hva + off)
-		hi := min(r.end-(p.hva+off), uint64(len(b)))
-		if n, err := vmRead(m.pid, b[lo:hi], p.hva+off+lo); err != nil {
-			return int(lo) + n, err
+		lo, hi := max(r.start, at), min(r.end, end)
+		if n, err := readFile(p.file, b[done-at:lo-at], p.fileOff+int64(done-p.hva)); err != nil {
+			return int(done-at) + n, err
 		}
+		if n, err := vmRead(m.pid, b[lo-at:hi-at], lo); err != nil {
+			return int(lo-at) + n, err
+		}
+		done = hi
 	}
-	return len(b), nil
+	n, err := readFile(p.file, b[done-at:], p.fileOff+int64(done-p.hva))
+	return int(done-at) + n, err
 }
 
 // vmRead copies from the memory of process pid. The kernel stops at the first
@@ -114,6 +116,9 @@ func vmRead(pid int, b []byte, at uint64) (int, error) {
 }
 
 func readFile(f *os.File, b []byte, off int64) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
 	n, err := f.ReadAt(b, off)
 	if n < len(b) && errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // it was truncated under us
@@ -130,7 +135,7 @@ func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known
 		return nil, false, nil
 	}
 	if p.private {
-		own, err := present(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()})
+		own, err := present(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()}, filledPages)
 		if err != nil {
 			return nil, false, err
 		}
@@ -139,9 +144,7 @@ func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known
 		}
 	}
 	if p.file != nil {
-		m.seek.Lock()
-		defer m.seek.Unlock()
-		data, err := sparse.Data(ctx, p.file, p.fileOff, int64(p.run.Size()))
+		data, err := m.data(ctx, p)
 		if err != nil {
 			return nil, false, err
 		}

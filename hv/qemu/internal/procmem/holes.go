@@ -1,0 +1,43 @@
+package procmem
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"snap/internal/sparse"
+)
+
+// data returns the parts of the file behind p that can hold anything but zeros:
+// without its holes, as far as they can be believed.
+func (m *Memory) data(ctx context.Context, p piece) ([]sparse.Extent, error) {
+	all := []sparse.Extent{{Off: p.fileOff, Size: int64(p.run.Size())}}
+	fd := int(p.file.Fd())
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return nil, fmt.Errorf("look at the file system of %s: %w", p.file.Name(), err)
+	}
+	switch fs.Type {
+	case unix.HUGETLBFS_MAGIC:
+		// It says of a whole file that it is data (default_llseek), but counts what is.
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil, fmt.Errorf("look at %s: %w", p.file.Name(), err)
+		}
+		if st.Blocks == 0 {
+			return nil, nil
+		}
+		return all, nil
+	case unix.TMPFS_MAGIC, unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC:
+		m.seek.Lock()
+		defer m.seek.Unlock()
+		return sparse.Data(ctx, p.file, p.fileOff, int64(p.run.Size()))
+	}
+	// A page that a guest wrote to where there was a hole is in the host's cache
+	// long before it is in the file. Those above look there (mapping_seek_hole_data,
+	// Linux mm/filemap.c). FUSE asks its server, which doesn't know of it yet
+	// (fuse_lseek, fs/fuse/file.c), and OpenZFS has been wrong about it (its issue
+	// 15526): a page that counts as a hole by mistake would be lost.
+	return all, nil
+}
