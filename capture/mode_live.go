@@ -159,7 +159,7 @@ func (s *Session) copyRunning(ctx context.Context, acc *Account, mem hv.Memory) 
 	if err == nil {
 		s.Options.tell(Event{Phase: PhaseCopy})
 		var c *memoryCopy
-		if c, err = s.copyNow(ctx, mem, memory, new(copyWork)); err == nil {
+		if c, err = s.copyNow(ctx, mem, memory, s.Options.workers(), new(copyWork)); err == nil {
 			return c, nil
 		}
 		err = errors.Join(err, memory.free())

@@ -229,13 +229,13 @@ func (s *Session) copyHeld(h *holding, acc *Account, memory hostMemory, work *co
 		mem, closeMem, err = s.sameRAM(ctx, acc)
 		return err
 	})
-	c, err = s.copyNow(ctx, heldMemory{s.Memory, h}, memory, work)
+	c, err = s.copyNow(ctx, heldMemory{s.Memory, h}, memory, s.Options.copyWorkers(), work)
 	if asked := asked.Wait(); asked != nil {
 		return nil, nil, asked
 	}
 	defer closeMem()
 	if !slices.Equal(mem.RAM(), s.Memory.RAM()) {
-		c, err = s.copyNow(ctx, heldMemory{mem, h}, memory, work)
+		c, err = s.copyNow(ctx, heldMemory{mem, h}, memory, s.Options.copyWorkers(), work)
 	}
 	return c, cpus, err
 }
@@ -243,7 +243,7 @@ func (s *Session) copyHeld(h *holding, acc *Account, memory hostMemory, work *co
 // copyNow copies what is populated now to memory. That is all such pages of RAM
 // and not only what Windows says is memory: which pages those are is only known
 // when the copy is analyzed.
-func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory, work *copyWork) (*memoryCopy, error) {
+func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory, workers int, work *copyWork) (*memoryCopy, error) {
 	set, known, err := mem.Populated(ctx)
 	if err != nil {
 		return nil, err
@@ -254,7 +254,7 @@ func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory,
 	}
 	work.done.Store(0)
 	work.total.Store(set.Pages())
-	return c, c.fillCounted(ctx, mem, s.Options.workers(), &work.done)
+	return c, c.fillCounted(ctx, mem, workers, &work.done)
 }
 
 // copyWork is how much of a copy is done, in pages. total is 0 until it is known.

@@ -45,6 +45,9 @@ type Options struct {
 
 	// Write says how it is written. Progress, Metadata and Frame are the package's own.
 	Write dump.Options
+	// CopyWorkers is how many copy the pages of a guest that stands still; 0 is as
+	// many as write.
+	CopyWorkers int
 	// Manifest puts the account of the dump beside it, as the file's name and
 	// ".json".
 	Manifest bool
@@ -173,6 +176,14 @@ func (o *Options) workers() int {
 		return o.Write.Workers
 	}
 	return runtime.GOMAXPROCS(0)
+}
+
+// copyWorkers is how many copy pages of a guest that stands still.
+func (o *Options) copyWorkers() int {
+	if o.CopyWorkers > 0 {
+		return o.CopyWorkers
+	}
+	return o.workers()
 }
 
 // writeOptions are those of a dump of which nothing is told.

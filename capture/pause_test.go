@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +77,34 @@ func TestSpoolIsOfThePause(t *testing.T) {
 	}
 	if e := d.res.Estimate; e.Pages != want.im.Populated().Pages() || e.Reading.Likely <= 0 || e.State.Likely <= 0 || e.Analyzing != (Span{}) {
 		t.Errorf("estimate is %+v; want one of a copy of %d pages", e, want.im.Populated().Pages())
+	}
+}
+
+// TestCopyWorkers: a guest that stands still is copied by as many as were asked for,
+// however few write.
+func TestCopyWorkers(t *testing.T) {
+	const workers = 3
+	vm := newGuest(t, ntlab.Config{Seed: 11})
+	var reads atomic.Int64
+	all := make(chan struct{})
+	vm.onRead = func(ctx context.Context, _ []byte, _ phys.Addr) error {
+		if vm.paused.Load() && reads.Add(1) == workers {
+			close(all)
+		}
+		if !vm.paused.Load() {
+			return nil
+		}
+		select { // nobody goes on before all are at it
+		case <-all:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	job := pauseJob(vm, spoolSize)
+	job.Write.Workers, job.CopyWorkers, job.MaxPause = 1, workers, time.Minute
+	if _, err := takeBy(t, job); err != nil {
+		t.Errorf("%d reads had begun: %v", reads.Load(), err)
 	}
 }
 

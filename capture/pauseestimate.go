@@ -176,7 +176,7 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 		return nil, err
 	}
 	defer func() { _ = memory.free() }() // samples of what is in the guest
-	workers := s.Options.workers()
+	workers := s.Options.copyWorkers()
 	if err := memory.fault(ctx, uint64(len(memory)), workers); err != nil {
 		return nil, err
 	}

@@ -94,6 +94,7 @@ func (a *app) check(ctx context.Context, ref string, f *dumpFlags) error {
 	if err != nil {
 		return err
 	}
+	o.Observer = capture.ObserverFunc(f.processors)
 	ctx, cancel := f.within(ctx)
 	defer cancel()
 	r := &checkResult{Domain: ref, Warnings: []string{}, Modes: []modeEstimate{}, Attempts: []attemptInfo{}}

@@ -45,7 +45,7 @@ func TestCheckIsDump(t *testing.T) {
 	}{
 		{"sound", "win10-22h2", "-o DIR", "", exitOK, 0, true},
 		{"a name", "win10-22h2", "-o DIR/a.dmp.zst", "", exitOK, 0, true},
-		{"all of dump's flags", "win10-22h2", "-o DIR/a.dmp.gz --compress gzip --level best --nice 5 --timeout 1h --max-changed 3% --manifest=false --cpus 1 --memory 64M --spool 1G", "", exitOK, 0, true},
+		{"all of dump's flags", "win10-22h2", "-o DIR/a.dmp.gz --compress gzip --level best --nice 5 --ionice normal --timeout 1h --max-changed 3% --manifest=false --cpus 1 --memory 64M --spool 1G", "", exitOK, 0, true},
 		{"standard output", "win10-22h2", "-o -", "", exitDegraded, 0, true},
 		{"both on standard output", "win10-22h2", "-o - --json", "", exitUsage, 0, false},
 		{"wrong usage", "win10-22h2", "-o DIR --max-pause 0", "", exitUsage, 0, false},

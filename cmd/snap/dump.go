@@ -25,6 +25,7 @@ type dumpFlags struct {
 	source  choice[hv.Mechanism]
 	mode    choice[string]
 	nice    int
+	io      choice[limits.IOClass]
 	timeout time.Duration
 }
 
@@ -82,7 +83,10 @@ func (f *dumpFlags) addTo(cmd *cobra.Command, a *app) {
 	addSourceFlag(cmd, &f.source)
 	f.look.addTo(cmd)
 	fl := cmd.Flags()
+	fl.Lookup("cpus").Usage = "processors that snap may use but for copying pages of a guest that stands still,\nwhich all do (default all)"
 	fl.IntVar(&f.nice, "nice", 10, "scheduling priority of snap while it doesn't hold the guest still, 0 to 19")
+	addChoice(cmd, &f.io, "ionice", limits.IOClasses(),
+		"rank of snap's writing and reading on disks that heed it, while it doesn't hold the\nguest still; low: after others; idle: only if there are none; normal: unchanged")
 	fl.DurationVar(&f.timeout, "timeout", 0, "give up after that long, with everything undone (default none)")
 }
 
@@ -131,7 +135,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", p.id.Name, err)
 	}
-	show := a.newDisplay(p.id.Name, "", f.lower(a, p.held))
+	show := a.newDisplay(p.id.Name, "", f.considerate(a, p.held))
 	defer show.end()
 	o.Observer = show
 	res, err := capture.Take(p.held.whileThere(ctx), p.vm, p.place, p.file, *o)
@@ -163,15 +167,20 @@ func (f *dumpFlags) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", errOverdue, err)
 }
 
-// lower returns what lowers snap's priority when a phase begins in which the guest
-// isn't held: only then does it wait for others.
-func (f *dumpFlags) lower(a *app, held *held) func(capture.Event) {
+// considerate returns what makes snap take less of the host as phases begin. Its
+// priorities become low only once the guest isn't held still any more, as there is no
+// way back: only then does it wait for others.
+func (f *dumpFlags) considerate(a *app, held *held) func(capture.Event) {
 	once := sync.OnceFunc(func() {
 		if err := limits.Nice(f.nice); err != nil {
 			a.log.Warn().Err(err).Msg("priority unchanged")
 		}
+		if err := limits.SetIOClass(f.io.value); err != nil {
+			a.log.Warn().Err(err).Msg("priority on disks unchanged")
+		}
 	})
 	return func(e capture.Event) {
+		f.processors(e)
 		switch {
 		case e.Phase == capture.PhaseVerify:
 			held.unneeded()
@@ -179,6 +188,20 @@ func (f *dumpFlags) lower(a *app, held *held) func(capture.Event) {
 		case e.Phase == capture.PhaseWrite && !e.Held:
 			once()
 		}
+	}
+}
+
+// processors limits snap to the processors that it may use, but while a guest's pages
+// are copied that stands still, and while it is found out how long that takes.
+func (f *dumpFlags) processors(e capture.Event) {
+	if f.file.cpus == 0 {
+		return
+	}
+	switch e.Phase {
+	case capture.PhaseEstimate, capture.PhasePaused:
+		limits.CPUs(0)
+	default:
+		limits.CPUs(f.file.cpus)
 	}
 }
 
@@ -192,6 +215,8 @@ func (f *dumpFlags) options(a *app) (*capture.Options, error) {
 		return nil, err // can't be: the flag takes no other names
 	}
 	o.Mechanism = f.source.value
+	o.CopyWorkers = limits.CPUs(0)
+	limits.CPUs(f.file.cpus)
 	if f.timeout < 0 {
 		return nil, wrongValue("timeout", f.timeout, "a time like 10m, 0 for none")
 	}
