@@ -12,6 +12,7 @@ import (
 	"snap/exclude"
 	"snap/manifest"
 	"snap/phys"
+	"snap/store"
 )
 
 // Result is a dump that was taken. It is complete: nothing is added to it later,
@@ -96,6 +97,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	}
 	wo.Progress = new(dump.Progress)
 	o.tell(Event{Phase: PhaseWrite, Held: m.Account.Held, Progress: wo.Progress})
+	if h, ok := w.(store.HeldWriter); ok {
+		h.Held(m.Account.Held)
+	}
 	stop := m.watch(a.Plan, wo.Progress)
 	st, err := dump.Write(ctx, w, m.Memory, a.Plan, wo)
 	stop()

@@ -228,12 +228,18 @@ func (p *pending) Write(b []byte) (int, error) {
 // path is how messages call the file.
 func (p *pending) path() string { return filepath.Join(p.dir.Name(), p.name) }
 
-// Reopen implements File.
+// Reopen implements File. What was written goes to the disk and leaves the host's
+// cache, so that what is read is what the disk has.
 func (p *pending) Reopen(context.Context) (io.ReaderAt, int64, error) {
 	if err := p.setLength(); err != nil {
 		return nil, 0, fmt.Errorf("read %s: %w", p.f.Name(), err)
 	}
-	return io.NewSectionReader(p.f, 0, p.off), p.off, nil
+	if err := p.f.Sync(); err != nil {
+		p.broken = &Error{"write", p.path(), reason(err)} // which is told of once
+		return nil, 0, p.broken
+	}
+	forget(p.f, fileRange{})
+	return io.NewSectionReader(&forgetful{f: p.f}, 0, p.off), p.off, nil
 }
 
 // Commit syncs the file, closes it, gives it its final name and syncs the
@@ -260,6 +266,7 @@ func (p *pending) place() error {
 	if err := p.f.Sync(); err != nil {
 		return err
 	}
+	forget(p.f, fileRange{})
 	fd := int(p.dir.Fd())
 	if p.temp == "" {
 		if placed, err := p.giveName(); placed || err != nil {

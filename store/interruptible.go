@@ -159,6 +159,13 @@ func (g *interruptibleFile) Write(p []byte) (n int, err error) {
 	return wrote, err
 }
 
+// Held implements HeldWriter.
+func (g *interruptibleFile) Held(held bool) {
+	if h, ok := g.f.(HeldWriter); ok && g.busy == nil {
+		h.Held(held)
+	}
+}
+
 // Reopen implements File.
 func (g *interruptibleFile) Reopen(ctx context.Context) (io.ReaderAt, int64, error) {
 	var r io.ReaderAt

@@ -16,6 +16,7 @@ type sparseFile struct {
 	off    int64 // where the next byte goes
 	hole   bool  // the file ends in a hole, and is too short
 	hashed sum
+	behind writeBehind
 	broken error // of a write; nothing is written after it
 	closed bool
 }
@@ -29,6 +30,9 @@ func (s *sparseFile) Write(p []byte) (int, error) {
 	s.hashed.add(p[:n])
 	s.off += int64(n)
 	s.hole = s.hole && n == 0
+	if err == nil {
+		err = s.behind.wrote(s.f, n, s.off)
+	}
 	s.broken = err
 	return n, err
 }
@@ -49,6 +53,9 @@ func (s *sparseFile) WriteHole(n int64) error {
 
 // Sum implements File.
 func (s *sparseFile) Sum() string { return s.hashed.Sum() }
+
+// Held implements HeldWriter.
+func (s *sparseFile) Held(held bool) { s.behind.held = held }
 
 // usable returns nil if the file can be written and be committed.
 func (s *sparseFile) usable() error {

@@ -48,9 +48,10 @@ type File interface {
 	// are better gathered before. After an error the file can only be aborted.
 	io.Writer
 
-	// Reopen returns what was written so far, to be read back before Commit; it
-	// belongs to the File, is not closed, and is not read after Commit or Abort.
-	// The error is ErrWriteOnly where that can't be.
+	// Reopen returns what was written so far, to be read back before Commit: what
+	// lies in the place, as far as that can be had, and not what a cache before it
+	// has. It belongs to the File, is not closed, and is not read after Commit or
+	// Abort. The error is ErrWriteOnly where that can't be.
 	Reopen(ctx context.Context) (r io.ReaderAt, size int64, err error)
 
 	// Sum returns the SHA-256 of what was written so far, in hexadecimal, as
@@ -76,6 +77,16 @@ type HoleWriter interface {
 
 	// WriteHole is Write of n zero bytes that need not take room.
 	WriteHole(n int64) error
+}
+
+// HeldWriter is a File whose writes may wait for a disk, so that the host's cache
+// isn't filled by them.
+type HeldWriter interface {
+	File
+
+	// Held says whether somebody is held still until all is written: from then on
+	// the cache takes what it can.
+	Held(held bool)
 }
 
 // Guardian removes in this process's stead, should it die, what it has begun.
