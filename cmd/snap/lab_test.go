@@ -56,7 +56,7 @@ func runSnap(t *testing.T, c *lab.Connection, command string, args ...string) sn
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
 	}
-	cmd.Env = append(cmd.Env, "LIBVIRT_DEFAULT_URI="+c.URI)
+	cmd.Env = append(cmd.Env, "LIBVIRT_DEFAULT_URI="+c.URI, "SNAP_MAX_PAUSE="+os.Getenv("SNAP_MAX_PAUSE"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()

@@ -71,6 +71,27 @@ func (p *pipedDump) read(t *testing.T) {
 	}()
 }
 
+// untilWritten waits until snap has written all of the dump, whose table of frames ends
+// with a number of its own (zstd contrib/seekable_format).
+func (p *pipedDump) untilWritten(t *testing.T) {
+	t.Helper()
+	file := filepath.Join(p.dir, "out.dmp.zst")
+	p.until(t, "it had written all", func() bool {
+		f, err := os.Open(file)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil || info.Size() < 4 {
+			return false
+		}
+		var last [4]byte
+		_, err = f.ReadAt(last[:], info.Size()-4)
+		return err == nil && last == [4]byte{0xB1, 0xEA, 0x92, 0x8F}
+	})
+}
+
 // whole fails the test unless what was read is a whole dump.
 func (p *pipedDump) whole(t *testing.T, c *lab.Connection) {
 	t.Helper()
@@ -131,7 +152,8 @@ func TestLibvirtdKilled(t *testing.T) {
 	t.Run("and back after the end", func(t *testing.T) {
 		p := hold(t)
 		p.read(t)
-		time.Sleep(2 * time.Second) // all is written, and snap tries to resume the guest
+		p.untilWritten(t)
+		time.Sleep(time.Second) // in which snap tries to resume the guest
 		back := g.startLibvirtd(t)
 		g.undone(t, hv.StateRunning, back)
 		p.wait(t).want(t, exitDegraded)
@@ -164,24 +186,19 @@ func TestLibvirtdKilled(t *testing.T) {
 func TestLibvirtdKilledInJob(t *testing.T) {
 	t.Parallel()
 	g := upPrivate(t, "awayinjob")
-	hold := func(t *testing.T) *running {
-		r := g.start(t, "--source", "peek")
-		g.untilHeld(t, r)
-		time.Sleep(100 * time.Millisecond)                     // until it copies, which takes peek longer
-		if err := r.Process.Signal(unix.SIGSTOP); err != nil { // so that it holds it for long enough
-			t.Fatal(err)
-		}
+	hold := func(t *testing.T) stoppedDump {
+		h := g.stopHeld(t, "dump", func() *soaked {
+			return g.startSoaked(t, soakWay{flags: []string{"--source", "peek", "--max-pause", "120s"}})
+		}, func(r *soaked) func() {
+			time.Sleep(50 * time.Millisecond) // until it copies
+			return r.stop()
+		})
 		g.stopLibvirtd(t, unix.SIGKILL)
-		return r
-	}
-	goOn := func(t *testing.T, r *running) {
-		if err := r.Process.Signal(unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
+		return h
 	}
 	t.Run("and back after the end", func(t *testing.T) {
 		r := hold(t)
-		goOn(t, r)
+		r.goOn()
 		time.Sleep(time.Second)
 		back := g.startLibvirtd(t)
 		g.undone(t, hv.StateRunning, back)
@@ -190,7 +207,7 @@ func TestLibvirtdKilledInJob(t *testing.T) {
 	t.Run("and back before the end", func(t *testing.T) {
 		r := hold(t)
 		g.startLibvirtd(t)
-		goOn(t, r)
+		r.goOn()
 		// libvirt 9.0 crashes on the end of a dump that it knows nothing of any
 		// more; systemd would start it again.
 		back := time.Now()

@@ -120,6 +120,18 @@ type soaked struct {
 	*running
 	way   soakWay
 	token string // in the environment of all its processes
+	pid   int    // of its own process, once awaitProcess has seen it
+}
+
+// awaitProcess waits until there is the dump's own process.
+func (r *soaked) awaitProcess() {
+	r.await(func() bool {
+		found := r.processes(roleDump)
+		if len(found) > 0 {
+			r.pid = found[0]
+		}
+		return r.pid != 0
+	})
 }
 
 // startSoaked begins a dump in its surroundings.
@@ -155,6 +167,14 @@ func (r *soaked) await(is func() bool) bool {
 		}
 	}
 	return true
+}
+
+// stop stops the dump's own process, and then others of it. It is known by its number
+// from its start on: the guest may be held for a moment only.
+func (r *soaked) stop(roles ...string) (goOn func()) {
+	_ = unix.Kill(r.pid, unix.SIGSTOP) // it may have ended
+	r.signal(unix.SIGSTOP, roles...)
+	return func() { r.signal(unix.SIGCONT, append(roles, roleDump)...) }
 }
 
 // sleep waits, but not for longer than the dump takes.
@@ -204,13 +224,14 @@ func (g *heldGuest) killBoth(t *testing.T, r *soaked) {
 	killed := time.Now()
 	r.signal(unix.SIGKILL, roleGuardian, roleDump)
 	<-r.ended
+	var machine pace
 	for {
 		asked := time.Now()
 		state := virsh(t, g.Connection, "domstate", "--reason", g.Name)
 		if !strings.Contains(state, "dump") {
 			break
 		}
-		if asked.After(killed.Add(runsAgainIn)) {
+		if machine.over(asked, killed, runsAgainIn) {
 			t.Fatalf("the guest is %s %v after both were killed; want that no job holds it", state, asked.Sub(killed))
 		}
 	}
@@ -227,13 +248,14 @@ func (g *heldGuest) killBoth(t *testing.T, r *soaked) {
 func (g *heldGuest) stopSnap(t *testing.T, r *soaked) {
 	r.signal(unix.SIGSTOP, roleDump)
 	stopped := time.Now()
+	var machine pace
 	for {
 		asked := time.Now()
 		s, err := g.vm.State(t.Context())
 		if err == nil && s == hv.StateRunning && asked.After(stopped.Add(time.Second)) {
 			break
 		}
-		if asked.After(stopped.Add(soakPause + 10*time.Second)) {
+		if machine.over(asked, stopped, soakPause+10*time.Second) {
 			t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(stopped))
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -28,10 +28,7 @@ func TestStopped(t *testing.T) {
 	byJob := []string{"--source", "peek"}
 	suspended := []string{"--source", "direct", "--spool", "off", "--level", "best"}
 	stop := func(roles ...string) func(*testing.T, *soaked, string) (goOn func()) {
-		return func(_ *testing.T, r *soaked, _ string) func() {
-			r.signal(unix.SIGSTOP, roles...)
-			return func() { r.signal(unix.SIGCONT, roles...) }
-		}
+		return func(_ *testing.T, r *soaked, _ string) func() { return r.stop(roles...) }
 	}
 	freeze := func(t *testing.T, _ *soaked, group string) func() {
 		set := func(to string) {
@@ -48,46 +45,76 @@ func TestStopped(t *testing.T) {
 		reason string // of the pause, as libvirt has it
 		stop   func(t *testing.T, r *soaked, group string) (goOn func())
 	}{
-		{"snap, held by a job", byJob, "dump", stop(roleDump)},
-		{"all of its processes, held by a job", byJob, "dump", stop(roleDump, roleGuardian, roleGate)},
+		{"snap, held by a job", byJob, "dump", stop()},
+		{"all of its processes, held by a job", byJob, "dump", stop(roleGuardian, roleGate)},
 		{"its control group, held by a job", byJob, "dump", freeze},
-		{"snap, suspended", suspended, "user", stop(roleDump)},
+		{"snap, suspended", suspended, "user", stop()},
 		{"its control group, suspended", suspended, "user", freeze},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 51})
 			group := ownCgroup(t)
-			r := g.startIn(t, group, append([]string{"--max-pause", stopLimit.String()}, tt.flags...))
-			if !g.atPause(r) {
-				t.Fatalf("snap ended before it paused the guest: %s", r.stderr.String())
-			}
-			goOn := tt.stop(t, r, group)
-			stopped := time.Now()
-			defer goOn()
-			if got := virsh(t, g.Connection, "domstate", "--reason", g.Name); !strings.Contains(got, tt.reason) {
-				t.Fatalf("the guest is %s when snap is stopped; want it paused (%s)", got, tt.reason)
-			}
+			h := g.stopHeld(t, tt.reason, func() *soaked {
+				return g.startIn(t, group, append([]string{"--max-pause", stopLimit.String()}, tt.flags...))
+			}, func(r *soaked) func() { return tt.stop(t, r, group) })
+			defer h.goOn()
+			var machine pace
 			for {
 				asked := time.Now()
 				s, err := g.vm.State(t.Context())
 				if s == hv.StateRunning && err == nil {
 					break
 				}
-				if asked.After(stopped.Add(stopLimit + goesOnIn)) {
-					t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(stopped))
+				if machine.over(asked, h.stopped, stopLimit+goesOnIn) {
+					t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(h.stopped))
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			mustRun(t, g.Guest)
-			goOn()
-			ended := r.wait(t).want(t, exitTooLong)
+			h.goOn()
+			ended := h.wait(t).want(t, exitTooLong)
 			if !strings.Contains(ended.stderr, "let go in snap's stead") || !strings.Contains(ended.stderr, "\nnext: take the dump again when nothing stops snap") {
 				t.Errorf("stderr is %q; want that the guest was let go, and what to look for", ended.stderr)
 			}
 			g.undone(t, hv.StateRunning, time.Now())
 		})
 	}
+}
+
+// stoppedDump is a dump that was stopped while it holds the guest.
+type stoppedDump struct {
+	*soaked
+	stopped time.Time
+	goOn    func()
+}
+
+// stopHeld stops a dump while the guest is held, for the reason that libvirt has for it.
+// A dump that has let the guest go before it could be stopped is over soon, and another
+// one is begun.
+func (g *heldGuest) stopHeld(t *testing.T, reason string, start func() *soaked, stop func(*soaked) (goOn func())) stoppedDump {
+	t.Helper()
+	for range 5 {
+		r := start()
+		r.awaitProcess()
+		if g.atPause(r) {
+			h := stoppedDump{r, time.Now(), stop(r)}
+			time.Sleep(time.Second) // what snap has let go already goes on by then
+			state := virsh(t, g.Connection, "domstate", "--reason", g.Name)
+			if strings.Contains(state, reason) {
+				return h
+			}
+			h.goOn()
+			if !strings.HasPrefix(state, "running") {
+				t.Fatalf("the guest is %s when snap is stopped; want it paused (%s)", state, reason)
+			}
+		}
+		r.wait(t)
+		t.Logf("the guest was let go before snap could be stopped: %s", r.stderr.String())
+		g.wholeOrNone(t)
+	}
+	t.Fatal("no dump could be stopped while it held the guest")
+	return stoppedDump{}
 }
 
 // startIn begins a dump in a control group.
@@ -110,30 +137,49 @@ func TestStoppedSnapshot(t *testing.T) {
 	t.Parallel()
 	userfaultfd(t, true)
 	g := upHeldWith(t, lab.Spec{Name: "stopped-snapshot", NewerQEMU: true, MemoryMiB: 512, CPUs: 1, FillMiB: 48, Seed: 52})
-	r := g.prepareSoaked(t, soakWay{flags: []string{"--mode", "snapshot", "--source", "auto", "--timeout", "10s"}})
-	r.begin(t)
-	if !g.atSaving(r) {
-		t.Fatalf("snap ended before its snapshot: %s", r.stderr.String())
-	}
-	r.signal(unix.SIGSTOP, roleDump)
-	stopped := time.Now()
-	defer r.signal(unix.SIGCONT, roleDump)
+	h := g.stopSaving(t)
+	defer h.goOn()
+	var machine pace
 	for {
 		asked := time.Now()
 		m, err := g.vm.Marker(t.Context())
 		if m == nil && err == nil {
 			break
 		}
-		if asked.After(stopped.Add(30 * time.Second)) {
-			t.Fatalf("the guest's mark is %+v (%v) %v after snap was stopped; want it undone", m, err, asked.Sub(stopped))
+		if machine.over(asked, h.stopped, saveLimit+20*time.Second) {
+			t.Fatalf("the guest's mark is %+v (%v) %v after snap was stopped; want it undone", m, err, asked.Sub(h.stopped))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	snapshotOff(t, g.Guest)
 	mustRun(t, g.Guest)
-	r.signal(unix.SIGCONT, roleDump)
-	r.wait(t).want(t, exitTooLong)
+	h.goOn()
+	h.wait(t).want(t, exitTooLong)
 	g.undone(t, hv.StateRunning, time.Now())
+}
+
+// saveLimit is --timeout of a dump by snapshot that is stopped in the middle.
+const saveLimit = 20 * time.Second
+
+// stopSaving stops a dump while QEMU saves, as stopHeld does.
+func (g *heldGuest) stopSaving(t *testing.T) stoppedDump {
+	t.Helper()
+	for range 5 {
+		r := g.startSoaked(t, soakWay{flags: []string{"--mode", "snapshot", "--source", "auto", "--timeout", saveLimit.String()}})
+		r.awaitProcess()
+		if g.atSaving(r) {
+			h := stoppedDump{r, time.Now(), r.stop()}
+			if g.markedFor(hv.ForSnapshot) {
+				return h
+			}
+			h.goOn()
+		}
+		r.wait(t)
+		t.Logf("the snapshot was over before snap could be stopped: %s", r.stderr.String())
+		g.wholeOrNone(t)
+	}
+	t.Fatal("no dump could be stopped while QEMU saved")
+	return stoppedDump{}
 }
 
 // TestContainers: where snap's files or processes aren't libvirtd's, the guest is held
@@ -152,14 +198,11 @@ func TestContainers(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 530 + uint64(i)}) // the memory of each is nowhere else
 			found := g.searchMemory(t, "/run", "/var", "/dev")                                                                      // where snap has its own, and libvirt its
-			r := g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
-			if !g.atPause(r) {
-				t.Fatalf("snap ended before it paused the guest: %s", r.stderr.String())
-			}
-			if got := virsh(t, g.Connection, "domstate", "--reason", g.Name); !strings.Contains(got, tt.reason) {
-				t.Errorf("the guest is %s; want it paused (%s)", got, tt.reason)
-			}
-			r.wait(t).want(t, exitOK)
+			h := g.stopHeld(t, tt.reason, func() *soaked {
+				return g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
+			}, func(r *soaked) func() { return r.stop() })
+			h.goOn() // it was only to be looked at
+			h.wait(t).want(t, exitOK)
 			if c := chainsIn(t, g.Guest, filepath.Join(g.folder, "out.dmp.zst")); !c.OnePoint {
 				t.Errorf("pages are from different times, up to %d rounds apart", c.Smear)
 			}
