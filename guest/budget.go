@@ -53,9 +53,9 @@ const (
 	// maxBeliefs: KDBGs that are followed to lists, processes and processors.
 	// There is one in a sane guest.
 	maxBeliefs = 128
-	// maxPointers: pointers in kernel images that are followed to see whose they
-	// are, where there is no KDBG. Windows 10 has some 20 thousand that are not null
-	// in its data.
+	// maxPointers: pointers in kernel images, and links of processes, that are followed
+	// to see whose they are, where there is no KDBG. Windows 10 has some 20 thousand
+	// that are not null in its data, and some hundred processes.
 	maxPointers = 1 << 20
 )
 
@@ -73,7 +73,7 @@ var budgets = [workKinds]struct {
 	workKernels:    {maxKernels, "kernel images"},
 	workKDBG:       {maxKDBGScan, "bytes of kernel images"},
 	workBeliefs:    {maxBeliefs, "debugger data blocks"},
-	workPointers:   {maxPointers, "pointers in kernel images"},
+	workPointers:   {maxPointers, "pointers in kernel images and processes"},
 }
 
 // errBudget is the class of a search that ended because it did all that it may.

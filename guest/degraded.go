@@ -69,7 +69,7 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 			return nil, 0, err
 		}
 	}
-	if sys.PsActiveProcessHead, err = sys.processHead(ctx); err != nil {
+	if sys.PsActiveProcessHead, err = sys.processHead(ctx, d.budget); err != nil {
 		return nil, 0, err
 	}
 	worth, err := sys.moduleHead(ctx, held.modules)
@@ -85,8 +85,9 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 
 // processHead returns PsActiveProcessHead by the links in the EPROCESS of System,
 // which is the first in the list: before it is the head, which is a variable of the
-// kernel, or after all others.
-func (s *System) processHead(ctx context.Context) (phys.Known[phys.VirtAddr], error) {
+// kernel, or after all others. An EPROCESS may pretend to have its links at many places,
+// each the head of a list without end: what is followed is in b.
+func (s *System) processHead(ctx context.Context, b *budget) (phys.Known[phys.VirtAddr], error) {
 	const what = "EPROCESS of System"
 	r := &record{what: what, at: s.PsInitialSystemProcess, b: make([]byte, maxEProcess)}
 	if _, err := readSparse(ctx, s.Space, r.b, r.at); err != nil {
@@ -105,13 +106,16 @@ func (s *System) processHead(ctx context.Context) (phys.Known[phys.VirtAddr], er
 			return phys.Know(head, from), nil
 		}
 		var head phys.VirtAddr
-		_ = walkList(ctx, s.Space, what, links, maxProcesses, func(entry phys.VirtAddr) error {
+		err := walkList(ctx, s.Space, what, links, maxProcesses, func(entry phys.VirtAddr) error {
 			if s.Kernel.Holds(entry, listEntrySize) {
 				head = entry
 				return errFound
 			}
-			return nil
+			return b.spend(workPointers, 1)
 		})
+		if errors.Is(err, errBudget) {
+			return phys.Known[phys.VirtAddr]{}, err
+		}
 		if s.isHeadOf(ctx, head, links) {
 			return phys.Know(head, from), nil
 		}
@@ -187,9 +191,9 @@ func (s *System) modulesWorth(ctx context.Context) (int, error) {
 }
 
 // recoverProcessors finds the processors where no KDBG leads to KiProcessorBlock: by
-// the KPCRs that vCPUs hold, or where those aren't as many as the guest says, by held,
-// the KiProcessorBlock that was found by what it holds. Without any, what the guest
-// says of their number has to do.
+// the KPCRs that vCPUs hold, or where those aren't as many as the guest says and there
+// are more of them so, by held, the KiProcessorBlock that was found by what it holds.
+// Without any, what the guest says of their number has to do.
 func (s *System) recoverProcessors(ctx context.Context, cpus []phys.Registers, held phys.VirtAddr) error {
 	expected := s.processorCount(ctx)
 	byKPCR := s.processorsOfCPUs(ctx, cpus)
@@ -200,8 +204,8 @@ func (s *System) recoverProcessors(ctx context.Context, cpus []phys.Registers, h
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err == nil && (expected == 0 || len(s.Processors) == expected):
-			return nil
+		case err == nil && (expected == 0 || len(s.Processors) == expected || len(s.Processors) > max(1, len(byKPCR))):
+			return nil // one alone may be any pointer to a KPRCB
 		}
 		s.Warnings = s.Warnings[:warnings]
 	}
@@ -223,6 +227,7 @@ func (s *System) recoverProcessors(ctx context.Context, cpus []phys.Registers, h
 // numbers.
 func (s *System) processorsOfCPUs(ctx context.Context, cpus []phys.Registers) []Processor {
 	by := map[int]Processor{}
+	placeless := s.few("processors have no place for their context")
 	for i := range cpus {
 		for _, kpcr := range s.Space.arch.kpcrs(&cpus[i]) {
 			prcb := kpcr + phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
@@ -235,11 +240,12 @@ func (s *System) processorsOfCPUs(ctx context.Context, cpus []phys.Registers) []
 				continue
 			}
 			if err := s.placeContext(ctx, &p); err != nil && ctx.Err() == nil {
-				s.warn("processor %d has no place for its context: %v", n, err)
+				placeless.warn("processor %d has no place for its context: %v", n, err)
 			}
 			by[p.Number] = p
 		}
 	}
+	placeless.end()
 	var out []Processor
 	for n := range maxProcessors {
 		if p, ok := by[n]; ok {

@@ -160,6 +160,40 @@ func TestLackingGuests(t *testing.T) {
 	}
 }
 
+// TestSomeProcessors: where KPCRs are overwritten, the processors that are left are found,
+// and it isn't said that there are none.
+func TestSomeProcessors(t *testing.T) {
+	for _, registers := range []bool{true, false} {
+		im := build(t, ntlab.Config{Seed: 302, CPUs: 4, Memory: 128 << 20})
+		noKDBG(t, im)
+		const gone = 2
+		write(t, im, im.Truth.Processors[gone].KPCR+0x18, 0)
+		var cpus []phys.Registers
+		if registers {
+			cpus = im.Registers()
+		}
+		s, err := guest.Discover(t.Context(), im, im.RAM(), cpus)
+		if err != nil {
+			t.Fatalf("Discover failed: %v", err)
+		}
+		var got, want []phys.VirtAddr
+		for _, p := range s.Processors {
+			got = append(got, p.KPCR)
+		}
+		for i, p := range im.Truth.Processors {
+			if i != gone {
+				want = append(want, p.KPCR)
+			}
+		}
+		if !slices.Equal(got, want) || s.NumberProcessors.Value != uint32(len(want)) {
+			t.Errorf("registers %v: %d processors with KPCRs at %#x; want those at %#x", registers, s.NumberProcessors.Value, got, want)
+		}
+		if hasWarning(s, "no processor's KPRCB") || !hasWarning(s, "3 processors are sound, but the guest says it has 4") {
+			t.Errorf("registers %v: warnings %q; want that 3 of 4 processors are sound", registers, s.Warnings)
+		}
+	}
+}
+
 // checkLacks demands that the guest lacks what is named and that warnings say what
 // that means.
 func checkLacks(t *testing.T, s *guest.System, want []string) {

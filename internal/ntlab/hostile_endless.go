@@ -41,6 +41,8 @@ func endlessAttacks() []Attack {
 				at := e.pages(manyProcesses*size/phys.PageSize+2) + phys.PageSize
 				insert(e, e.im.Truth.PsActiveProcessHead, at, size, make([]byte, manyProcesses*size))
 			})),
+		edited("links of System without end", "the KDBG is zeros, and System has links to 8 lists of 60000 entries in place of its own", Refused, "pointers in kernel images and processes",
+			attack(manyLinks)),
 		edited("thread list loops on itself", "the first link of every process's list of threads is the process", Found, "",
 			attack(func(e *edits) {
 				for _, p := range e.im.Truth.Processes {
@@ -69,6 +71,37 @@ func endlessAttacks() []Attack {
 				}
 				e.put(e.symbol("KiProcessorBlock")+phys.VirtAddr(8*n), b)
 			})),
+	}
+}
+
+// manyLinks takes the KDBG away and gives the EPROCESS of System its process id and
+// links again and again, each the head of a list of its own that ends nowhere.
+func manyLinks(e *edits) {
+	p, err := findProfile(e.im.Config.Profile)
+	if err != nil {
+		e.err = err
+		return
+	}
+	const lists, entries, size = 8, 60000, 0x10
+	system := e.im.Truth.SystemProcess
+	e.put(e.im.Truth.KDBG, make([]byte, len(e.im.Truth.KDBGPlain)))
+	e.put64(system+phys.VirtAddr(p.process.uniqueProcessID), 0)
+	for i := range phys.VirtAddr(lists) {
+		id := system + 0x80 + 24*i
+		at := e.pages(entries*size/phys.PageSize + 1)
+		b := make([]byte, entries*size)
+		for j := range phys.VirtAddr(entries) {
+			back := at + size*(j-1)
+			if j == 0 {
+				back = id + 8
+			}
+			le.PutUint64(b[size*j:], uint64(at+size*(j+1)))
+			le.PutUint64(b[size*j+8:], uint64(back))
+		}
+		e.put(at, b)
+		e.put64(id, 4)
+		e.put64(id+8, uint64(at))
+		e.put64(id+16, uint64(system))
 	}
 }
 
