@@ -80,22 +80,38 @@ func (v *verifier) checkProcesses() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("after %d processes: %w", len(processes), err)
 	}
-	for _, p := range processes {
+	v.processes = processes
+	if _, ok := v.systemTable(); !ok {
+		return "", fmt.Errorf("no System among the %d processes", len(processes))
+	}
+	return fmt.Sprintf("%d processes", len(processes)), nil
+}
+
+// systemTable is the page table of System, by the process list.
+func (v *verifier) systemTable() (phys.Addr, bool) {
+	for _, p := range v.processes {
 		if p.PID == systemPID {
-			v.systemTable = p.DirectoryTableBase
-			return fmt.Sprintf("%d processes", len(processes)), nil
+			return p.DirectoryTableBase, true
 		}
 	}
-	return "", fmt.Errorf("no System among the %d processes", len(processes))
+	return 0, false
 }
 
 // checkSystemTable: Windows before 8 writes the page table of the process that
 // happens to run.
 func (v *verifier) checkSystemTable() (string, error) {
-	if v.systemTable != v.root {
-		return "", fmt.Errorf("the page table of System is %#x; the header says %#x, which is another process's", uint64(v.systemTable), uint64(v.root))
+	table, _ := v.systemTable()
+	if table == v.root {
+		return hex(v.root), nil
 	}
-	return hex(v.root), nil
+	whose := "no process's"
+	for _, p := range v.processes {
+		if p.DirectoryTableBase == v.root {
+			whose = fmt.Sprintf("that of %q, PID %d", p.Name, p.PID)
+			break
+		}
+	}
+	return "", fmt.Errorf("the page table of System is %#x; the header says %#x, which is %s", uint64(table), uint64(v.root), whose)
 }
 
 func (v *verifier) checkProcessors() (string, error) {

@@ -3,7 +3,6 @@ package verify
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"snap/header"
 	"snap/phys"
@@ -165,7 +164,7 @@ func (v *verifier) checkBugCheckData() (string, error) {
 func (v *verifier) checkMemoryBlock() (string, error) {
 	const name = "MmPhysicalMemoryBlock"
 	if len(v.system.PhysicalMemory.Value) == 0 {
-		return "", fmt.Errorf("%s can't be used%s", name, strings.TrimSuffix(v.warnings(name), ";"))
+		return "", fmt.Errorf("%s can't be used%s", name, v.warnings(name))
 	}
 	return fmt.Sprintf("%d runs", len(v.system.PhysicalMemory.Value)), nil
 }

@@ -118,7 +118,7 @@ type verifier struct {
 	system   *guest.System
 	contexts []processorContext
 
-	systemTable phys.Addr // the page table of System, by the process list
+	processes []guest.Process
 }
 
 func (v *verifier) run(c check) {

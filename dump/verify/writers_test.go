@@ -108,7 +108,10 @@ func TestOtherWriters(t *testing.T) {
 		{"another process's table, as Windows 7 writes", false, func(_ *testing.T, l *lab, b []byte) []byte {
 			i := slices.IndexFunc(l.Truth.Processes, func(p ntlab.Process) bool { return p.PID != 4 })
 			return put(b, 0x10, 8, uint64(l.Truth.Processes[i].DirectoryTableBase)|2)
-		}, []found{{CheckTableBits, ""}, {CheckSystemTable, "which is another process's"}}},
+		}, []found{{CheckTableBits, ""}, {CheckSystemTable, `which is that of "`}}},
+		{"a page table that no process has", false, func(t *testing.T, l *lab, b []byte) []byte {
+			return put(b, l.at(t, l.Truth.SystemProcess+0x28), 8, 0x3000)
+		}, []found{{CheckSystemTable, "the page table of System is 0x3000; the header says"}}},
 		{"secondary data", false, func(_ *testing.T, _ *lab, b []byte) []byte { return append(b, "DumpBlob and more"...) }, nil},
 
 		{"SDMP in type 5, pages right behind the bitmap", true, func(_ *testing.T, _ *lab, b []byte) []byte { return asWindowsWrites(b) }, []found{
