@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/trace"
 	"time"
 
 	"snap/dump"
@@ -59,7 +60,9 @@ var ErrTooManyRuns = errors.New("too many runs")
 // has no room.
 func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
 	start := time.Now()
+	discovery := trace.StartRegion(ctx, "find Windows")
 	sys, err := guest.Options{Scanned: o.scanned(), Published: o.Published}.Discover(ctx, mem, ram, cpus)
+	discovery.End()
 	if err != nil {
 		return nil, fmt.Errorf("find Windows in guest memory: %w", err)
 	}
@@ -88,6 +91,7 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 	facts.Runs = a.withoutExcluded(facts.Runs)
 	a.Excluded = whole - pagesOf(facts.Runs.Value)
 	a.warnOfHidden(a.Excluded, o.Exclusion.Limit.pages(ram.Pages()))
+	defer trace.StartRegion(ctx, "plan").End()
 	if a.Header, a.Plan, err = newPlan(facts, o.Format); err != nil {
 		return nil, err
 	}

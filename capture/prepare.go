@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/trace"
 
 	"snap/hv"
 	"snap/store"
@@ -66,6 +67,7 @@ func (p *Preparation) failed(ctx context.Context, err error, all bool) bool {
 // nothing, then those that take a while. Unless it is to find out all, the first
 // failure ends it.
 func (p *Preparation) run(ctx context.Context, vm hv.VM, place store.Place, name string, o Options, all bool) {
+	defer trace.StartRegion(ctx, "prepare").End()
 	if place != nil {
 		if p.failed(ctx, o.MayCreate(ctx, place, name), all) {
 			return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/trace"
 	"strings"
 	"time"
 
@@ -62,7 +63,8 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 	if err != nil {
 		return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
 	}
-	if err := f.Commit(ctx); err != nil {
+	trace.WithRegion(ctx, "commit", func() { err = f.Commit(ctx) })
+	if err != nil {
 		return nil, fmt.Errorf("put the dump of %s in its place: %w", man.Domain, err)
 	}
 	res.Manifest = man
@@ -117,6 +119,7 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 		return false, err
 	}
 	defer d.Close()
+	defer trace.StartRegion(ctx, "verify").End()
 	progress := new(dump.Progress)
 	o.tell(Event{Phase: PhaseVerify, Progress: progress})
 	rep, err := verify.Verify(ctx, d, verify.Options{Progress: progress})

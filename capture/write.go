@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/trace"
 	"slices"
 	"time"
 
@@ -101,7 +102,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		h.Held(m.Account.Held)
 	}
 	stop := m.watch(a.Plan, wo.Progress)
+	writing := trace.StartRegion(ctx, "write")
 	st, err := dump.Write(ctx, w, m.Memory, a.Plan, wo)
+	writing.End()
 	stop()
 	if err != nil {
 		return nil, err
@@ -134,6 +137,7 @@ func (m *Moment) count(ctx context.Context, p *dump.Plan) error {
 // analyze analyzes the moment.
 func (s *Session) analyze(m *Moment) (*Analysis, error) {
 	ctx := m.Context()
+	defer trace.StartRegion(ctx, "analyze").End()
 	look := s.Options.Look
 	look.Earlier = s.Analysis
 	a, err := Analyze(ctx, m.Memory, m.Memory.RAM(), m.CPUs, look)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime/trace"
 
 	"snap/capture"
 	"snap/hv"
@@ -32,7 +33,10 @@ type approach struct {
 // domain does. The error is the first of approach.errs. The caller ends with
 // approach.close.
 func (a *app) approach(ctx context.Context, ref string, f *dumpFlags, o *capture.Options, lock func(context.Context, hv.VM) (*held, error), all bool) (*approach, error) {
+	defer trace.StartRegion(ctx, "approach").End()
+	connecting := trace.StartRegion(ctx, "connect")
 	vm, closeVM, err := a.openDomain(ctx, ref)
+	connecting.End()
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +54,7 @@ func (a *app) approach(ctx context.Context, ref string, f *dumpFlags, o *capture
 			return err
 		},
 		func() (err error) {
+			defer trace.StartRegion(ctx, "lock").End()
 			if p.held, err = lock(ctx, vm); err != nil {
 				p.held = nil
 			}

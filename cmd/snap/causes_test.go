@@ -217,6 +217,7 @@ var neverAlone = map[string]string{
 	"bounded.endedError":      "the context's error",
 	"snap.interruption":       "the context's error, with what became of the guest",
 	"snap.errSize":            "within snap.valueError",
+	"tracefile.errSlow":       "a warning: the trace is lost, not the dump",
 	"snap.errNoManifest":      "has its advice where it is made",
 }
 

@@ -80,7 +80,9 @@ guest's memory, and what came of them.`,
 		Annotations: dumpExitCodes(),
 		Example:     "  snap check web01\n  snap check web01 -o /backup/ --max-pause 1s && snap dump web01 -o /backup/ --max-pause 1s",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.check(cmd.Context(), args[0], &f)
+			return a.traced(cmd.Context(), &f.file, "check", func(ctx context.Context) error {
+				return a.check(ctx, args[0], &f)
+			})
 		},
 	}
 	f.addTo(cmd, a)

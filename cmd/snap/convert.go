@@ -65,10 +65,12 @@ and of pages that could not be read holds for the new dump, exit code 3 included
 		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
 			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := a.convert(cmd.Context(), args[0], &in, &look, &o); err != nil {
-				return interrupted(fmt.Errorf("convert %s: %w", args[0], err), "convert "+args[0], "", outputFlag(cmd))
-			}
-			return nil
+			return a.traced(cmd.Context(), &o, "convert", func(ctx context.Context) error {
+				if err := a.convert(ctx, args[0], &in, &look, &o); err != nil {
+					return interrupted(fmt.Errorf("convert %s: %w", args[0], err), "convert "+args[0], "", outputFlag(cmd))
+				}
+				return nil
+			})
 		},
 	}
 	o.addTo(cmd, a, "./{input}-{time}.dmp.zst")

@@ -65,7 +65,9 @@ pages are read a second time, to count those that changed meanwhile; above
 		Annotations: dumpExitCodes(),
 		Example:     "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.dumpDomain(cmd.Context(), args[0], &o)
+			return a.traced(cmd.Context(), &o.file, "dump", func(ctx context.Context) error {
+				return a.dumpDomain(ctx, args[0], &o)
+			})
 		},
 	}
 	o.addTo(cmd, a)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
@@ -24,6 +25,9 @@ type fileFlags struct {
 	cpus     int
 	memory   string
 	manifest bool
+	trace    string // a file, empty for none
+
+	traceGiven *pflag.Flag // of trace
 }
 
 // addTo gives cmd the flags. output is where the dump goes if nobody says so.
@@ -38,6 +42,8 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
+	fl.StringVar(&f.trace, "trace", "", "write what snap does meanwhile to a new `file` that go tool trace shows: for whoever\nworks on snap's speed (--force replaces an older trace)")
+	f.traceGiven = fl.Lookup("trace")
 	fl.BoolVar(&a.json, "json", false, "print a JSON summary on standard output, and progress as JSON lines")
 }
 

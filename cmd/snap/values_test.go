@@ -32,6 +32,7 @@ var wrongValues = map[string][]string{
 	"memory":     {"1", "0", "4M", "-1G", "much", "", "99999999999T", "16777215"},
 	"ram":        {"0x1001+4K", "0+1000", "0+0", "0", "+4K", "4K+", "0+4K@", "0+4K@-1", "0+1Z", "-4K+4K", "0+99999999999P", ""},
 	"log-format": {"jsn", "xml"},
+	"trace":      {"-", ""},
 }
 
 // wrongByType are values that no flag of a type can have.
@@ -98,6 +99,8 @@ func examplesOf(f *pflag.Flag) []string {
 		return []string{"qemu:///system"}
 	case "output":
 		return []string{"name a file"}
+	case "trace":
+		return []string{"such as snap.trace"}
 	case "exclude":
 		return []string{"pa:0x1000"}
 	case "ram":
