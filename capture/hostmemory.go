@@ -1,12 +1,10 @@
 package capture
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"unsafe"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"snap/phys"
@@ -14,9 +12,6 @@ import (
 
 // hostMemory is memory of the host outside of Go's heap, page-aligned.
 type hostMemory []byte
-
-// faultBytes is how much of it is faulted in by one system call.
-const faultBytes = 32 << 20
 
 // newHostMemory reserves size bytes, a multiple of phys.PageSize. The host's memory
 // is only used by what is touched. What a guest has in its memory belongs in no
@@ -43,31 +38,17 @@ func newHostMemory(size uint64) (hostMemory, error) {
 	return r, nil
 }
 
-// fault brings the first n bytes of r into memory, so that nothing has to be
-// found for them while a guest stands still.
-func (r hostMemory) fault(ctx context.Context, n uint64, workers int) error {
-	var group errgroup.Group
-	group.SetLimit(max(1, workers))
-	for at := uint64(0); at < n; at += faultBytes {
-		part := r[at:min(at+faultBytes, n)]
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			err := unix.Madvise(part, unix.MADV_POPULATE_WRITE)
-			if errors.Is(err, unix.EINVAL) { // Linux before 5.14
-				for i := 0; i < len(part); i += phys.PageSize {
-					part[i] = 0
-				}
-				return nil
-			}
-			return err
-		})
+// populate brings all of r into memory, so that nothing has to be found for it while
+// a guest stands still.
+func (r hostMemory) populate() error {
+	err := unix.Madvise(r, unix.MADV_POPULATE_WRITE)
+	if errors.Is(err, unix.EINVAL) { // Linux before 5.14
+		for i := 0; i < len(r); i += phys.PageSize {
+			r[i] = 0
+		}
+		return nil
 	}
-	if err := group.Wait(); err != nil {
-		return fmt.Errorf("get %d bytes of memory for the spool: %w", n, err)
-	}
-	return nil
+	return err
 }
 
 // free gives the memory back.

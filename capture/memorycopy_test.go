@@ -107,7 +107,7 @@ func TestSpoolClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := memory.fault(t.Context(), uint64(len(memory)), 2); err != nil {
+	if err := memory.populate(); err != nil {
 		t.Fatal(err)
 	}
 	s, err := newMemoryCopy(memory, &fakeMemory{ram: ram, bytes: make([]byte, 4<<phys.PageShift)}, ram, true)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/trace"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -173,30 +174,10 @@ func acquireCopy(ctx context.Context, s *Session, acc *Account, e *Estimate) (*M
 	return NewMoment(ctx, c, cpus, *acc, end), nil
 }
 
-// reserve gets memory for a copy of the guest's pages, of which so many are
-// populated now. An error of class errNoCopy says that it has to be done
-// without.
-func (s *Session) reserve(ctx context.Context, mem hv.Memory, pages uint64) (hostMemory, error) {
-	s.Options.tell(Event{Phase: PhaseReserve})
-	// Room for every page that the guest may have by then, as far as it is
-	// allowed; but only what is expected is taken from the host beforehand.
-	room := min(max(mem.RAM().Pages(), pages), s.Options.MemoryCopy>>phys.PageShift)
-	memory, err := newHostMemory(room << phys.PageShift)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoCopy, err)
-	}
-	if err := memory.fault(ctx, min(withMargin(pages), room)<<phys.PageShift, s.Options.workers()); err != nil {
-		if ctx.Err() != nil {
-			return nil, errors.Join(err, memory.free())
-		}
-		return nil, errors.Join(fmt.Errorf("%w: %w", errNoCopy, err), memory.free())
-	}
-	return memory, nil
-}
-
 // copyPaused copies the guest's registers and its populated memory while it
 // stands still. memory is the copy's only if there is no error.
 func (s *Session) copyPaused(ctx context.Context, acc *Account, memory hostMemory) (*memoryCopy, []phys.Registers, error) {
+	defer trace.StartRegion(ctx, "pause").End()
 	h, err := s.hold(ctx, forCopy, acc)
 	if err != nil {
 		return nil, nil, err
@@ -229,7 +210,9 @@ func (s *Session) copyHeld(h *holding, acc *Account, memory hostMemory, work *co
 		mem, closeMem, err = s.sameRAM(ctx, acc)
 		return err
 	})
-	c, err = s.copyNow(ctx, heldMemory{s.Memory, h}, memory, s.Options.copyWorkers(), work)
+	trace.WithRegion(ctx, "copy", func() {
+		c, err = s.copyNow(ctx, heldMemory{s.Memory, h}, memory, s.Options.copyWorkers(), work)
+	})
 	if asked := asked.Wait(); asked != nil {
 		return nil, nil, asked
 	}

@@ -99,6 +99,9 @@ func (Snapshot) Acquire(ctx context.Context, s *Session, e *Estimate) (*Moment, 
 	if err := e.Reject(limit); err != nil {
 		return nil, err
 	}
+	if err := s.dropAhead(); err != nil { // QEMU writes to memory of its own
+		return nil, err
+	}
 	progress := new(dump.Progress)
 	s.Options.tell(Event{Phase: PhaseSave, Progress: progress, Expect: e.Takes})
 	clock := followClock(ctx, s.Memory, s.Analysis.System)

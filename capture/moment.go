@@ -297,6 +297,9 @@ func acquireStill(ctx context.Context, s *Session) (*Moment, error) {
 // acquireHeld holds the guest still until the moment is released.
 func acquireHeld(ctx context.Context, s *Session, why purpose, acc Account) (*Moment, error) {
 	m := &Moment{Account: acc}
+	if err := s.dropAhead(); err != nil { // nothing is copied
+		return nil, err
+	}
 	h, err := s.hold(ctx, why, &m.Account)
 	if err != nil {
 		return nil, err

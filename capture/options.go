@@ -59,7 +59,8 @@ type Options struct {
 	Observer Observer
 	Log      *slog.Logger
 
-	caps stabiliseCaps // the zero value is the default
+	caps         stabiliseCaps // the zero value is the default
+	reserveAhead bool          // memory for a copy is got while the guest is looked at
 }
 
 // LookOptions say what a dump is to hold. The zero value is the default.

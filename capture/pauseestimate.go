@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"runtime/trace"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -115,7 +116,9 @@ func (s *Session) estimateCopy(ctx context.Context) (*PauseEstimate, error) {
 	if s.copied != nil {
 		return s.copied, nil
 	}
+	defer trace.StartRegion(ctx, "estimate").End()
 	s.Options.tell(Event{Phase: PhaseEstimate})
+	defer s.ahead.hush()()
 	meter := newLoadMeter()
 	meter.look(1)
 	asked, err := s.timeState(ctx)
@@ -161,7 +164,22 @@ const (
 	copySamplesLeast = 4                      // samples
 	copySamplesMost  = 128                    // samples
 	copySampleFor    = 150 * time.Millisecond // in all
+	copySampleCalm   = 50 * time.Millisecond  // in all, where they agree and nobody waits for a processor
 )
+
+// copySampled reports whether so many samples, which took so long, are enough: more of
+// them would say the same on a calm host.
+func (s *Session) copySampled(all []timed, took time.Duration, meter *loadMeter) bool {
+	if len(all) < copySamplesLeast || took < copySampleCalm {
+		return false
+	}
+	if took >= copySampleFor || len(all) >= copySamplesMost {
+		return true
+	}
+	r := rateOf(all)
+	e := PauseEstimate{Samples: r.samples, Deviation: r.deviation, Load: meter.load()}
+	return !s.Thorough && e.Confidence() == ConfidenceHigh
+}
 
 // timeCopy copies samples of the pages of set and returns how long each took: until
 // enough time has passed, or as many pages were copied as there are.
@@ -171,19 +189,26 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 		return nil, nil
 	}
 	room := min(x.Pages(), copySampleChunks*samplePages) << phys.PageShift
-	memory, err := newHostMemory(copySampleRing * room)
+	workers := s.Options.copyWorkers()
+	memory, err := s.ahead.lend(copySampleRing*room, workers)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = memory.free() }() // samples of what is in the guest
-	workers := s.Options.copyWorkers()
-	if err := memory.fault(ctx, uint64(len(memory)), workers); err != nil {
-		return nil, err
+	if memory == nil {
+		r, err := newReservation(copySampleRing * room)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = r.free() }() // samples of what is in the guest
+		if err := r.fault(ctx, uint64(len(r.memory)), workers); err != nil {
+			return nil, err
+		}
+		memory = r.memory
 	}
 	var all []timed
 	var took time.Duration
 	var pages uint64
-	for i := 0; i < copySamplesLeast || i < copySamplesMost && took < copySampleFor && pages < x.Pages(); i++ {
+	for i := 0; i < copySamplesLeast || pages < x.Pages() && !s.copySampled(all, took, meter); i++ {
 		place := uint64(i%copySampleRing) * room
 		c, err := newMemoryCopy(memory[place:place+room], s.Memory, copySample(x, i), true)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/trace"
 	"slices"
 
 	"snap/exclude"
@@ -30,6 +31,7 @@ type Session struct {
 
 	sample *Sample        // nil until it is made
 	copied *PauseEstimate // of a copy; nil until it is made
+	ahead  *reservation   // got in the background; nil if none is
 }
 
 // Open opens the memory of vm and analyzes it. The caller closes the Session; vm
@@ -51,8 +53,9 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 		return nil, err
 	}
 	s := &Session{VM: vm, Memory: mem, Options: o, state: state}
+	s.reserveAhead(ctx)
 	if s.Analysis, err = s.analyzeRunning(ctx); err != nil {
-		return nil, errors.Join(err, mem.Close())
+		return nil, errors.Join(err, s.Close())
 	}
 	sys := s.Analysis.System
 	o.debug(ctx, "Windows found", "by", sys.Witness, "attempts", len(sys.Attempts), "windows", sys.Name(),
@@ -64,8 +67,8 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 	return s, nil
 }
 
-// Close closes the guest's memory.
-func (s *Session) Close() error { return s.Memory.Close() }
+// Close closes the guest's memory, and gives back the host's.
+func (s *Session) Close() error { return errors.Join(s.dropAhead(), s.Memory.Close()) }
 
 // analyzeRunning analyzes a guest that may change underneath: what fails, or lacks
 // something, may be as it should the next time.
@@ -74,6 +77,7 @@ func (s *Session) analyzeRunning(ctx context.Context) (*Analysis, error) {
 	if tries == 0 {
 		tries = DefaultTries
 	}
+	defer trace.StartRegion(ctx, "look").End()
 	var lacking *Analysis
 	for try := 1; ; try++ {
 		cpus, err := s.VM.Registers(ctx)

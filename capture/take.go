@@ -28,6 +28,7 @@ func ManifestOf(path string) string { return path + manifestSuffix }
 // does what it did before, unless errors.Is(err, hv.ErrStillPaused).
 func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(vm.Identity(), o.modeName(), &o)
+	o.reserveAhead = true
 	p, err := prepare(ctx, vm, place, name, o)
 	if err != nil {
 		return nil, err
