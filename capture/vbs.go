@@ -25,7 +25,7 @@ func (a *Analysis) findVBS(ctx context.Context, processes []guest.Process, ofFil
 		a.warnOfContents("the guest runs a secure kernel (VTL1; %s): if its memory was read from outside of the guest, the file holds %s; %s", a.VBS.SecureKernel.From, secrets, withoutMark)
 		return
 	}
-	a.warnOfContents("the guest runs a secure kernel (VTL1; %s): the file holds its memory, which no dump made by Windows does, with %s; %s", a.VBS.SecureKernel.From, secrets, withoutMark)
+	a.warnOfContents("the guest runs a secure kernel (VTL1; %s): the file holds memory of it, which no dump made by Windows does, with %s; %s", a.VBS.SecureKernel.From, secrets, withoutMark)
 }
 
 // describeVBS is the account of it, nil if nothing was seen.

@@ -62,7 +62,7 @@ func TestSecureKernelTold(t *testing.T) {
 		vcpus int
 		warns string
 	}{
-		{"taken", taken.Manifest, manifest.VTL1Held, 0, "the file holds its memory, which no dump made by Windows does, with what Windows itself can't read, the credentials that Credential Guard keeps (process LsaIso.exe, PID "},
+		{"taken", taken.Manifest, manifest.VTL1Held, 0, "the file holds memory of it, which no dump made by Windows does, with what Windows itself can't read, the credentials that Credential Guard keeps (process LsaIso.exe, PID "},
 		{"of a core", made.Manifest, manifest.VTL1Unsure, 0, "if its memory was read from outside of the guest, the file holds what Windows itself can't read"},
 		{"converted", repackTo(t, at("taken.dmp.zst"), at("again.dmp.zst"), dump.CompressionZstd).Manifest, manifest.VTL1Held, 0, "the source's account warns"},
 		{"without an account", repackTo(t, at("bare.dmp"), at("bare.dmp.zst"), dump.CompressionZstd).Manifest, manifest.VTL1Unsure, 0, ""},

@@ -26,7 +26,7 @@ func vbsLine(v *manifest.VBS) string {
 // say anything.
 func vtl1Line(v manifest.VTL1) string {
 	if v == manifest.VTL1Held {
-		return "in the file: the secure kernel's memory and secrets, which no dump made by Windows holds"
+		return "in the file: memory and secrets of the secure kernel, which no dump made by Windows holds"
 	}
-	return "not known whether the secure kernel's memory is in the file: it is if it was read from outside of the guest"
+	return "not known whether memory of the secure kernel is in the file: it is if it was read from outside of the guest"
 }

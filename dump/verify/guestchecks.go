@@ -43,12 +43,16 @@ func (v *verifier) checkVersion() (string, error) {
 			return fmt.Errorf("%s is %#x; the guest says %#x", name, got, want)
 		}
 	}
+	var boot error
+	if k.NtMajorVersion >= 10 { // older ones have no BootId there
+		boot = same("BootId", h.BootID, k.BootID)
+	}
 	err := errors.Join(
 		same("MajorVersion", h.MajorVersion, s.NtBuildNumber.Value>>28),
 		same("MinorVersion", h.MinorVersion, s.Build()),
 		same("ProductType", h.ProductType, k.NtProductType),
 		same("SuiteMask", h.SuiteMask, k.SuiteMask),
-		same("BootId", h.BootID, k.BootID),
+		boot,
 		drift("SystemTime", h.SystemTime, k.SystemTime),
 		drift("SystemUpTime", h.SystemUpTime, k.InterruptTime),
 	)

@@ -172,3 +172,13 @@ func TestOtherWriters(t *testing.T) {
 		})
 	}
 }
+
+// TestBootIDOfOlder: a Windows that has no BootId in KUSER_SHARED_DATA isn't said to
+// have another one than the header.
+func TestBootIDOfOlder(t *testing.T) {
+	b := newLab(t, ntlab.Config{Profile: "ws2003sp1-x64"}).write(t, dump.Options{Compression: dump.CompressionNone})
+	r := verified(t, put(b, 0x1054, 4, 77), Options{SkipFrames: true})
+	if found := r.Findings(); len(found) > 0 {
+		t.Errorf("found %+v; want nothing", found)
+	}
+}
