@@ -43,6 +43,11 @@ func (p *pace) over(asked, began time.Time, within time.Duration) bool {
 	return asked.After(began.Add(within + exchanges*p.longest))
 }
 
+// longPause is --max-pause of dumps of which it doesn't matter how long the guest stands
+// still. On a machine where ten tasks wait for each processor, snap says that 256 MiB may
+// take three minutes.
+const longPause = time.Hour
+
 // heldGuest is a guest that dumps are taken of, with a view of its own on it.
 type heldGuest struct {
 	*lab.Guest
@@ -119,7 +124,7 @@ func (g *heldGuest) prepare(t *testing.T, flags ...string) *running {
 	}
 	r := &running{ended: make(chan struct{})}
 	args := []string{
-		"dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", "120s",
+		"dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", longPause.String(),
 		"-o", filepath.Join(g.folder, "out.dmp.zst"), "--log-format", "console",
 	}
 	r.Cmd = g.Command(t.Context(), bin, append(args, flags...)...)
@@ -365,7 +370,7 @@ func TestTerminal(t *testing.T) {
 	}
 	defer read.Close()
 	r := &running{ended: make(chan struct{})}
-	r.Cmd = exec.Command(bin, "dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", "120s", "-o", filepath.Join(g.folder, "out"))
+	r.Cmd = exec.Command(bin, "dump", g.Name, "-c", g.URI, "--source", "peek", "--max-pause", longPause.String(), "-o", filepath.Join(g.folder, "out"))
 	r.Stdout, r.Stderr, r.ExtraFiles = write, write, []*os.File{write}
 	r.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	r.begin(t)

@@ -60,7 +60,7 @@ func TestUnderKVM(t *testing.T) {
 func isOnePoint(t *testing.T, g *lab.Guest) {
 	t.Helper()
 	out := filepath.Join(g.Dir(), "pause.dmp.zst")
-	r := runSnap(t, g.Connection, "dump", g.Name, "--mode", "pause", "--max-pause", "60s", "--json", "-o", out).want(t, exitOK)
+	r := runSnap(t, g.Connection, "dump", g.Name, "--mode", "pause", "--max-pause", longPause.String(), "--json", "-o", out).want(t, exitOK)
 	var sum struct {
 		Consistent bool
 		PauseMS    float64 `json:"pause_ms"`

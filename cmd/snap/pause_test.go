@@ -32,7 +32,7 @@ func TestOnePointInTime(t *testing.T) {
 		if i%10 == 9 {
 			spool = "off"
 		}
-		r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "--spool", spool, "--max-pause", "60s", "--json", "--force", "-o", out).want(t, exitOK)
+		r := runSnap(t, g.Connection, "dump", lab.Prefix+g.Spec.Name, "--spool", spool, "--max-pause", longPause.String(), "--json", "--force", "-o", out).want(t, exitOK)
 		var sum pauseSummary
 		if err := json.Unmarshal([]byte(r.stdout), &sum); err != nil {
 			t.Fatal(err)

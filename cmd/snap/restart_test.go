@@ -188,7 +188,7 @@ func TestLibvirtdKilledInJob(t *testing.T) {
 	g := upPrivate(t, "awayinjob")
 	hold := func(t *testing.T) stoppedDump {
 		h := g.stopHeld(t, "dump", func() *soaked {
-			return g.startSoaked(t, soakWay{flags: []string{"--source", "peek", "--max-pause", "120s"}})
+			return g.startSoaked(t, soakWay{flags: []string{"--source", "peek", "--max-pause", longPause.String()}})
 		}, func(r *soaked) func() {
 			time.Sleep(50 * time.Millisecond) // until it copies
 			return r.stop()

@@ -176,7 +176,7 @@ func TestAutoMode(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ flags, mode string }{
-		{"--max-pause 60s", "pause"},
+		{"--max-pause " + longPause.String(), "pause"},
 		{fmt.Sprintf("--max-pause %fms %s", stalls+1, peek), "snapshot"},
 	} {
 		flags := strings.Fields(tt.flags)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,17 +22,17 @@ const stallFor = 10 * time.Second
 // shortPause ends before a stall does, unless an estimate needs more.
 const shortPause = 7 * time.Second
 
-// fittingPause is a limit for a pause without a copy that its estimate fits, also where
-// the machine is busier when it is made again.
-func (g *heldGuest) fittingPause(t *testing.T) time.Duration {
+// fittingPause is a limit for the pause of a dump with such flags, at least so long, that
+// its estimate fits, also where the machine is busier when it is made again.
+func (g *heldGuest) fittingPause(t *testing.T, least time.Duration, flags ...string) time.Duration {
 	t.Helper()
-	modes := checkedModes(t, g.Guest, []string{"--source", "direct", "--spool", "off", "--max-pause", "1h"})
+	modes := checkedModes(t, g.Guest, append(flags, "--max-pause", longPause.String()))
 	for _, m := range modes {
-		if m.Mode == "pause" && !m.Spooled && m.PauseMaxMS > 0 {
-			return max(shortPause, time.Duration(3*m.PauseMaxMS*float64(time.Millisecond)))
+		if m.Mode == "pause" && m.Spooled != slices.Contains(flags, "off") && m.PauseMaxMS > 0 {
+			return max(least, time.Duration(3*m.PauseMaxMS*float64(time.Millisecond)))
 		}
 	}
-	t.Fatalf("snap check estimates %+v; want a pause without a copy among them", modes)
+	t.Fatalf("snap check %q estimates %+v; want such a pause among them", flags, modes)
 	return 0
 }
 
@@ -83,11 +84,11 @@ func TestDestinationStalls(t *testing.T) {
 			t.Run(dest.name+", "+tt.name, func(t *testing.T) {
 				t.Parallel()
 				g := upHeldWith(t, lab.Spec{Name: fmt.Sprintf("stall-%d-%d", i, j), MemoryMiB: 128, CPUs: 1, FillMiB: 48, Seed: 41})
-				limit := time.Minute
+				limit, flags := longPause, append([]string{"--source", "direct"}, tt.flags...)
 				if tt.code == exitTooLong {
-					limit = g.fittingPause(t)
+					limit = g.fittingPause(t, shortPause, flags...)
 				}
-				s := dest.start(g, t, append([]string{"--source", "direct", "--max-pause", limit.String()}, tt.flags...))
+				s := dest.start(g, t, append(flags, "--max-pause", limit.String()))
 				s.limit = limit
 				tt.check(t, g, s)
 				select {

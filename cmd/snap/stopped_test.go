@@ -14,7 +14,8 @@ import (
 	"snap/internal/lab"
 )
 
-// stopLimit is --max-pause of dumps that are stopped in the middle.
+// stopLimit is --max-pause of dumps that are stopped in the middle, unless an estimate
+// needs more.
 const stopLimit = 15 * time.Second
 
 // goesOnIn is the promise: so long after the time that was allowed, a guest whose snap
@@ -54,9 +55,9 @@ func TestStopped(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 51})
-			group := ownCgroup(t)
+			group, limit := ownCgroup(t), g.fittingPause(t, stopLimit, tt.flags...)
 			h := g.stopHeld(t, tt.reason, func() *soaked {
-				return g.startIn(t, group, append([]string{"--max-pause", stopLimit.String()}, tt.flags...))
+				return g.startIn(t, group, append([]string{"--max-pause", limit.String()}, tt.flags...))
 			}, func(r *soaked) func() { return tt.stop(t, r, group) })
 			defer h.goOn()
 			var machine pace
@@ -66,7 +67,7 @@ func TestStopped(t *testing.T) {
 				if s == hv.StateRunning && err == nil {
 					break
 				}
-				if machine.over(asked, h.stopped, stopLimit+goesOnIn) {
+				if machine.over(asked, h.stopped, limit+goesOnIn) {
 					t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(h.stopped))
 				}
 				time.Sleep(10 * time.Millisecond)
@@ -199,7 +200,7 @@ func TestContainers(t *testing.T) {
 			g := upHeldWith(t, lab.Spec{Name: "container-" + tt.reason, MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 530 + uint64(i)}) // the memory of each is nowhere else
 			found := g.searchMemory(t, "/run", "/var", "/dev")                                                                      // where snap has its own, and libvirt its
 			h := g.stopHeld(t, tt.reason, func() *soaked {
-				return g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", "60s"}})
+				return g.startSoaked(t, soakWay{in: tt.in, flags: []string{"--source", "peek", "--max-pause", longPause.String()}})
 			}, func(r *soaked) func() { return r.stop() })
 			h.goOn() // it was only to be looked at
 			h.wait(t).want(t, exitOK)
