@@ -222,9 +222,7 @@ func causes() []cause {
 		because(hv.ErrNotUnderstood, exitFailed, func(c call, _ error) string {
 			return "see whether QEMU and libvirt (virsh version) are newer than this snap, and try a newer one; " + c.virsh("dump --memory-only") + " FILE takes the memory without snap"
 		}),
-		because(hv.ErrRefused, exitFailed, func(c call, _ error) string {
-			return "libvirt's and QEMU's logs say more: journalctl -u libvirtd -u virtqemud, and " + shellPath("/var/log/libvirt/qemu/"+c.domain()+".log")
-		}),
+		because(hv.ErrRefused, exitFailed, say("libvirt's and QEMU's logs say more, on the host of the domain: journalctl -u libvirtd -u virtqemud, and the domain's in /var/log/libvirt/qemu (in a session of your own: ~/.cache/libvirt/qemu/log)")),
 		because(syscall.EPIPE, exitFailed, say("whatever reads standard output ended before the dump did: see what became of it")),
 		because(syscall.ENOMEM, exitFailed, memoryAdvice),
 		because(syscall.ENOSPC, exitFailed, say("free space outside of the destination: the error says where (/run, or memory of the host)")),

@@ -92,7 +92,7 @@ func inSituations() map[string][]situation {
 		},
 		"hv.ErrNoAnswer":         {{hv.ErrNoAnswer, "list", exitFailed, "virsh list --all | systemctl status", "--timeout"}, {hv.ErrNoAnswer, d, exitFailed, "virsh -c lab:/// domjobinfo web01", "--timeout"}},
 		"hv.ErrNotUnderstood":    {{hv.ErrNotUnderstood, d, exitFailed, "virsh version | virsh -c lab:/// dump --memory-only web01", "--force"}},
-		"hv.ErrRefused":          {{hv.ErrRefused, "dump 'my guest'", exitFailed, "journalctl | '/var/log/libvirt/qemu/my guest.log'", "systemctl"}, {fmt.Errorf("%w: %w", dump.ErrSource, hv.ErrRefused), d, exitFailed, "domstate", "journalctl"}},
+		"hv.ErrRefused":          {{hv.ErrRefused, "dump 'my guest'", exitFailed, "journalctl | /var/log/libvirt/qemu | ~/.cache/libvirt/qemu/log", "systemctl"}, {fmt.Errorf("%w: %w", dump.ErrSource, hv.ErrRefused), d, exitFailed, "domstate", "journalctl"}},
 		"hv.ErrUnreachable":      {{hv.ErrUnreachable, "list", exitFailed, "systemctl status", ""}},
 		"hv.ErrFormat":           {{hv.ErrFormat, "convert 'a b.elf'", exitFailed, "file 'a b.elf'", "--force"}},
 		"exclude.ErrTooMany":     {{exclude.ErrTooMany, d, exitFailed, "snap check --no-advertised -c lab:/// web01 | --max-excluded", ""}},

@@ -172,7 +172,9 @@ func (r *soaked) await(is func() bool) bool {
 // stop stops the dump's own process, and then others of it. It is known by its number
 // from its start on: the guest may be held for a moment only.
 func (r *soaked) stop(roles ...string) (goOn func()) {
-	_ = unix.Kill(r.pid, unix.SIGSTOP) // it may have ended
+	if r.pid > 0 { // 0 is the test itself
+		_ = unix.Kill(r.pid, unix.SIGSTOP) // it may have ended
+	}
 	r.signal(unix.SIGSTOP, roles...)
 	return func() { r.signal(unix.SIGCONT, append(roles, roleDump)...) }
 }
