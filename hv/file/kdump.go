@@ -236,7 +236,14 @@ func (k *kdumpFile) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		at := phys.Addr(off) + phys.Addr(done)
-		page, err := k.cache.get(int64(at.PFN()), func() ([]byte, error) { return k.page(at.PFN()) })
+		n, held := k.index.Number(at.PFN())
+		if !held { // zeros, which need no place in the cache
+			zeros := p[done:][:min(uint64(len(p)-done), phys.PageSize-at.Offset())]
+			clear(zeros)
+			done += len(zeros)
+			continue
+		}
+		page, err := k.cache.get(int64(at.PFN()), func() ([]byte, error) { return k.page(at.PFN(), n) })
 		if err != nil {
 			return done, err
 		}
@@ -245,12 +252,8 @@ func (k *kdumpFile) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// page reads and expands a page.
-func (k *kdumpFile) page(p phys.PFN) ([]byte, error) {
-	n, ok := k.index.Number(p)
-	if !ok {
-		return make([]byte, phys.PageSize), nil
-	}
+// page reads and expands a page, the n-th of those in the file.
+func (k *kdumpFile) page(p phys.PFN, n uint64) ([]byte, error) {
 	desc := make([]byte, kdumpDescSize)
 	at := k.descAt + int64(n)*kdumpDescSize
 	if err := readAt(k.r, desc, uint64(at)); err != nil {
