@@ -2,6 +2,7 @@ package dump
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -26,11 +27,7 @@ func Expand(ctx context.Context, f *File, w io.Writer, progress *Progress) (*Exp
 	}
 	progress.Total.Store(uint64(f.Size()))
 	x := expansion{f: f, progress: progress}
-	write := x.inOrder
-	if s, ok := w.(ScatterWriter); ok {
-		write = func(ctx context.Context, w io.Writer) error { return x.scattered(ctx, s) }
-	}
-	if err := write(ctx, w); err != nil {
+	if err := x.write(ctx, w); err != nil {
 		return nil, err
 	}
 	return &ExpandStats{Bytes: uint64(f.Size()), Holes: x.holes.Load()}, nil
@@ -50,12 +47,24 @@ func (x *expansion) done(n, holes int64) {
 	x.progress.Written.Add(uint64(n - holes))
 }
 
-// scattered writes what isn't zeros where it belongs.
-func (x *expansion) scattered(ctx context.Context, s ScatterWriter) error {
+// write writes to w in the best way that it knows.
+func (x *expansion) write(ctx context.Context, w io.Writer) error {
+	s, ok := w.(ScatterWriter)
+	if !ok {
+		return x.inOrder(ctx, w)
+	}
 	out, err := s.Scatter(x.f.Size())
-	if err != nil {
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return x.inOrder(ctx, w)
+	case err != nil:
 		return fmt.Errorf("write expanded dump: %w", err)
 	}
+	return x.scattered(ctx, out)
+}
+
+// scattered writes what isn't zeros where it belongs.
+func (x *expansion) scattered(ctx context.Context, out io.WriterAt) error {
 	return x.f.body.each(ctx, func(_ context.Context, p part) error {
 		holes := int64(0)
 		for q := range divided(p) {

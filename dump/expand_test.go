@@ -12,7 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"snap/internal/sparse"
 	"snap/phys"
+	"snap/store"
 )
 
 // holeLog is a HoleWriter that writes down what it is asked for.
@@ -165,4 +167,45 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 func setProcessors(n int) func() {
 	before := runtime.GOMAXPROCS(n)
 	return func() { runtime.GOMAXPROCS(before) }
+}
+
+// TestExpandScattered: a file that is written in any order becomes the plain dump, with
+// its holes. One that must be hashed is written from its start.
+func TestExpandScattered(t *testing.T) {
+	p, m := sparsePlan(t)
+	want := expected(p, m)
+	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16})
+	for name, o := range map[string]store.Options{"in any order": {NoSum: true}, "hashed": {}} {
+		f := opened(t, stored)
+		out := storeFile(t, t.TempDir(), o)
+		var progress Progress
+		s, err := Expand(context.Background(), f, out, &progress)
+		if err != nil {
+			t.Fatalf("%s: Expand failed: %v", name, err)
+		}
+		r, size, err := out.Reopen(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, size)
+		if err := readFull(r, got, 0); err != nil {
+			t.Fatal(err)
+		}
+		sameBytes(t, name, got, want)
+		if s.Bytes != uint64(len(want)) || s.Holes == 0 || progress.Done.Load() != s.Bytes || progress.Written.Load() != s.Bytes-s.Holes {
+			t.Errorf("%s: %+v, %d done, %d written; want %d bytes with holes", name, s, progress.Done.Load(), progress.Written.Load(), len(want))
+		}
+		holes := uint64(0)
+		for at := int64(0); at < size; {
+			lo, hi, err := r.(sparse.Finder).NextData(at, size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			holes += uint64(lo - at)
+			at = hi
+		}
+		if holes < s.Holes/2 || holes > s.Holes {
+			t.Errorf("%s: the file has %d bytes of holes; want about %d", name, holes, s.Holes)
+		}
+	}
 }

@@ -21,7 +21,8 @@ type HoleWriter interface {
 type ScatterWriter interface {
 	// Scatter makes the file, which is empty, size bytes of zeros, and returns what
 	// writes others over them. That is safe for concurrent use; bytes that are given
-	// to a WriteAt which fails must not be written to any more.
+	// to a WriteAt which fails must not be written to any more. The error is
+	// errors.ErrUnsupported where the file can only be written from its start.
 	Scatter(size int64) (io.WriterAt, error)
 }
 

@@ -168,7 +168,10 @@ type pending struct {
 	force bool
 }
 
-var _ HoleWriter = (*pending)(nil)
+var (
+	_ HoleWriter    = (*pending)(nil)
+	_ ScatterWriter = (*pending)(nil)
+)
 
 // create makes the new, empty file. prefix makes its name a path.
 //
@@ -239,7 +242,7 @@ func (p *pending) Reopen(context.Context) (io.ReaderAt, int64, error) {
 		return nil, 0, p.broken
 	}
 	forget(p.f, fileRange{})
-	return io.NewSectionReader(&forgetful{f: p.f}, 0, p.off), p.off, nil
+	return readBack{io.NewSectionReader(&forgetful{f: p.f}, 0, p.off), p.f}, p.off, nil
 }
 
 // Commit syncs the file, closes it, gives it its final name and syncs the

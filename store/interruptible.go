@@ -64,10 +64,15 @@ func (i *interruptible) Create(ctx context.Context, name string) (File, error) {
 		return nil, err
 	}
 	g := &interruptibleFile{ctx: ctx, f: f, path: i.p.Path(name), abortFor: i.abortFor}
-	if h, ok := f.(HoleWriter); ok {
-		return &interruptibleHoles{g, h}, nil
+	h, ok := f.(HoleWriter)
+	if !ok {
+		return g, nil
 	}
-	return g, nil
+	holes := &interruptibleHoles{g, h}
+	if s, ok := f.(ScatterWriter); ok {
+		return &interruptibleScatter{holes, s}, nil
+	}
+	return holes, nil
 }
 
 // errGivenUp marks the failure of a call that goes on without its caller.

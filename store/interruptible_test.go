@@ -179,3 +179,69 @@ func TestStdoutStalls(t *testing.T) {
 		t.Errorf("Write() after that = %v, Commit() = %v, Sum() = %q; want errors and no sum", again, commit, f.Sum())
 	}
 }
+
+// hungScatter is a hung place whose file can be written in any order.
+type hungScatter struct{ *hung }
+
+func (h hungScatter) Create(context.Context, string) (File, error) { return h, nil }
+func (h hungScatter) WriteHole(int64) error                        { return nil }
+func (h hungScatter) Scatter(int64) (io.WriterAt, error)           { h.wait("scatter"); return h, nil }
+func (h hungScatter) WriteAt(p []byte, _ int64) (int, error) {
+	if string(p) == "hangs" {
+		h.wait("write at")
+	}
+	return h.Write(p)
+}
+
+// TestHungScatter: so it is with files that are written in any order: the file is taken
+// back when the last of the calls that were given up has ended, and nothing is written
+// to it after the first.
+func TestHungScatter(t *testing.T) {
+	h := hungScatter{&hung{at: "write at", go_: make(chan struct{})}}
+	p := &interruptible{p: h, abortFor: 20 * time.Millisecond}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	f, err := p.Create(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.(*interruptibleScatter).ctx = ctx
+	w, err := f.(ScatterWriter).Scatter(100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.WriteAt([]byte("fine"), 0); n != 4 || err != nil {
+		t.Errorf("WriteAt = %d, %v", n, err)
+	}
+	var calls sync.WaitGroup
+	for range 3 {
+		calls.Go(func() {
+			err := promptly(t, "WriteAt", func() error { _, err := w.WriteAt([]byte("hangs"), 50); return err })
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("WriteAt that hangs = %v; want %v", err, context.Canceled)
+			}
+		})
+	}
+	calls.Wait()
+	if _, err := w.WriteAt([]byte("more"), 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("WriteAt after that = %v; want %v", err, context.Canceled)
+	}
+	if err := promptly(t, "Commit", func() error { return f.Commit(t.Context()) }); !errors.Is(err, context.Canceled) {
+		t.Errorf("Commit after that = %v; want %v", err, context.Canceled)
+	}
+	close(h.go_)
+	for until := time.Now().Add(soon); ; time.Sleep(time.Millisecond) {
+		h.mu.Lock()
+		aborted, got := h.aborted, string(h.got)
+		h.mu.Unlock()
+		if aborted == 1 {
+			if got != "finehangshangshangs" {
+				t.Errorf("the file is taken back when %q is written; want all that was begun", got)
+			}
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("the file is never taken back")
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"snap/store"
@@ -35,6 +36,7 @@ func TestPlace(t *testing.T, k Kind) {
 	t.Run("write", k.write)
 	t.Run("empty", k.empty)
 	t.Run("hole", k.hole)
+	t.Run("scatter", k.scatter)
 	t.Run("no sum", k.noSum)
 	t.Run("reopen", k.reopen)
 	t.Run("abort", k.abort)
@@ -208,6 +210,64 @@ func (k Kind) hole(t *testing.T) {
 		}
 		commit(t, f)
 		k.holds(t, name, all)
+	}
+}
+
+// scatter: what is written in any order is where it was written, and zeros are where
+// nothing was.
+func (k Kind) scatter(t *testing.T) {
+	p, name := k.New(t, store.Options{NoSum: true})
+	s, ok := k.create(t, p, name).(store.ScatterWriter)
+	if !ok {
+		t.Skip("files here are written from their start")
+	}
+	const size = 4 << 20
+	w, err := s.Scatter(size)
+	if err != nil {
+		t.Fatalf("Scatter failed: %v", err)
+	}
+	want := make([]byte, size)
+	var writers sync.WaitGroup
+	for _, at := range []int{size - 1000, 2 << 20, 5, 100} {
+		piece := some(at%977 + 1)
+		copy(want[at:], piece)
+		writers.Go(func() {
+			if n, err := w.WriteAt(piece, int64(at)); n != len(piece) || err != nil {
+				t.Errorf("WriteAt of %d bytes at %d = %d, %v", len(piece), at, n, err)
+			}
+		})
+	}
+	writers.Wait()
+	for _, at := range []int64{-1, size - 1, size + 1} {
+		if _, err := w.WriteAt([]byte("ab"), at); err == nil {
+			t.Errorf("WriteAt of 2 bytes at %d of %d worked; want an error", at, size)
+		}
+	}
+	if r, n, err := s.Reopen(t.Context()); err == nil {
+		got, err := io.ReadAll(io.NewSectionReader(r, 0, n))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("Reopen gives %d bytes, %v; want %d as they were written", len(got), err, len(want))
+		}
+	}
+	commit(t, s)
+	if _, err := w.WriteAt([]byte("late"), 0); err == nil {
+		t.Error("WriteAt after Commit worked; want an error")
+	}
+	k.holds(t, name, want)
+
+	p, name = k.New(t, store.Options{})
+	s = k.create(t, p, name).(store.ScatterWriter)
+	if _, err := s.Scatter(size); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Scatter of a file whose hash is wanted = %v; want ErrUnsupported", err)
+	}
+	write(t, s, some(10))
+	commit(t, s)
+	k.holds(t, name, some(10))
+	p, name = k.New(t, store.Options{NoSum: true})
+	s = k.create(t, p, name).(store.ScatterWriter)
+	write(t, s, some(10))
+	if _, err := s.Scatter(size); err == nil {
+		t.Error("Scatter of a file with bytes in it worked; want an error")
 	}
 }
 
