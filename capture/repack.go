@@ -42,7 +42,14 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			contents = append(contents, fmt.Sprintf("%d bytes after the last page (secondary data) are left out", extra))
 			acc.warn("%s", contents[0])
 		}
-		warning, err := o.fits(ctx, place, name, plan, func() (*Sample, error) { return sampleDump(ctx, f, plan, f.RAM(), o.writeOptions()) })
+		populated, known, err := f.Populated(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			plan.Populated = populated
+		}
+		warning, err := o.fits(ctx, place, name, plan, func() (*Sample, error) { return sampleDump(ctx, f, plan, populated, o.writeOptions()) })
 		if err != nil {
 			return nil, err
 		}

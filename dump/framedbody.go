@@ -154,6 +154,8 @@ const (
 	zeroLeast = 64
 )
 
+func mayBeZeros(f frameRef) bool { return f.stored <= max(zeroLeast, f.expanded/zeroShare) }
+
 // may reports whether f can be such a frame, by its length and checksum.
 func (z *zeroFrames) may(f frameRef) bool {
 	form := z.form.Load()
@@ -168,7 +170,7 @@ func (z *zeroFrames) has(src []byte, f frameRef) bool {
 
 // learn looks at what a frame expands to, and reports whether it is zeros.
 func (z *zeroFrames) learn(src, p []byte, f frameRef) bool {
-	if f.stored > max(zeroLeast, f.expanded/zeroShare) || !isZero(p) {
+	if !mayBeZeros(f) || !isZero(p) {
 		return false
 	}
 	z.form.Store(&zeroForm{f.entry, bytes.Clone(src)})

@@ -304,3 +304,80 @@ func TestDivided(t *testing.T) {
 		}
 	})
 }
+
+// zeroOutside fails if a page of f that is not in its populated set is anything but
+// zeros in all, the expanded bytes. It returns how many such pages there are.
+func zeroOutside(t testing.TB, f *File, all []byte) (pages uint64) {
+	t.Helper()
+	set, known, err := f.Populated(context.Background())
+	if err != nil {
+		t.Fatalf("Populated failed: %v", err)
+	}
+	if left := set.Minus(f.RAM()); len(left) > 0 {
+		t.Fatalf("Populated has %v, which is not in the dump", left)
+	}
+	if !known {
+		return 0
+	}
+	at := int(f.layout.start)
+	for _, r := range f.RAM() {
+		for pfn := r.Base; pfn < r.End() && at+phys.PageSize <= len(all); pfn++ {
+			if !set.Has(pfn) {
+				pages++
+				if !isZero(all[at : at+phys.PageSize]) {
+					t.Fatalf("page %#x is not populated, and isn't zeros", uint64(pfn))
+				}
+			}
+			at += phys.PageSize
+		}
+	}
+	return pages
+}
+
+// TestPopulated: the pages that a dump doesn't say to be populated are zeros, in every
+// container; those of whole frames of zeros and of holes are among them.
+func TestPopulated(t *testing.T) {
+	p, m := sparsePlan(t)
+	want := expected(p, m)
+	for _, head := range [][]byte{p.Header, bitmapHeader(p.Runs)} {
+		p.Header = head
+		want := expected(p, m)
+		for _, c := range []Compression{CompressionZstd, CompressionGzip} {
+			for _, size := range []int{phys.PageSize, 3 * phys.PageSize, 1 << 16} {
+				stored, _ := written(t, p, m, Options{Compression: c, FrameSize: size})
+				zeros := uint64(0)
+				for at := len(head); at < len(want); at += size {
+					if frame := want[at:min(at+size, len(want))]; isZero(frame) {
+						zeros += uint64(len(frame)) / phys.PageSize
+					}
+				}
+				if got := zeroOutside(t, opened(t, stored), want); got != zeros || zeros == 0 {
+					t.Errorf("%s, frames of %d: %d pages are not populated; want the %d of frames of zeros", c, size, got, zeros)
+				}
+			}
+		}
+	}
+	p.Header = testHeader(p.Runs)
+	first := part{off: 0, size: 0x2000 + 1}
+	last := part{off: 0x2000 + 5*phys.PageSize - 1, size: int64(len(want))}
+	last.size -= last.off
+	b := bytes.Clone(want)
+	clear(b[first.size:last.off])
+	f, err := NewFile(&holey{bytes.NewReader(b), t, []part{first, last}}, int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := zeroOutside(t, f, b); got != 3 {
+		t.Errorf("plain with a hole over pages 1 to 3: %d pages are not populated; want 3", got)
+	}
+	stored, want, header := emptyGuest(t, 600)
+	ref := framesOf(t, opened(t, stored))[header+100]
+	f = opened(t, flipped(stored, int(ref.at)+8))
+	if set, known, err := f.Populated(context.Background()); err != nil || !known || !set.Has(0x100+100) || set.Pages() > 300 {
+		t.Errorf("Populated of a dump with a damaged frame of zeros = %v, %v, %v; want the frame in it", set, known, err)
+	}
+	f = opened(t, plainGzip(t, want))
+	if set, known, err := f.Populated(context.Background()); known || err != nil || !slices.Equal(set, f.RAM()) {
+		t.Errorf("Populated of gzip without random access = %v, %v, %v; want all of it, and not known", set, known, err)
+	}
+}

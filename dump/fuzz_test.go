@@ -70,5 +70,8 @@ func FuzzSeekable(f *testing.F) {
 		if n != len(all) || (err != nil && !errors.Is(err, io.EOF)) || !bytes.Equal(all, again) {
 			t.Fatalf("ReadAt = %d, %v; want the %d bytes that a full read gives", n, err, len(all))
 		}
+		if _, err := file.Header(); err == nil {
+			zeroOutside(t, file, all)
+		}
 	})
 }

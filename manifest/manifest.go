@@ -149,7 +149,7 @@ type Pages struct {
 	Total       uint64 `json:"total"`       // in the header's runs
 	Written     uint64 `json:"written"`     // in the file, zero ones included
 	Zero        uint64 `json:"zero"`        // of these, all zero
-	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the host never populated them
+	Unpopulated uint64 `json:"unpopulated"` // of the zero ones, not read because the source says that they are zero
 	Excluded    uint64 `json:"excluded"`    // not in the file, because they were asked to stay out
 	Unreadable  uint64 `json:"unreadable"`  // gaps: in the file as zeros
 

@@ -28,7 +28,7 @@ type body interface {
 type fileBody struct{ *input.File }
 
 func (b *fileBody) data(ctx context.Context, off, size int64) ([]sparse.Extent, bool, error) {
-	parts, err := sparse.Data(ctx, b.File.File, off, size)
+	parts, err := sparse.Data(ctx, b.File, off, size)
 	return parts, err == nil, err
 }
 

@@ -49,68 +49,76 @@ func NextData(f *os.File, off, end int64) (lo, hi int64, err error) {
 	return lo, min(hi, end), nil
 }
 
+// File is a file of the operating system as a Finder.
+type File struct{ *os.File }
+
+// NextData implements Finder.
+func (f File) NextData(off, end int64) (lo, hi int64, err error) { return NextData(f.File, off, end) }
+
 // maxExtents bounds what one call of Data returns.
 const maxExtents = 1 << 20
 
 // Data returns the parts of [off, off+size) of f that may hold anything but
 // zeros, ascending. Holes are left out, but the smallest where there are more than
-// maxExtents parts.
-func Data(ctx context.Context, f *os.File, off, size int64) ([]Extent, error) {
-	out := merger{most: maxExtents}
+// a million parts.
+func Data(ctx context.Context, f Finder, off, size int64) ([]Extent, error) {
+	out := Merger{Most: maxExtents}
 	for at, end := off, off+size; at < end; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		lo, hi, err := NextData(f, at, end)
+		lo, hi, err := f.NextData(at, end)
 		if err != nil {
 			return nil, err
 		}
 		if lo < hi {
-			out.add(Extent{lo, hi - lo})
+			out.Add(Extent{lo, hi - lo})
 		}
 		at = hi
 	}
-	return out.parts, nil
+	return out.Parts(), nil
 }
 
-// merger keeps so many parts at most: when there would be more, those become one that
-// have the least between them.
-type merger struct {
-	most  int
+// Merger keeps so many parts at most, however many it is given: when there would be
+// more, those become one that have the least between them.
+type Merger struct {
+	Most  int
 	gap   int64 // parts with no more between them are one
 	parts []Extent
 }
 
-// add takes a part behind all others.
-func (m *merger) add(e Extent) {
-	if m.join(m.parts, e) {
-		return
-	}
-	for len(m.parts) == m.most {
-		m.gap = max(2*m.gap, 1<<12)
-		kept := m.parts[:1]
-		for _, p := range m.parts[1:] {
-			if !m.join(kept, p) {
-				kept = append(kept, p)
-			}
-		}
-		m.parts = kept
-		if m.join(m.parts, e) {
+// Add takes a part that ends behind all others, and begins behind where the last one
+// does.
+func (m *Merger) Add(e Extent) {
+	for {
+		if n := len(m.parts); n > 0 && m.joins(m.parts[n-1], e) {
+			m.parts[n-1].Size = e.Off + e.Size - m.parts[n-1].Off
 			return
 		}
+		if len(m.parts) < m.Most {
+			m.parts = append(m.parts, e)
+			return
+		}
+		m.widen()
 	}
-	m.parts = append(m.parts, e)
 }
 
-// join makes e a part of the last of parts, if it is near enough.
-func (m *merger) join(parts []Extent, e Extent) bool {
-	if len(parts) == 0 {
-		return false
+// Parts returns what is kept: ascending, with something between any two.
+func (m *Merger) Parts() []Extent { return m.parts }
+
+func (m *Merger) joins(last, e Extent) bool { return e.Off-(last.Off+last.Size) <= m.gap }
+
+// widen makes one of parts that have less between them than any that were joined
+// before.
+func (m *Merger) widen() {
+	m.gap = max(2*m.gap, 1)
+	kept := m.parts[:1]
+	for _, p := range m.parts[1:] {
+		if last := &kept[len(kept)-1]; m.joins(*last, p) {
+			last.Size = p.Off + p.Size - last.Off
+		} else {
+			kept = append(kept, p)
+		}
 	}
-	last := &parts[len(parts)-1]
-	if e.Off-(last.Off+last.Size) > m.gap {
-		return false
-	}
-	last.Size = e.Off + e.Size - last.Off
-	return true
+	m.parts = kept
 }

@@ -51,7 +51,7 @@ func TestData(t *testing.T) {
 		{"nothing", 3 * block, 0, nil},
 	}
 	for _, tt := range tests {
-		got, err := Data(t.Context(), f, tt.off, tt.size)
+		got, err := Data(t.Context(), File{f}, tt.off, tt.size)
 		if err != nil {
 			t.Errorf("Data of %s failed: %v", tt.name, err)
 			continue
@@ -60,12 +60,12 @@ func TestData(t *testing.T) {
 			t.Errorf("Data of %s (-want +got):\n%s", tt.name, diff)
 		}
 	}
-	if got, err := Data(t.Context(), file(t), 0, 32*block); err != nil || len(got) != 0 {
+	if got, err := Data(t.Context(), File{file(t)}, 0, 32*block); err != nil || len(got) != 0 {
 		t.Errorf("Data of a file without any = %v, %v; want none", got, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Data(ctx, f, 0, 32*block); !errors.Is(err, context.Canceled) {
+	if _, err := Data(ctx, File{f}, 0, 32*block); !errors.Is(err, context.Canceled) {
 		t.Errorf("Data with an ended context = %v; want %v", err, context.Canceled)
 	}
 }
@@ -74,7 +74,7 @@ func TestData(t *testing.T) {
 // kept, and those between which there is most stay apart.
 func TestMerger(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := merger{most: rapid.IntRange(1, 8).Draw(t, "most")}
+		m := Merger{Most: rapid.IntRange(1, 8).Draw(t, "most")}
 		var in []Extent
 		at := int64(0)
 		for range rapid.IntRange(0, 60).Draw(t, "parts") {
@@ -82,27 +82,27 @@ func TestMerger(t *testing.T) {
 			e := Extent{at + gap, rapid.Int64Range(1, 5000).Draw(t, "size")}
 			at = e.Off + e.Size
 			in = append(in, e)
-			m.add(e)
+			m.Add(e)
 		}
-		if len(m.parts) > m.most || len(in) <= m.most && len(in) > 0 && !slices.Equal(m.parts, in) {
-			t.Fatalf("%v of %v; want at most %d parts, and no change if there are no more", m.parts, in, m.most)
+		if len(m.Parts()) > m.Most || len(in) <= m.Most && len(in) > 0 && !slices.Equal(m.Parts(), in) {
+			t.Fatalf("%v of %v; want at most %d parts, and no change if there are no more", m.Parts(), in, m.Most)
 		}
-		for i, p := range m.parts {
-			if i > 0 && p.Off <= m.parts[i-1].Off+m.parts[i-1].Size {
-				t.Fatalf("parts overlap or touch: %v", m.parts)
+		for i, p := range m.Parts() {
+			if i > 0 && p.Off <= m.Parts()[i-1].Off+m.Parts()[i-1].Size {
+				t.Fatalf("parts overlap or touch: %v", m.Parts())
 			}
 		}
 		for _, e := range in {
-			if !slices.ContainsFunc(m.parts, func(p Extent) bool { return p.Off <= e.Off && e.Off+e.Size <= p.Off+p.Size }) {
-				t.Fatalf("%v is in none of %v", e, m.parts)
+			if !slices.ContainsFunc(m.Parts(), func(p Extent) bool { return p.Off <= e.Off && e.Off+e.Size <= p.Off+p.Size }) {
+				t.Fatalf("%v is in none of %v", e, m.Parts())
 			}
 		}
 	})
-	m := merger{most: 2}
+	m := Merger{Most: 2}
 	for _, e := range []Extent{{0, 10}, {20, 10}, {1 << 30, 10}, {1<<30 + 100, 10}} {
-		m.add(e)
+		m.Add(e)
 	}
-	if want := []Extent{{0, 30}, {1 << 30, 110}}; !slices.Equal(m.parts, want) {
-		t.Errorf("parts are %v; want %v", m.parts, want)
+	if want := []Extent{{0, 30}, {1 << 30, 110}}; !slices.Equal(m.Parts(), want) {
+		t.Errorf("parts are %v; want %v", m.Parts(), want)
 	}
 }

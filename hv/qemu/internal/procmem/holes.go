@@ -32,7 +32,7 @@ func (m *Memory) data(ctx context.Context, p piece) ([]sparse.Extent, error) {
 	case unix.TMPFS_MAGIC, unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC:
 		m.seek.Lock()
 		defer m.seek.Unlock()
-		return sparse.Data(ctx, p.file, p.fileOff, int64(p.run.Size()))
+		return sparse.Data(ctx, sparse.File{File: p.file}, p.fileOff, int64(p.run.Size()))
 	}
 	// A page that a guest wrote to where there was a hole is in the host's cache
 	// long before it is in the file. Those above look there (mapping_seek_hole_data,
