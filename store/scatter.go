@@ -173,4 +173,3 @@ func (r *interruptibleReader) NextData(off, end int64) (lo, hi int64, err error)
 	}
 	return part.Off, part.Off + part.Size, nil
 }
-
