@@ -7,7 +7,7 @@ import (
 
 // cacheBytes is how many expanded bytes a File keeps, in at least cacheMin frames.
 const (
-	cacheBytes = 64 << 20
+	cacheBytes = 32 << 20
 	cacheMin   = 2
 	cacheMax   = 4096
 )
@@ -45,6 +45,14 @@ func (c *frameCache) get(i int) ([]byte, error) {
 	f := c.entry(i)
 	f.once.Do(func() { f.data, f.err = c.decode(i) })
 	return f.data, f.err
+}
+
+// has reports whether frame i is kept, or is being decoded.
+func (c *frameCache) has(i int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.byID[i]
+	return ok
 }
 
 func (c *frameCache) entry(i int) *cachedFrame {

@@ -111,20 +111,41 @@ func (b *framedBody) ReadAt(p []byte, off int64) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		data, err := b.cache.get(i)
-		if err != nil {
+		skip := at - f.expandedAt
+		own := p[n : n+int(min(int64(len(p)-n), int64(f.expanded)-skip))]
+		if err := b.read(own, f, i, skip); err != nil {
 			return n, err
 		}
-		skip := at - f.expandedAt
-		if data != nil {
-			n += copy(p[n:], data[skip:])
-			continue
-		}
-		end := n + int(min(int64(len(p)-n), int64(f.expanded)-skip))
-		clear(p[n:end])
-		n = end
+		n += len(own)
 	}
 	return n, nil
+}
+
+// read fills p with the bytes of f, the i-th frame, from skip on. A frame of which all
+// is wanted is not kept: whoever reads a dump from end to end wants it once.
+func (b *framedBody) read(p []byte, f frameRef, i int, skip int64) error {
+	if len(p) == int(f.expanded) && !b.cache.has(i) {
+		return b.expand(p, stretch{i, []frameRef{f}}, func(q part) error {
+			fill(p, q.data)
+			return nil
+		})
+	}
+	data, err := b.cache.get(i)
+	if data != nil {
+		data = data[skip:]
+	}
+	fill(p, data)
+	return err
+}
+
+// fill copies data, which may be p itself, to p; zeros if it is nil.
+func fill(p, data []byte) {
+	switch {
+	case data == nil:
+		clear(p)
+	case &data[0] != &p[0]:
+		copy(p, data)
+	}
 }
 
 func (b *framedBody) each(ctx context.Context, use func(context.Context, part) error) error {

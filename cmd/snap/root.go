@@ -15,7 +15,9 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"snap/cmd/snap/internal/limits"
 	"snap/cmd/snap/internal/outlet"
+	"snap/dump"
 )
 
 // app is what all subcommands share for one run of the program.
@@ -93,6 +95,7 @@ in the guest, and nothing is downloaded.`,
 			if err := keepPrivate(); err != nil {
 				return err
 			}
+			limits.Memory(dump.DefaultMemory) // commands that have --memory say it again
 			if err := a.flagsFromEnv(cmd); err != nil {
 				return err
 			}

@@ -16,7 +16,16 @@ func CPUs(n int) int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// Memory makes the garbage collector work harder as the heap nears size bytes.
+// programShare is which share of its memory, programMost at most, the process needs
+// for what the garbage collector knows nothing of: above all the program itself.
+const (
+	programShare = 8
+	programMost  = 32 << 20
+)
+
+// Memory makes the garbage collector work harder as the process nears size bytes. It
+// can't take what is in use.
 func Memory(size uint64) {
-	debug.SetMemoryLimit(int64(min(size, 1<<62)))
+	size = min(size, 1<<62)
+	debug.SetMemoryLimit(int64(size - min(size/programShare, programMost)))
 }
