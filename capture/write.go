@@ -178,7 +178,9 @@ func (a *Analysis) setPopulated(ctx context.Context, m *Moment) error {
 	}
 	if known {
 		// Not nil even if empty: nil would mean that nothing is known.
-		a.Plan.Populated = append(phys.Runs{}, set.Intersect(pages)...)
+		if a.Plan.Populated = set.Intersect(pages); a.Plan.Populated == nil {
+			a.Plan.Populated = phys.Runs{}
+		}
 	}
 	return nil
 }

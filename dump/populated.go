@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"snap/internal/sparse"
 	"snap/phys"
 )
 
@@ -12,7 +11,7 @@ var _ phys.Sparse = (*File)(nil)
 
 // maxPopulated bounds the runs that Populated returns; where there would be more, the
 // smallest stretches of zeros count as populated.
-const maxPopulated = 1 << 20
+const maxPopulated = 1 << 22
 
 // Populated implements phys.Sparse: frames of zeros, and holes of a plain file, are
 // found without expanding or reading them. It is not known of a container without
@@ -25,27 +24,23 @@ func (f *File) Populated(ctx context.Context) (set phys.Runs, known bool, err er
 	if !ok {
 		return f.RAM(), false, nil
 	}
-	data := sparse.Merger{Most: maxPopulated}
+	out := phys.RunBuilder{Most: maxPopulated}
 	size := min(f.layout.size(), uint64(f.Size()))
 	err = finder.data(ctx, func(off, n int64) {
-		// The pages, by number, that the bytes touch.
 		lo, hi := max(uint64(off), f.layout.start), min(uint64(off+n), size)
-		if lo < hi {
-			lo, hi = (lo-f.layout.start)/phys.PageSize, (hi-f.layout.start+phys.PageSize-1)/phys.PageSize
-			data.Add(sparse.Extent{Off: int64(lo), Size: int64(hi - lo)})
+		if lo >= hi {
+			return
+		}
+		// The pages, by number, that the bytes touch.
+		lo, hi = (lo-f.layout.start)/phys.PageSize, (hi-f.layout.start+phys.PageSize-1)/phys.PageSize
+		for _, r := range f.layout.pages.Span(lo, hi) {
+			out.Add(r)
 		}
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	runs := []phys.Run{}
-	for _, e := range data.Parts() {
-		for _, r := range f.layout.pages.Span(uint64(e.Off), min(uint64(e.Off+e.Size), f.layout.pages.Pages())) {
-			runs = append(runs, r)
-		}
-	}
-	set, err = phys.NewRuns(runs...)
-	return set, true, err
+	return out.Runs(), true, nil
 }
 
 // dataFinder is a body that knows of zeros without expanding them.

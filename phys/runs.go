@@ -122,14 +122,33 @@ func (s Runs) Union(t Runs) Runs {
 	return normalise(slices.Concat(s, t))
 }
 
-// Intersect returns the pages that are in both s and t.
+// Intersect returns the pages that are in both s and t. Where that is all of s it is s
+// itself: sets of very many runs aren't copied for nothing.
 func (s Runs) Intersect(t Runs) Runs {
-	var out Runs
+	n, same := 0, true
+	s.common(t, func(i int, r Run) {
+		same = same && i == n && s[i] == r
+		n++
+	})
+	switch {
+	case n == 0:
+		return nil
+	case same && n == len(s):
+		return slices.Clip(s)
+	}
+	out := make(Runs, 0, n)
+	s.common(t, func(_ int, r Run) { out = append(out, r) })
+	return out
+}
+
+// common calls use with each part of a run of s that lies in one of t, and the run's
+// index.
+func (s Runs) common(t Runs, use func(i int, r Run)) {
 	for i, j := 0, 0; i < len(s) && j < len(t); {
 		lo := max(s[i].Base, t[j].Base)
 		hi := min(s[i].End(), t[j].End())
 		if lo < hi {
-			out = append(out, Run{lo, uint64(hi - lo)})
+			use(i, Run{lo, uint64(hi - lo)})
 		}
 		if s[i].End() < t[j].End() {
 			i++
@@ -137,27 +156,43 @@ func (s Runs) Intersect(t Runs) Runs {
 			j++
 		}
 	}
+}
+
+// Minus returns the pages of s that are not in t. Where that is all of s it is s itself.
+func (s Runs) Minus(t Runs) Runs {
+	n, same := 0, true
+	s.outside(t, func(i int, r Run) {
+		same = same && i == n && s[i] == r
+		n++
+	})
+	switch {
+	case n == 0:
+		return nil
+	case same && n == len(s):
+		return slices.Clip(s)
+	}
+	out := make(Runs, 0, n)
+	s.outside(t, func(_ int, r Run) { out = append(out, r) })
 	return out
 }
 
-// Minus returns the pages of s that are not in t.
-func (s Runs) Minus(t Runs) Runs {
-	var out Runs
+// outside calls use with each part of a run of s that lies in none of t, and the run's
+// index.
+func (s Runs) outside(t Runs, use func(i int, r Run)) {
 	j := 0
-	for _, r := range s {
+	for i, r := range s {
 		at := r.Base
 		for j < len(t) && t[j].End() <= at {
 			j++
 		}
 		for k := j; k < len(t) && t[k].Base < r.End(); k++ {
 			if t[k].Base > at {
-				out = append(out, Run{at, uint64(t[k].Base - at)})
+				use(i, Run{at, uint64(t[k].Base - at)})
 			}
 			at = max(at, t[k].End())
 		}
 		if at < r.End() {
-			out = append(out, Run{at, uint64(r.End() - at)})
+			use(i, Run{at, uint64(r.End() - at)})
 		}
 	}
-	return out
 }

@@ -164,12 +164,12 @@ func (r *interruptibleReader) NextData(off, end int64) (lo, hi int64, err error)
 	if !ok || off >= end {
 		return off, end, nil
 	}
-	part, err := await(r.ctx, 0, func() (sparse.Extent, error) {
+	part, err := await(r.ctx, 0, func() ([2]int64, error) {
 		lo, hi, err := finder.NextData(off, end)
-		return sparse.Extent{Off: lo, Size: hi - lo}, err
+		return [2]int64{lo, hi}, err
 	}, nil)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read %s: %w", r.path, err)
 	}
-	return part.Off, part.Off + part.Size, nil
+	return part[0], part[1], nil
 }

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"context"
 	"io"
 
 	"snap/input"
@@ -16,9 +15,9 @@ type body interface {
 	Size() int64
 	Name() string // of the file
 
-	// data returns the parts of the bytes from off on that may hold anything but
-	// zeros, ascending; known is false where that can't be told.
-	data(ctx context.Context, off, size int64) (parts []sparse.Extent, known bool, err error)
+	// holes returns who knows where the bytes may hold anything but zeros, nil where
+	// that can't be told.
+	holes() sparse.Finder
 
 	// Close closes the file.
 	Close() error
@@ -27,10 +26,7 @@ type body interface {
 // fileBody is a file as it is.
 type fileBody struct{ *input.File }
 
-func (b *fileBody) data(ctx context.Context, off, size int64) ([]sparse.Extent, bool, error) {
-	parts, err := sparse.Data(ctx, b.File, off, size)
-	return parts, err == nil, err
-}
+func (b *fileBody) holes() sparse.Finder { return b.File }
 
 // unfolded is a body made of another, with other bytes. Where they are zero can't
 // be told.
@@ -43,6 +39,4 @@ type unfolded struct {
 func (u *unfolded) ReadAt(p []byte, off int64) (int, error) { return u.ReaderAt.ReadAt(p, off) }
 func (u *unfolded) Size() int64                             { return u.size }
 
-func (u *unfolded) data(context.Context, int64, int64) ([]sparse.Extent, bool, error) {
-	return nil, false, nil
-}
+func (u *unfolded) holes() sparse.Finder { return nil }

@@ -18,6 +18,7 @@ import (
 
 	"snap/hv"
 	"snap/input"
+	"snap/internal/sparse"
 	"snap/phys"
 )
 
@@ -209,32 +210,34 @@ func (s *source) find(at phys.Addr) Segment {
 	return s.segs[i]
 }
 
-// Populated implements hv.Memory: a hole in the file is memory full of zeros.
+// maxPopulated bounds the runs of a populated set. It is as many as there can be of
+// single pages in 1/100 of 1 TiB.
+const maxPopulated = 1 << 22
+
+// Populated implements hv.Memory: a hole in the file is memory full of zeros. The
+// smallest holes count as populated where there are more than maxPopulated.
 func (m *memory) Populated(ctx context.Context) (phys.Runs, bool, error) {
 	m.lock.RLock()
 	defer m.lock.RUnlock()
 	if m.closed {
 		return nil, false, os.ErrClosed
 	}
-	var runs []phys.Run
+	holes := m.body.holes()
+	if holes == nil {
+		return m.ram, false, nil
+	}
+	set := phys.RunBuilder{Most: maxPopulated}
 	for _, g := range m.segs {
-		data, known, err := m.body.data(ctx, g.FileOffset, int64(g.Size))
+		err := sparse.Each(ctx, holes, g.FileOffset, g.FileOffset+int64(g.Size), func(lo, hi int64) {
+			// It lies in the segment, which is made of whole pages in the address space.
+			r, _ := phys.RunOf(g.GPA+phys.Addr(lo-g.FileOffset), uint64(hi-lo))
+			set.Add(r)
+		})
 		if err != nil {
 			return nil, false, err
 		}
-		if !known {
-			return m.ram, false, nil
-		}
-		for _, e := range data {
-			r, ok := phys.RunOf(g.GPA+phys.Addr(e.Off-g.FileOffset), uint64(e.Size))
-			if !ok {
-				return nil, false, fmt.Errorf("find data in %s: %w", m.body.Name(), hv.ErrFormat)
-			}
-			runs = append(runs, r)
-		}
 	}
-	set, err := phys.NewRuns(runs...)
-	return set, true, err
+	return set.Runs(), true, nil
 }
 
 // Close implements hv.Memory.

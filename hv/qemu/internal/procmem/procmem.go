@@ -42,7 +42,6 @@ type Memory struct {
 
 	mu     sync.RWMutex // held for reading by reads, so that Close waits for them
 	closed bool
-	seek   sync.Mutex // over the files' offsets
 }
 
 var _ hv.Memory = (*Memory)(nil)

@@ -129,6 +129,10 @@ func readFile(f *os.File, b []byte, off int64) (int, error) {
 	return n, err
 }
 
+// maxFileRuns bounds the populated runs of memory in one file; where there would be
+// more, the smallest holes count as populated.
+const maxFileRuns = 1 << 22
+
 // populated returns the pages of p that can hold anything but zeros.
 func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known bool, err error) {
 	if p.private && m.pagemap == nil {
@@ -144,14 +148,16 @@ func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known
 		}
 	}
 	if p.file != nil {
-		data, err := m.data(ctx, p)
+		set := phys.RunBuilder{Most: maxFileRuns}
+		err := p.eachData(ctx, func(lo, hi int64) {
+			for _, r := range p.pages(uint64(lo-p.fileOff), uint64(hi-p.fileOff)) {
+				set.Add(r)
+			}
+		})
 		if err != nil {
 			return nil, false, err
 		}
-		for _, e := range data {
-			lo := uint64(e.Off - p.fileOff)
-			runs = append(runs, p.pages(lo, lo+uint64(e.Size))...)
-		}
+		runs = append(runs, set.Runs()...)
 	}
 	return runs, true, nil
 }
