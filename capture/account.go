@@ -129,6 +129,14 @@ func addStats(m *manifest.Manifest, st *dump.Stats) {
 	}
 }
 
+// addProof adds how the frames of a dump were proven while they were written.
+func (o *Options) addProof(m *manifest.Manifest, p *dump.Proof) {
+	m.Proof = &manifest.Proof{
+		Verify: string(cmp.Or(o.Write.Verification, dump.Verifications()[0])),
+		Frames: p.Frames, Zero: p.Zero, Decoded: p.Decoded,
+	}
+}
+
 // addSmear adds what mode live counted of a dump whose pages are counted.
 func addSmear(m *manifest.Manifest, s *Smear, limit ChangeLimit) {
 	m.Pages.ChangedWhileReading = s.Changed

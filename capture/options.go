@@ -43,7 +43,8 @@ type Options struct {
 	// Look says what the dump is to hold.
 	Look LookOptions
 
-	// Write says how it is written. Progress, Metadata and Frame are the package's own.
+	// Write says how it is written. Progress, Metadata, Frame and Proof are the
+	// package's own.
 	Write dump.Options
 	// CopyWorkers is how many copy the pages of a guest that stands still; 0 is as
 	// many as write.
@@ -190,6 +191,6 @@ func (o *Options) copyWorkers() int {
 // writeOptions are those of a dump of which nothing is told.
 func (o *Options) writeOptions() dump.Options {
 	w := o.Write
-	w.Progress, w.Metadata, w.Frame = nil, nil, nil
+	w.Progress, w.Metadata, w.Frame, w.Proof = nil, nil, nil, nil
 	return w
 }

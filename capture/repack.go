@@ -71,10 +71,12 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 		}
 		describeDump(ctx, man, f)
 		source.keep(man)
+		proof := new(dump.Proof)
 		wo := o.Write
-		wo.Progress = new(dump.Progress)
+		wo.Progress, wo.Proof = new(dump.Progress), proof
 		wo.Metadata = func(st *dump.Stats) ([]byte, error) {
 			complete(st)
+			o.addProof(man, proof)
 			return man.Compact()
 		}
 		o.tell(Event{Phase: PhaseWrite, Progress: wo.Progress})
@@ -83,7 +85,8 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			return nil, err
 		}
 		complete(st)
-		return &Result{Account: acc, Stats: st, Manifest: man, Contents: contents}, nil
+		o.addProof(man, proof)
+		return &Result{Account: acc, Stats: st, Manifest: man, Contents: contents, proof: proof}, nil
 	})
 }
 

@@ -60,7 +60,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, err
 	}
 	man.SHA256, man.Output = f.Sum(), place.Path(name)
-	verified, err := o.verify(ctx, f, man, faults)
+	verified, err := o.verify(ctx, f, man, res.proof, faults)
 	if err != nil {
 		return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
 	}
@@ -103,10 +103,10 @@ func writeManifest(ctx context.Context, place store.Place, name string, man *man
 	return store.WriteFile(ctx, place, name, doc)
 }
 
-// verify reads the file back and adds the verdict to the account: false if there are
+// verify reads the file back, holds every byte against the proof and adds the verdict to the account: false if there are
 // faults, or if it can't be read back. An error means that the file is not even what
 // was meant to be written.
-func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest, faults func(*verify.Report) []verify.Check) (ok bool, err error) {
+func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest, proof *dump.Proof, faults func(*verify.Report) []verify.Check) (ok bool, err error) {
 	r, size, err := f.Reopen(ctx)
 	if errors.Is(err, store.ErrWriteOnly) {
 		man.Warn("%s can't be read back: check the dump with snap verify", placeName(man.Output))
@@ -123,11 +123,12 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 	defer trace.StartRegion(ctx, "verify").End()
 	progress := new(dump.Progress)
 	o.tell(Event{Phase: PhaseVerify, Progress: progress})
-	rep, err := verify.Verify(ctx, d, verify.Options{Progress: progress})
+	rep, err := verify.Verify(ctx, d, verify.Options{Progress: progress, Proof: proof})
 	if err != nil {
 		return false, err
 	}
 	man.Verify = Verdict(rep)
+	man.Verify.ReadBack = uint64(size)
 	found := faults(rep)
 	for _, c := range found {
 		if c.Whole {

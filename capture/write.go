@@ -33,6 +33,8 @@ type Result struct {
 	// Contents are those of Manifest.Warnings that say what the dump lacks of the
 	// guest's memory, or may hold against somebody's wish.
 	Contents []string
+
+	proof *dump.Proof // what the file is held against when it is read back
 }
 
 // Dump acquires the guest's memory, analyzes it and writes the dump to w, which
@@ -89,11 +91,14 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		lastPage(man)
 		return nil
 	}
+	proof := new(dump.Proof)
 	wo := o.Write
+	wo.Proof = proof
 	wo.Metadata = func(st *dump.Stats) ([]byte, error) {
 		if err := complete(st); err != nil {
 			return nil, err
 		}
+		o.addProof(man, proof)
 		return man.Compact()
 	}
 	wo.Progress = new(dump.Progress)
@@ -113,7 +118,8 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	if err := complete(st); err != nil {
 		return nil, err
 	}
-	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man, Contents: a.Contents}, nil
+	o.addProof(man, proof)
+	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man, Contents: a.Contents, proof: proof}, nil
 }
 
 // lastPage notes that the last page is written, for the account inside the dump.

@@ -22,6 +22,10 @@ type container struct {
 	// encoder returns an encoder for resolved options.
 	encoder func(o Options) (encoder, error)
 
+	// decoder returns a decoder of what encoders make with resolved options; nil
+	// where the stored bytes are those of the dump.
+	decoder func(o Options) (decoder, error)
+
 	// zeros returns the stored form of n zero bytes, if that is better than what
 	// the encoder makes of them; else nil.
 	zeros func(n int) []byte
@@ -54,6 +58,18 @@ type encoder interface {
 	// needs any and has the room.
 	encode(dst, src []byte) ([]byte, error)
 }
+
+// decoder turns the stored form of one frame back, to prove what the encoder made.
+// Each worker has its own.
+type decoder interface {
+	// decode returns what src holds, n bytes if it is right, in the memory of dst,
+	// which has room for n+decodeSlack. It verifies the checksums that are in src.
+	decode(dst, src []byte, n int) ([]byte, error)
+}
+
+// decodeSlack is room behind the bytes of a frame: with it zstd need not look at
+// each copy whether it would write behind the end.
+const decodeSlack = 64
 
 // storedBound is the most bytes that a frame of n bytes takes when stored: the
 // compressors fall back to raw blocks of at least 16 KiB with a few bytes of

@@ -19,6 +19,7 @@ func gzipContainer() container {
 		doc:     "for where there is no zstd: gunzip expands it; without the account of the dump inside",
 		suffix:  ".gz",
 		encoder: newGzipEncoder,
+		decoder: func(Options) (decoder, error) { return new(memberExpander), nil },
 		sniff:   func(head []byte) bool { return bytes.HasPrefix(head, gzipMagic) },
 		open:    openGzip,
 	}
@@ -41,6 +42,8 @@ func newGzipEncoder(o Options) (encoder, error) {
 
 func gzipLevel(l Level) int {
 	switch l {
+	case LevelTurbo:
+		return gzip.StatelessCompression
 	case LevelDefault:
 		return 5
 	case LevelBetter:

@@ -16,6 +16,8 @@ var (
 	// ErrSource: the guest's memory as a whole could not be read, as opposed
 	// to single pages of it.
 	ErrSource = errors.New("guest memory can't be read")
+	// ErrEncoding: what a frame was compressed to doesn't hold what is in it.
+	ErrEncoding = errors.New("compressed pages are not those of the guest")
 	// ErrPlan: a Plan contradicts itself.
 	ErrPlan = errors.New("inconsistent dump plan")
 )

@@ -31,6 +31,7 @@ type Container struct {
 // nothing in it. All methods but Close are safe for concurrent use.
 type File struct {
 	container Container
+	stored    io.ReaderAt // the file's bytes
 	body      body
 	closers   []io.Closer
 	metadata  []byte
@@ -108,7 +109,7 @@ func newFile(r io.ReaderAt, size int64, all []container) (*File, error) {
 		return nil, err
 	}
 	in.Compression, in.FileSize = c.name, size
-	f := &File{container: in.Container, body: in.body, metadata: in.metadata, layout: layout{pages: phys.NewIndex(nil)}}
+	f := &File{container: in.Container, stored: r, body: in.body, metadata: in.metadata, layout: layout{pages: phys.NewIndex(nil)}}
 	if in.close != nil {
 		f.closers = append(f.closers, closeFunc(in.close))
 	}

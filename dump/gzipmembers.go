@@ -145,6 +145,11 @@ func (w *window) bytes(at int64, n int) ([]byte, error) {
 type memberExpander struct{ readers sync.Pool } // of *gzip.Reader
 
 func (e *memberExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
+	return e.decode(dst, src, int(f.expanded))
+}
+
+// decode implements decoder.
+func (e *memberExpander) decode(dst, src []byte, n int) ([]byte, error) {
 	in := bytes.NewReader(src)
 	z, _ := e.readers.Get().(*gzip.Reader)
 	if z == nil {
@@ -155,17 +160,17 @@ func (e *memberExpander) expand(dst, src []byte, f frameRef) ([]byte, error) {
 		return nil, err
 	}
 	z.Multistream(false)
-	if cap(dst) < int(f.expanded) {
-		dst = make([]byte, f.expanded)
+	if cap(dst) < n {
+		dst = make([]byte, n)
 	}
-	p := dst[:f.expanded]
+	p := dst[:n]
 	if _, err := io.ReadFull(z, p); err != nil {
 		return nil, err
 	}
 	// The end of the member is where its checksum is verified.
-	switch n, err := z.Read(make([]byte, 1)); {
-	case n > 0:
-		return nil, fmt.Errorf("expands to more than the %d bytes that it says", f.expanded)
+	switch more, err := z.Read(make([]byte, 1)); {
+	case more > 0:
+		return nil, fmt.Errorf("expands to more than the %d bytes that it says", n)
 	case !errors.Is(err, io.EOF):
 		return nil, err
 	case in.Len() > 0:

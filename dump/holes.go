@@ -26,6 +26,29 @@ type ScatterWriter interface {
 	Scatter(size int64) (io.WriterAt, error)
 }
 
+// Borrower is a file that can write memory without a copy of its own, such as those of
+// package store. Write and Expand lend theirs where they are given one.
+type Borrower interface {
+	io.Writer
+
+	// WriteLent is Write of memory that nobody writes to again if it fails: what
+	// can't be ended may go on with it.
+	WriteLent(p []byte) (int, error)
+}
+
+// lender writes to a Borrower.
+type lender struct{ Borrower }
+
+func (l lender) Write(p []byte) (int, error) { return l.WriteLent(p) }
+
+// lending returns what writes to w by lending, if w can borrow.
+func lending(w io.Writer) io.Writer {
+	if b, ok := w.(Borrower); ok {
+		return lender{b}
+	}
+	return w
+}
+
 // holeSize is the alignment of the holes that are left, and the length of the
 // smallest. Smaller ones would save little and cost an extent each.
 const holeSize = 64 << 10
@@ -81,9 +104,9 @@ type outlet interface {
 // out zeros, they become holes.
 func newOutlet(w io.Writer, holes bool) outlet {
 	if h, ok := w.(HoleWriter); ok && holes {
-		return &holeOutlet{w: h}
+		return &holeOutlet{w: lending(w), h: h}
 	}
-	return gatherOutlet{bufio.NewWriterSize(w, outletBuffer)}
+	return gatherOutlet{bufio.NewWriterSize(lending(w), outletBuffer)}
 }
 
 // gatherOutlet gathers small pieces; larger ones pass through it.
@@ -106,7 +129,8 @@ func (o gatherOutlet) part(p part) (int64, error) {
 
 // holeOutlet leaves out blocks of zeros.
 type holeOutlet struct {
-	w   HoleWriter
+	w   io.Writer
+	h   HoleWriter // the same
 	off int64
 }
 
@@ -114,10 +138,13 @@ func (o *holeOutlet) part(p part) (holes int64, err error) {
 	p.off = o.off
 	for q := range divided(p) {
 		if q.data == nil {
-			err = o.w.WriteHole(q.size)
+			err = o.h.WriteHole(q.size)
 			holes += q.size
 		} else {
-			_, err = o.w.Write(q.data)
+			var n int
+			if n, err = o.w.Write(q.data); err == nil && n < len(q.data) {
+				err = io.ErrShortWrite
+			}
 		}
 		if err != nil {
 			return holes, err

@@ -51,6 +51,7 @@ type Level string
 // gain little.
 const (
 	LevelFastest Level = "fastest"
+	LevelTurbo   Level = "turbo" // for where the disk is faster than the processors
 	LevelDefault Level = "default"
 	LevelBetter  Level = "better"
 	LevelBest    Level = "best"
@@ -59,12 +60,14 @@ const (
 // Levels returns all levels, the default first. Each container makes its own of
 // them.
 func Levels() []Level {
-	return []Level{LevelFastest, LevelDefault, LevelBetter, LevelBest}
+	return []Level{LevelFastest, LevelTurbo, LevelDefault, LevelBetter, LevelBest}
 }
 
 // Doc returns what the level is for, a phrase for help.
 func (l Level) Doc() string {
 	switch l {
+	case LevelTurbo:
+		return "faster still and larger, for disks that outrun the processors"
 	case LevelDefault:
 		return "slower, and a little smaller"
 	case LevelBetter:
@@ -72,8 +75,34 @@ func (l Level) Doc() string {
 	case LevelBest:
 		return "the slowest and the smallest"
 	default:
-		return "the fastest: slower ones gain little on memory pages"
+		return "fast: slower ones gain little on memory pages"
 	}
+}
+
+// Verification is how much of a dump is decoded again while it is written.
+type Verification string
+
+// Verifications. The empty string is VerifyDecoded.
+const (
+	// VerifyDecoded decodes every frame as soon as it is encoded, and compares that
+	// with what was encoded.
+	VerifyDecoded Verification = "decoded"
+	// VerifyStored does so with one frame in DecodedShare.
+	VerifyStored Verification = "stored"
+)
+
+// DecodedShare is how many frames there are to one that VerifyStored decodes.
+const DecodedShare = 16
+
+// Verifications returns all of them, the default first.
+func Verifications() []Verification { return []Verification{VerifyDecoded, VerifyStored} }
+
+// Doc returns what v does, a phrase for help.
+func (v Verification) Doc() string {
+	if v == VerifyStored {
+		return fmt.Sprintf("one frame in %d is", DecodedShare)
+	}
+	return "each frame is expanded again and compared with the guest's pages as it is written"
 }
 
 // Bounds of Options.
@@ -87,8 +116,9 @@ const (
 // Options says how a dump is written, not what is in it. The zero value is
 // the default.
 type Options struct {
-	Compression Compression
-	Level       Level
+	Compression  Compression
+	Level        Level
+	Verification Verification
 
 	// Workers is how many frames are read and compressed at a time; 0 is
 	// GOMAXPROCS.
@@ -99,11 +129,15 @@ type Options struct {
 	// make random access cheaper and compression worse.
 	FrameSize int
 
-	// Memory bounds the bytes held in buffers; 0 is DefaultMemory. Fewer
-	// workers run where it doesn't suffice. On top of it come the tables of
+	// Memory bounds the bytes held in buffers and in Proof; 0 is DefaultMemory.
+	// Fewer workers run where it doesn't suffice. On top of it come the tables of
 	// each worker's compressor, a few MiB, and the index of the zstd
 	// container, 12 bytes per frame.
 	Memory int64
+
+	// Proof, if not nil, is what the file is held against when it is read back
+	// (File.CheckStored). Write begins it anew.
+	Proof *Proof
 
 	// Progress, if not nil, is kept up to date while the dump is written.
 	Progress *Progress
@@ -145,6 +179,12 @@ func (o *Options) resolve(all []container) (container, error) {
 	}
 	if !slices.Contains(levels, o.Level) {
 		return c, fmt.Errorf("compression level %q: want %s", o.Level, alternatives(levels))
+	}
+	if o.Verification == "" {
+		o.Verification = VerifyDecoded
+	}
+	if all := Verifications(); !slices.Contains(all, o.Verification) {
+		return c, fmt.Errorf("verification %q: want %s", o.Verification, alternatives(all))
 	}
 	if o.FrameSize == 0 {
 		o.FrameSize = DefaultFrameSize

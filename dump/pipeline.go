@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
 
 	"snap/phys"
@@ -28,9 +29,11 @@ type frame struct {
 	holes                                  [][]byte // parts of in that still hold an older frame's bytes
 	lost, lostHard                         uint64   // unreadable pages, and those that are memory
 
-	stored []byte
-	err    error
-	done   chan struct{} // capacity 1: the worker's promise to the collector
+	stored  []byte
+	hash    uint64 // of stored
+	decoded bool   // stored was decoded, and was what is in in
+	err     error
+	done    chan struct{} // capacity 1: the worker's promise to the collector
 
 	// What phys.ReadPages calls, made once for all frames to come.
 	read   func(phys.Run, []byte)
@@ -44,7 +47,7 @@ func newFrame(size int) *frame {
 }
 
 func (f *frame) reset() {
-	f.zero, f.stored, f.err = false, nil, nil
+	f.zero, f.stored, f.hash, f.decoded, f.err = false, nil, 0, false, nil
 	f.readPages, f.zeroPages, f.unpopulatedPages, f.lost, f.lostHard = 0, 0, 0, 0, 0
 	f.gaps, f.holes = f.gaps[:0], f.holes[:0]
 }
@@ -88,17 +91,19 @@ func appendGap(gaps []Gap, g Gap) []Gap {
 
 // pipeline is one Write. Frames go from free to the dispatcher, which numbers
 // them, then to whichever worker is idle, while order keeps them in line for
-// the collector, which waits for each one's promise and gives it back to free.
+// the collector, which waits for each one's promise, gives what is stored to the
+// writer and the frame back to free.
 type pipeline struct {
 	gatherer
 	opts  Options
 	cont  container
-	zeros map[int][]byte // by length, the stored form of frames of zeros
+	zeros map[int]*frame // by length, frames of zeros
 	out   *sink
 
 	free, work, order chan *frame
 
 	stats Stats
+	proof *Proof
 	dead  phys.DeadStretch // of frames
 }
 
@@ -109,41 +114,46 @@ func write(ctx context.Context, w io.Writer, mem phys.Reader, l *layout, c conta
 	if err := p.prepare(w); err != nil {
 		return nil, err
 	}
-	encoders := make([]encoder, p.opts.Workers)
-	for i := range encoders {
+	workers := make([]worker, p.opts.Workers)
+	for i := range workers {
 		var err error
-		if encoders[i], err = c.encoder(o); err != nil {
+		if workers[i], err = newWorker(c, p.opts); err != nil {
 			return nil, err
 		}
 	}
+	if err := p.makeZeros(ctx, &workers[0]); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.dispatch(ctx) })
-	for _, enc := range encoders {
-		g.Go(func() error { return p.worker(ctx, enc) })
+	for i := range workers {
+		g.Go(func() error { return p.run(ctx, &workers[i]) })
 	}
 	g.Go(func() error { return p.collect(ctx) })
+	g.Go(func() error { return p.out.run(ctx, &p.opts.Progress.Written) })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return p.finish()
+	stats := p.stats // without the pipeline and its buffers
+	return &stats, nil
 }
 
 // prepare sizes the pipeline by the memory budget and allocates it.
 func (p *pipeline) prepare(w io.Writer) error {
-	perFrame := p.frameSize + storedBound(p.frameSize)
-	n := min(int64(2*p.opts.Workers+2), p.opts.Memory/int64(perFrame))
-	if n < 2 {
-		return fmt.Errorf("memory limit of %d bytes: frames of %d bytes need at least %d", p.opts.Memory, p.frameSize, 2*perFrame)
-	}
-	p.opts.Workers = min(p.opts.Workers, int(n)-1)
-	var err error
-	if p.zeros, err = zeroForms(p.cont, p.opts, p.frameSize, p.lastPages()); err != nil {
+	b, err := p.budget()
+	if err != nil {
 		return err
 	}
-	p.out = newSink(w, p.cont)
-	p.free, p.order = make(chan *frame, n), make(chan *frame, n)
+	p.opts.Workers = b.workers
+	p.proof = p.opts.Proof
+	if p.proof == nil {
+		p.proof = new(Proof)
+	}
+	p.proof.begin(b.proof)
+	p.free, p.order = make(chan *frame, b.frames), make(chan *frame, b.frames)
 	p.work = make(chan *frame)
-	for range n {
+	p.out = newSink(w, p.cont, b, p.free)
+	for range b.frames {
 		f := newFrame(p.frameSize)
 		if !p.cont.plain {
 			f.out = make([]byte, 0, storedBound(p.frameSize))
@@ -152,6 +162,31 @@ func (p *pipeline) prepare(w io.Writer) error {
 	}
 	p.stats.Pages, p.stats.DumpBytes = p.pages.Pages(), p.size()
 	p.opts.Progress.Total.Store(p.size())
+	return nil
+}
+
+// makeZeros makes the frames that hold only zeros. There are at most two lengths of
+// them, the full one and the last.
+func (p *pipeline) makeZeros(ctx context.Context, w *worker) error {
+	p.zeros = map[int]*frame{}
+	for _, n := range []int{p.frameSize, p.lastPages()} {
+		if n == 0 || p.zeros[n] != nil {
+			continue
+		}
+		f := &frame{in: make([]byte, n), zero: true}
+		if p.cont.zeros != nil {
+			f.stored = p.cont.zeros(n)
+		} else if f.stored, f.err = w.enc.encode(nil, f.in); f.err != nil {
+			return f.err
+		}
+		if err := w.prove(ctx, f); err != nil {
+			return err
+		}
+		if !p.cont.plain {
+			f.in = nil // its length is its key
+		}
+		p.zeros[n] = f
+	}
 	return nil
 }
 
@@ -175,18 +210,18 @@ func (p *pipeline) dispatch(ctx context.Context) error {
 	return nil
 }
 
-func (p *pipeline) worker(ctx context.Context, enc encoder) error {
+func (p *pipeline) run(ctx context.Context, w *worker) error {
 	for f := range p.work {
-		f.err = p.fill(ctx, f, f.index)
-		if f.err == nil && !f.zero {
-			f.stored, f.err = enc.encode(f.out, f.in)
+		if f.err = p.fill(ctx, f, f.index); f.err == nil && !f.zero {
+			f.err = w.encode(ctx, f)
 		}
 		f.done <- struct{}{}
 	}
 	return nil
 }
 
-// collect writes the frames in order. It alone touches p.stats and p.out.
+// collect gives the frames to the writer in order, and what follows them. It alone
+// touches p.stats and p.proof.
 func (p *pipeline) collect(ctx context.Context) error {
 	for f := range p.order {
 		select {
@@ -201,19 +236,34 @@ func (p *pipeline) collect(ctx context.Context) error {
 			return err
 		}
 		if f.zero {
-			f.stored = p.zeros[len(f.in)]
+			z := p.zeros[len(f.in)]
+			f.stored, f.hash = z.stored, z.hash
 		}
-		if err := p.out.frame(f); err != nil {
-			return err
-		}
+		p.proven(f)
 		if p.opts.Frame != nil && !f.zero {
 			p.opts.Frame(f.stored, f.readPages)
 		}
-		p.opts.Progress.Done.Add(uint64(len(f.in)))
-		p.opts.Progress.Written.Store(p.out.n)
-		p.free <- f
+		n := len(f.in)
+		if err := p.out.frame(ctx, f); err != nil {
+			return err
+		}
+		p.opts.Progress.Done.Add(uint64(n))
 	}
-	return nil
+	return p.finish(ctx)
+}
+
+// proven adds f to the proof.
+func (p *pipeline) proven(f *frame) {
+	if !p.cont.plain {
+		p.proof.Frames++
+	}
+	switch {
+	case f.zero && !p.cont.plain:
+		p.proof.Zero++
+	case f.decoded:
+		p.proof.Decoded++
+	}
+	p.proof.add(f.hash, len(f.stored))
 }
 
 // account adds f to the statistics, and decides whether the source is dead.
@@ -238,44 +288,42 @@ func (p *pipeline) account(f *frame) error {
 }
 
 // finish writes what follows the frames.
-func (p *pipeline) finish() (*Stats, error) {
+func (p *pipeline) finish(ctx context.Context) error {
 	s := &p.stats
 	if s.Unreadable > 0 && s.Read == 0 {
-		return nil, fmt.Errorf("%w: none of %d pages, the first at %v: %s", ErrSource, s.Unreadable, s.Gaps[0].Run, s.Gaps[0].Reason)
+		return fmt.Errorf("%w: none of %d pages, the first at %v: %s", ErrSource, s.Unreadable, s.Gaps[0].Run, s.Gaps[0].Reason)
 	}
 	s.BytesRead = s.Read * phys.PageSize
-	if p.out.tail != nil && p.opts.Metadata != nil {
-		meta, err := p.opts.Metadata(s)
-		if err != nil {
-			return nil, fmt.Errorf("make metadata: %w", err)
-		}
-		if err := p.out.metadata(meta); err != nil {
-			return nil, err
-		}
+	end := func(b []byte) error {
+		p.proof.add(xxhash.Sum64(b), len(b))
+		return p.out.add(ctx, b)
 	}
-	if err := p.out.close(); err != nil {
-		return nil, err
+	if t := p.out.tail; t != nil {
+		if p.opts.Metadata != nil {
+			doc, err := p.metadata()
+			if err != nil {
+				return err
+			}
+			if err := end(t.metadata(doc)); err != nil {
+				return err
+			}
+		}
+		if err := t.end(end); err != nil {
+			return err
+		}
 	}
 	s.BytesWritten = p.out.n
-	p.opts.Progress.Written.Store(p.out.n)
-	stats := *s // without the pipeline and its buffers
-	return &stats, nil
+	return p.out.end(ctx)
 }
 
-// zeroForms returns the stored forms of frames that hold only zeros, by length.
-// There are at most two lengths of them, the full one and the last.
-func zeroForms(c container, o Options, lengths ...int) (map[int][]byte, error) {
-	enc, err := c.encoder(o)
+// metadata returns the document for the file.
+func (p *pipeline) metadata() ([]byte, error) {
+	doc, err := p.opts.Metadata(&p.stats)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make metadata: %w", err)
 	}
-	forms := map[int][]byte{}
-	for _, n := range lengths {
-		if c.zeros != nil {
-			forms[n] = c.zeros(n)
-		} else if forms[n], err = enc.encode(nil, make([]byte, n)); err != nil {
-			return nil, err
-		}
+	if len(doc) > MaxMetadata {
+		return nil, fmt.Errorf("metadata of %d bytes: the most is %d", len(doc), MaxMetadata)
 	}
-	return forms, nil
+	return doc, nil
 }

@@ -23,6 +23,7 @@ func flippedContainer() container {
 		doc:     "every bit the other way round",
 		suffix:  ".flip",
 		encoder: func(Options) (encoder, error) { return flipper{}, nil },
+		decoder: func(Options) (decoder, error) { return flipper{}, nil },
 		tail:    func() tail { return flippedTail{} },
 		sniff:   func(head []byte) bool { return string(head[4:8]) == "FLIP" },
 		open:    openFlipped,
@@ -40,7 +41,9 @@ func (flipper) encode(dst, src []byte) ([]byte, error) {
 	return dst, nil
 }
 
-func (flipper) expand(dst, src []byte, f frameRef) ([]byte, error) {
+func (f flipper) expand(dst, src []byte, _ frameRef) ([]byte, error) { return f.decode(dst, src, 0) }
+
+func (flipper) decode(dst, src []byte, _ int) ([]byte, error) {
 	dst = dst[:0]
 	for _, c := range src[8:] {
 		dst = append(dst, ^c)
@@ -138,7 +141,7 @@ func TestLists(t *testing.T) {
 	if got, want := Compressions(), []Compression{CompressionZstd, CompressionGzip, CompressionNone}; !slices.Equal(got, want) {
 		t.Errorf("Compressions() = %q; want %q", got, want)
 	}
-	if got, want := Levels(), []Level{LevelFastest, LevelDefault, LevelBetter, LevelBest}; !slices.Equal(got, want) {
+	if got, want := Levels(), []Level{LevelFastest, LevelTurbo, LevelDefault, LevelBetter, LevelBest}; !slices.Equal(got, want) {
 		t.Errorf("Levels() = %q; want %q", got, want)
 	}
 	docs := map[string]bool{}

@@ -60,6 +60,7 @@ type Manifest struct {
 	Live   *Live   `json:"live,omitempty"` // of mode live
 	Bytes  Bytes   `json:"bytes"`
 	SHA256 string  `json:"sha256,omitempty"` // of the file as written
+	Proof  *Proof  `json:"proof,omitempty"`  // nil in older ones
 	Verify *Verify `json:"verify,omitempty"`
 	Gaps   []Gap   `json:"gaps,omitempty"`
 
@@ -192,9 +193,27 @@ type Bytes struct {
 	Written uint64 `json:"written"` // of the file
 }
 
+// Proof is how it was made sure that the file holds the pages that were read, apart from
+// what Verify says of them. Compressed pages are in frames, each of which expands by
+// itself.
+type Proof struct {
+	Verify string `json:"verify"` // what was asked for: decoded or stored
+	// Frames are all that hold pages or the header; 0 of a plain dump, whose bytes are
+	// the pages. Zero of them hold only zeros and are the same bytes, which were
+	// expanded once; Decoded of the others were expanded as soon as they were
+	// compressed, and compared with the pages.
+	Frames  uint64 `json:"frames"`
+	Zero    uint64 `json:"zero_frames"`
+	Decoded uint64 `json:"decoded_frames"`
+}
+
 // Verify is the verdict on the written file.
 type Verify struct {
-	OK      bool     `json:"ok"` // no check failed; a finding of another level is no failure
+	OK bool `json:"ok"` // no check failed; a finding of another level is no failure
+	// ReadBack is the file's length if whoever had written it read every byte back,
+	// and each was what had been compressed.
+	ReadBack uint64 `json:"read_back_bytes,omitempty"`
+
 	Checks  []Check  `json:"checks"`
 	Skipped []string `json:"skipped,omitempty"` // could not be made, because others failed
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -114,6 +115,8 @@ func await[T any](ctx context.Context, after time.Duration, call func() (T, erro
 	return none, fmt.Errorf("%w: %w", errGivenUp, ctx.Err())
 }
 
+var _ Borrower = (*interruptibleFile)(nil)
+
 // interruptibleFile is a file of such a place.
 type interruptibleFile struct {
 	ctx      context.Context
@@ -153,9 +156,14 @@ func (g *interruptibleFile) Write(p []byte) (n int, err error) {
 	if g.givenUp == nil { // else the call that was may still be at it
 		g.own = append(g.own[:0], p...)
 	}
+	return g.WriteLent(g.own)
+}
+
+// WriteLent implements Borrower.
+func (g *interruptibleFile) WriteLent(p []byte) (n int, err error) {
 	var wrote int
 	err = g.attempt(g.ctx, 0, "write", func() (err error) {
-		wrote, err = g.f.Write(g.own)
+		wrote, err = g.f.Write(p)
 		return err
 	})
 	if g.busy != nil {
@@ -242,22 +250,28 @@ type interruptibleReader struct {
 	ctx  context.Context
 	r    io.ReaderAt
 	path string
+	free sync.Pool // of *[]byte, which no call has
 }
 
 // ReadAt implements io.ReaderAt.
 func (r *interruptibleReader) ReadAt(p []byte, off int64) (int, error) {
 	type read struct {
-		b   []byte
+		b   *[]byte
 		n   int
 		err error
 	}
 	got, err := await(r.ctx, 0, func() (read, error) {
-		b := make([]byte, len(p))
-		n, err := r.r.ReadAt(b, off)
+		b, _ := r.free.Get().(*[]byte)
+		if b == nil || cap(*b) < len(p) {
+			own := make([]byte, len(p))
+			b = &own
+		}
+		n, err := r.r.ReadAt((*b)[:len(p)], off)
 		return read{b, n, err}, nil
 	}, nil)
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", r.path, err)
 	}
-	return copy(p, got.b[:got.n]), got.err
+	defer r.free.Put(got.b)
+	return copy(p, (*got.b)[:got.n]), got.err
 }

@@ -26,8 +26,7 @@ func (s *sparseFile) Write(p []byte) (int, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	n, err := s.f.WriteAt(p, s.off)
-	s.hashed.add(p[:n])
+	n, err := s.hashed.write(p, func(p []byte) (int, error) { return s.f.WriteAt(p, s.off) })
 	s.off += int64(n)
 	s.hole = s.hole && n == 0
 	if err == nil {

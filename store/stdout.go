@@ -121,8 +121,7 @@ func (s *stream) Write(p []byte) (int, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	n, err := s.w.Write(p)
-	s.add(p[:n])
+	n, err := s.sum.write(p, s.w.Write)
 	s.broken = err
 	return n, err
 }

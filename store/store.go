@@ -55,7 +55,8 @@ type File interface {
 	Reopen(ctx context.Context) (r io.ReaderAt, size int64, err error)
 
 	// Sum returns the SHA-256 of what was written so far, in hexadecimal, as
-	// sha256sum prints it for the file; "" with Options.NoSum.
+	// sha256sum prints it for the file; "" with Options.NoSum. It is of no use after
+	// a Write that failed.
 	Sum() string
 
 	// Commit gives the file its name; after that it survives a crash of the
@@ -87,6 +88,15 @@ type HeldWriter interface {
 	// Held says whether somebody is held still until all is written: from then on
 	// the cache takes what it can.
 	Held(held bool)
+}
+
+// Borrower is a File that can write memory without a copy of its own.
+type Borrower interface {
+	File
+
+	// WriteLent is Write of memory that nobody writes to again if it fails: a call
+	// that is given up may go on with it.
+	WriteLent(p []byte) (int, error)
 }
 
 // Guardian removes in this process's stead, should it die, what it has begun.

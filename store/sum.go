@@ -1,9 +1,11 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+	"runtime/trace"
 )
 
 // zeros are what a hole reads as.
@@ -23,6 +25,28 @@ func (s sum) add(p []byte) {
 	if s.h != nil {
 		s.h.Write(p)
 	}
+}
+
+// besides is how many bytes are worth a goroutine to hash them.
+const besides = 256 << 10
+
+// write hashes p while write writes it, and returns what that does. Of a write that
+// fails nothing is hashed that a reader of the sum could want.
+func (s sum) write(p []byte, write func([]byte) (int, error)) (int, error) {
+	if s.h == nil || len(p) < besides {
+		n, err := write(p)
+		s.add(p[:n])
+		return n, err
+	}
+	hashed := make(chan struct{})
+	go func() {
+		defer close(hashed)
+		defer trace.StartRegion(context.Background(), "hash").End()
+		s.add(p)
+	}()
+	n, err := write(p)
+	<-hashed
+	return n, err
 }
 
 func (s sum) addZeros(n int64) {

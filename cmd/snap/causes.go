@@ -209,6 +209,7 @@ func causes() []cause {
 		atPlace(fs.ErrPermission, exitDenied, say("choose with -o a place where you may write, or run as a user who may")),
 		atPlace(syscall.EIO, exitFailed, say("the destination fails (dmesg tells of its device): choose another one with -o")),
 
+		because(dump.ErrEncoding, exitFailed, say("take the dump again; if that fails too, this host's memory or a processor of it may be faulty (dmesg, memtest86+)")),
 		because(dump.ErrSource, exitFailed, func(c call, _ error) string {
 			if !c.has("connect") {
 				return "the file lacks memory that it lists: see whether it was copied whole, or make it again"

@@ -101,6 +101,7 @@ func inSituations() map[string][]situation {
 		"capture.ErrUnmet":       {{capture.ErrUnmet, "dump --require-exclusions web01", exitUnmet, "--require-exclusions | exit code 3", "--force"}},
 		"capture.ErrTooManyRuns": {{capture.ErrTooManyRuns, d, exitFailed, "--format bitmap", ""}},
 		"dump.ErrSource":         {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}, {dump.ErrSource, "convert web01.elf", exitFailed, "copied whole", "domstate"}},
+		"dump.ErrEncoding":       {{dump.ErrEncoding, d, exitFailed, "take the dump again | dmesg", "--force"}},
 		"dump.ErrSequential":     {{dump.ErrSequential, "info x.gz", exitFailed, "snap expand x.gz -o", ""}},
 		"manifest.ErrFormat":     {{manifest.ErrFormat, "info --manifest -- -x", exitFailed, "snap verify -- -x", ""}},
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},

@@ -22,6 +22,7 @@ type fileFlags struct {
 	outputFlags
 	compress choice[dump.Compression] // empty: the name decides
 	level    choice[dump.Level]
+	verify   choice[dump.Verification]
 	cpus     int
 	memory   string
 	manifest bool
@@ -39,12 +40,22 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	f.compress.value = ""
 	fl.Lookup("compress").DefValue = ""
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
+	addChoice(cmd, &f.verify, "verify", dump.Verifications(), verifyUsage())
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
 	fl.StringVar(&f.trace, "trace", "", "write what snap does meanwhile to a new `file` that go tool trace shows: for whoever\nworks on snap's speed (--force replaces an older trace)")
 	f.traceGiven = fl.Lookup("trace")
 	fl.BoolVar(&a.json, "json", false, "print a JSON summary on standard output, and progress as JSON lines")
+}
+
+// verifyUsage says what each way to verify does.
+func verifyUsage() string {
+	var b strings.Builder
+	for _, v := range dump.Verifications() {
+		fmt.Fprintf(&b, "%s: %s;\n", v, v.Doc())
+	}
+	return b.String() + "either way every byte of the file is then read back and compared with what was compressed"
 }
 
 // options checks the flags and applies the limits on snap itself.
@@ -65,7 +76,7 @@ func (f *fileFlags) options(a *app) (*capture.Options, error) {
 	limits.Memory(memory)
 	return &capture.Options{
 		Write: dump.Options{
-			Level: f.level.value, Workers: limits.CPUs(f.cpus),
+			Level: f.level.value, Verification: f.verify.value, Workers: limits.CPUs(f.cpus),
 			// A quarter is left for everything that is no buffer.
 			Memory: int64(min(memory, 1<<40)) / 4 * 3,
 		},

@@ -134,9 +134,15 @@ func (p accountLines) add(m *manifest.Manifest) {
 	if n := len(m.Ignored) + m.IgnoredOmitted; n > 0 {
 		p.Add("kept", "%s to leave pages out did not count for this dump", plural(n, "request"))
 	}
+	if m.Proof != nil {
+		p.Add("frames", "%s", frames(m.Proof))
+	}
 	switch {
 	case m.Verify != nil:
 		p.Add("verified", "%s", verdictLine(m.Verify))
+		if n := m.Verify.ReadBack; n > 0 {
+			p.Add("", "all %s bytes of the file were read back and are what was compressed", comma(n))
+		}
 	default:
 		p.Add("verified", "not yet when this was written; snap verify does it again")
 	}
@@ -195,6 +201,16 @@ func leftOut(m *manifest.Manifest) string {
 		return "nothing"
 	}
 	return fmt.Sprintf("%s pages for %s", comma(m.Pages.Excluded), plural(n, "request"))
+}
+
+// frames is how they were proven.
+func frames(p *manifest.Proof) string {
+	s := "none: the bytes of the file are those of the pages"
+	if p.Frames > 0 {
+		s = fmt.Sprintf("%s, %s of them zeros; %s of the others expanded again and compared with their pages (--verify %s)",
+			comma(p.Frames), comma(p.Zero), comma(p.Decoded), printable(brief(p.Verify)))
+	}
+	return s
 }
 
 // named is a name, with another one behind it.
