@@ -11,6 +11,7 @@
 //	Snapshotter     a VM whose memory of one moment can be had while it runs on
 //	Guardable       a VM of which another process can undo what was done to it
 //	FallbackMemory  a Memory that says why it isn't a faster one
+//	DearMemory      a Memory that is best read with few calls
 //	Noted           a Source that has to tell how it is read
 //
 // The implementations are hv/libvirt for running domains (with hv/qemu, which

@@ -51,6 +51,7 @@ func TestMemory(t *testing.T, open func(t *testing.T) hv.Memory, o Options) {
 		{"populated", testPopulated},
 		{"concurrent", testConcurrent},
 		{"cancelled", testCancelled},
+		{"batch", testBatch},
 		{"closed", testClosed},
 	}
 	for _, p := range parts {
@@ -314,6 +315,29 @@ func testCancelled(t *testing.T, m hv.Memory, o Options) {
 		t.Fatalf("ReadPhys goes on %v after its context ended", prompt)
 	}
 	same(t, m, o.Want, buf, make([]byte, len(buf)), r.Base.Addr())
+}
+
+// testBatch: a row of reads gives what single ones give, and is vouched for.
+func testBatch(t *testing.T, m hv.Memory, o Options) {
+	cost := hv.ReadCostOf(m)
+	if cost.Dear() && (cost.Most < phys.PageSize || cost.Most%phys.PageSize != 0 || cost.Flight < 1) {
+		t.Errorf("ReadCost() = %+v: no call can be made of that", cost)
+	}
+	b := hv.BatchOf(m)
+	if err := b.Vouch(t.Context()); err != nil {
+		t.Errorf("Vouch() of nothing that was read = %v", err)
+	}
+	got, want := make([]byte, 3*phys.PageSize), make([]byte, 3*phys.PageSize)
+	for _, r := range m.RAM() {
+		n := min(r.Size(), uint64(len(got)))
+		same(t, b, o.Want, got[:n], want[:n], r.Base.Addr())
+	}
+	if err := b.Vouch(t.Context()); err != nil {
+		t.Errorf("Vouch() = %v", err)
+	}
+	if err := b.ReadPhys(t.Context(), got, m.RAM().End().Addr()); !errors.Is(err, phys.ErrNotRAM) {
+		t.Errorf("ReadPhys of a batch after the end of RAM = %v; want %v", err, phys.ErrNotRAM)
+	}
 }
 
 // testClosed: nothing can be read after Close, which may be called again.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	rpc "github.com/digitalocean/go-libvirt"
+	"golang.org/x/sync/errgroup"
 
 	"snap/hv"
 	"snap/phys"
@@ -89,6 +90,61 @@ func TestPeekOfAnotherRun(t *testing.T) {
 	})
 	if err := m.ReadPhys(t.Context(), make([]byte, 8192), mib); !errors.Is(err, hv.ErrNotRunning) {
 		t.Errorf("ReadPhys of another run = %v; want %v", err, hv.ErrNotRunning)
+	}
+}
+
+// TestPeekBatch: a copy takes one call for each piece that the daemon gives, as many at
+// once as the daemon takes, and one to know that all of it is of one run.
+func TestPeekBatch(t *testing.T) {
+	p, m := peekGuest(t)
+	b := hv.BatchOf(m)
+	looked := p.count(procLookupUUID)
+	got := make([]byte, 14*mib)
+	var copied errgroup.Group
+	for at := 0; at < len(got); at += 4 * mib {
+		part := got[at:min(at+4*mib, len(got))]
+		copied.Go(func() error { return b.ReadPhys(t.Context(), part, phys.Addr(mib+at)) })
+	}
+	if err := copied.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Vouch(t.Context()); err != nil {
+		t.Errorf("Vouch() = %v", err)
+	}
+	if !bytes.Equal(got, p.memory[mib:][:len(got)]) {
+		t.Error("the batch gives other bytes")
+	}
+	if peeks, looks := p.count(procPeek), p.count(procLookupUUID)-looked; peeks != 4 || looks != 1 {
+		t.Errorf("14 MiB took %d peeks and %d look-ups of the domain; want 4 and 1", peeks, looks)
+	}
+}
+
+// TestPeekBatchOfAnotherRun: the domain is started anew in the middle of a copy, and
+// reads go on: whoever makes the copy learns of it before it is used.
+func TestPeekBatchOfAnotherRun(t *testing.T) {
+	p, m := peekGuest(t)
+	const restart = 3 // peeks
+	p.on(procLookupUUID, func(int, []byte) *answer {
+		now := peerDomain
+		if p.count(procPeek) >= restart {
+			now.ID++
+		}
+		return &answer{body: xdrAppend(nil, now)}
+	})
+	b := hv.BatchOf(m)
+	for i := range 5 {
+		if err := b.ReadPhys(t.Context(), make([]byte, 8192), phys.Addr(mib*(1+i))); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Vouch(t.Context()); errors.Is(err, hv.ErrNotRunning) != (i+1 >= restart) {
+			t.Errorf("Vouch() after %d reads = %v; another run begins with read %d", i+1, err, restart)
+		}
+	}
+	p.on(procLookupUUID, func(int, []byte) *answer {
+		return &answer{code: rpc.ErrNoDomain, text: "Domain not found"}
+	})
+	if err := b.Vouch(t.Context()); !errors.Is(err, hv.ErrNotRunning) {
+		t.Errorf("Vouch() for a domain that is gone = %v; want %v", err, hv.ErrNotRunning)
 	}
 }
 
