@@ -83,31 +83,53 @@ func cleanName(s string) string {
 	return b.String()
 }
 
-// errModules ends a walk of the module list.
-var errModules = errors.New("enough modules")
-
 // run looks at the modules, and then at those without a table once more.
 func (a *advertReader) run(ctx context.Context) {
+	var list []loadedModule
 	err := a.sys.eachModule(ctx, func(m loadedModule) error {
+		list = append(list, m) // maxModules at most
+		return nil
+	})
+	a.prefetchHeads(ctx, list)
+	for _, m := range list {
 		if m.err != nil {
 			a.problem(m.name, m.entry, m.err.Error())
-			return nil
+			continue
 		}
 		if a.seen[m.base] {
-			return nil // a list can lead to one image any number of times
+			continue // a list can lead to one image any number of times
 		}
 		if len(a.seen) >= maxAdvertModules {
 			a.problem("", a.sys.PsLoadedModuleList.Value, fmt.Sprintf("only the first %d modules are looked at", maxAdvertModules))
-			return errModules
+			err = nil
+			break
 		}
 		a.seen[m.base] = true
 		a.modules = append(a.modules, a.module(ctx, m))
-		return ctx.Err()
-	})
-	if err != nil && !errors.Is(err, errModules) && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil && ctx.Err() == nil {
 		a.problem("", a.sys.PsLoadedModuleList.Value, err.Error())
 	}
 	a.findSilent(ctx)
+}
+
+// prefetchHeads announces the headers of modules.
+func (a *advertReader) prefetchHeads(ctx context.Context, list []loadedModule) {
+	phys.Prefetch(ctx, a.sys.Space.mem, func(yield func(phys.Run) bool) {
+		for _, m := range list {
+			if m.err != nil {
+				continue
+			}
+			for r := range a.sys.Space.resident(ctx, m.base, phys.PageSize) {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	})
 }
 
 // advertModule is a module that was looked at.

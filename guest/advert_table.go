@@ -139,7 +139,7 @@ func (t *advertTry) again(ctx context.Context, a *advertReader) bool {
 		}
 	}
 	if t.link != 0 {
-		if next, err := readVA(ctx, a.sys.Space, "Next", t.link); err == nil && next != 0 {
+		if next, err := readVA(ctx, a.now, "Next", t.link); err == nil && next != 0 {
 			t.at = next
 		}
 	}
@@ -153,17 +153,17 @@ func (t *advertTry) once(ctx context.Context, a *advertReader) bool {
 	if t.err = kernelPointer("table", t.at, 8); t.err != nil {
 		return false
 	}
-	if t.err = a.sys.Space.ReadVirt(ctx, t.head[:], t.at); t.err != nil || t.head.sequence()%2 != 0 {
+	if t.err = a.now.ReadVirt(ctx, t.head[:], t.at); t.err != nil || t.head.sequence()%2 != 0 {
 		return false
 	}
 	fault := t.head.check(t.at)
 	sound := fault == nil
 	if sound {
 		n := min(int(t.head.count()), maxTableEntries, a.entries)
-		t.entries, fault = readEntries(ctx, a.sys.Space, t.at+advertHeadSize, n)
+		t.entries, fault = readEntries(ctx, a.now, t.at+advertHeadSize, n)
 	}
 	var after advertHead
-	if t.err = a.sys.Space.ReadVirt(ctx, after[:], t.at); t.err != nil || after != t.head {
+	if t.err = a.now.ReadVirt(ctx, after[:], t.at); t.err != nil || after != t.head {
 		return false
 	}
 	t.sound, t.err = sound, fault

@@ -139,6 +139,7 @@ func (r *watchedReader) failure(ctx context.Context, what string) error {
 // advertReader is the state of one Adverts.
 type advertReader struct {
 	sys     *System
+	now     VirtReader // of tables, which are whole only if each reading is one of memory
 	out     *Adverts
 	seen    map[phys.VirtAddr]bool   // bases of modules
 	modules []*advertModule          // in load order
@@ -152,7 +153,7 @@ type advertReader struct {
 
 func newAdvertReader(s *System) *advertReader {
 	return &advertReader{
-		sys: s, out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
+		sys: s, now: s.Space.Anew(), out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
 		entries: maxAdvertEntries, retried: maxAdvertRetried, pauses: maxAdvertPauses,
 	}
 }

@@ -61,8 +61,11 @@ func (a *advertReader) findSilent(ctx context.Context) {
 		left: maxCallbackScan, found: map[phys.VirtAddr]bool{}, linked: map[phys.VirtAddr]bool{},
 	}
 	sort.SliceStable(s.modules, func(i, j int) bool { return s.modules[i].base < s.modules[j].base })
-	for _, m := range a.modules {
-		if m.image != nil && m.base != a.sys.Kernel.Base {
+	for i, m := range a.modules {
+		if i%prefetchModules == 0 {
+			s.prefetchData(ctx, a.modules[i:min(i+prefetchModules, len(a.modules))])
+		}
+		if s.searched(m) {
 			s.module(ctx, m)
 		}
 		if ctx.Err() != nil {
@@ -71,11 +74,44 @@ func (a *advertReader) findSilent(ctx context.Context) {
 	}
 }
 
+// prefetchModules is the data of how many modules is announced at a time.
+const prefetchModules = 32
+
+// searched reports whether the data of a module is looked through.
+func (s *silentSearch) searched(m *advertModule) bool {
+	return m.image != nil && m.base != s.sys.Kernel.Base
+}
+
+// writable reports whether a section is data that drivers write to.
+func (sec *Section) writable() bool { return sec.Characteristics&sectionReadWrite == sectionReadWrite }
+
+// prefetchData announces the writable data of modules.
+func (s *silentSearch) prefetchData(ctx context.Context, modules []*advertModule) {
+	phys.Prefetch(ctx, s.sys.Space.mem, func(yield func(phys.Run) bool) {
+		for _, m := range modules {
+			if !s.searched(m) {
+				continue
+			}
+			for _, sec := range m.image.Sections {
+				if !sec.writable() {
+					continue
+				}
+				n := min(uint64(sec.VirtualSize), maxCallbackModule)
+				for r := range s.sys.Space.resident(ctx, m.base+phys.VirtAddr(sec.VirtualAddress), n) {
+					if !yield(r) {
+						return
+					}
+				}
+			}
+		}
+	})
+}
+
 // module looks through the sections of one module.
 func (s *silentSearch) module(ctx context.Context, m *advertModule) {
 	left := min(s.left, maxCallbackModule)
 	for _, sec := range m.image.Sections {
-		if sec.Characteristics&sectionReadWrite != sectionReadWrite {
+		if !sec.writable() {
 			continue
 		}
 		at := m.base + phys.VirtAddr(sec.VirtualAddress+7)&^7

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"snap/phys"
@@ -147,7 +148,7 @@ func witnessed(arch *Arch, cpus []phys.Registers) []*Paging {
 }
 
 // watchedReader keeps the first error of a reader that isn't about the guest's
-// own doing. It is for one goroutine.
+// own doing. It caches as far as that does. It is for one goroutine.
 type watchedReader struct {
 	phys.Reader
 	err    error
@@ -155,7 +156,20 @@ type watchedReader struct {
 }
 
 func (r *watchedReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
-	err := r.Reader.ReadPhys(ctx, p, at)
+	return r.watch(r.Reader.ReadPhys(ctx, p, at))
+}
+
+// ReadAnew implements phys.Caching.
+func (r *watchedReader) ReadAnew(ctx context.Context, p []byte, at phys.Addr) error {
+	return r.watch(phys.Anew(r.Reader).ReadPhys(ctx, p, at))
+}
+
+// Prefetch implements phys.Caching. What fails is watched when it is asked for.
+func (r *watchedReader) Prefetch(ctx context.Context, pages iter.Seq[phys.Run]) {
+	phys.Prefetch(ctx, r.Reader, pages)
+}
+
+func (r *watchedReader) watch(err error) error {
 	if err != nil && !errors.Is(err, phys.ErrNotRAM) {
 		if r.failed++; r.err == nil {
 			r.err = err

@@ -62,7 +62,7 @@ func (s *System) fillShared(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := k.readTimes(ctx, s.Arch, s.Space); err != nil {
+	if err := k.readTimes(ctx, s.Arch, s.Space.Anew()); err != nil {
 		s.warn("a time can't be read, and is 0: %v", err)
 	}
 	s.KUSER = k

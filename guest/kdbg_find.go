@@ -73,6 +73,10 @@ func newKDBGScan(mem VirtReader, base phys.VirtAddr, imageSize uint32, b *budget
 // kdbgProbe is how many bytes from a block's start hold all that check looks at.
 const kdbgProbe = 0x140
 
+// prefetchKernel is how much of a kernel image is announced to memory that is read by
+// few calls.
+const prefetchKernel = 8 << 20
+
 // scan searches the n bytes at at, both multiples of 8. A block that lies across
 // pages of which one was searched at another address is not found.
 func (s *kdbgScan) scan(ctx context.Context, at phys.VirtAddr, n uint64) error {
@@ -80,7 +84,12 @@ func (s *kdbgScan) scan(ctx context.Context, at phys.VirtAddr, n uint64) error {
 	const keep = kdbgProbe - 8
 	buf := make([]byte, keep+min(n, scanChunk))
 	kept := 0 // bytes before the chunk, at the end of buf[:keep]
-	for done := uint64(0); done < n; {
+	ahead, _ := s.mem.(prefetcher)
+	for done, announced := uint64(0), uint64(0); done < n; {
+		if ahead != nil && done >= announced {
+			announced = min(n, done+prefetchKernel)
+			ahead.prefetch(ctx, at+phys.VirtAddr(done), announced-done)
+		}
 		size, read, err := s.next(ctx, buf[keep:], at+phys.VirtAddr(done), n-done)
 		if err != nil {
 			return err

@@ -101,6 +101,7 @@ func (k *kernelSearch) near(ctx context.Context, space *AddressSpace, h hint, ac
 
 // inChunk looks at the images that begin in a chunk.
 func (k *kernelSearch) inChunk(ctx context.Context, space *AddressSpace, chunk phys.VirtAddr, from string, accept acceptKernel) (bool, error) {
+	space.prefetch(ctx, chunk, scanChunk)
 	for off := uint64(0); off < scanChunk; {
 		at := chunk + phys.VirtAddr(off)
 		e, err := space.Extent(ctx, at)

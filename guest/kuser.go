@@ -147,7 +147,8 @@ func (k *KUSER) check(arch *Arch, r *record) error {
 // readTime reads a KSYSTEM_TIME {LowPart, High1Time, High2Time}. Its writer
 // sets High2Time, LowPart and High1Time in this order, so a reader that goes
 // the other way has a whole value when both high parts agree (KSYSTEM_TIME,
-// ntddk.h). Three reads, because one read gives no order.
+// ntddk.h). Three reads, because one read gives no order; mem must not give what was
+// read before.
 func readTime(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (uint64, error) {
 	for range timeReads {
 		var part [3]uint32 // High1Time, LowPart, High2Time

@@ -76,11 +76,21 @@ type recordingReader struct {
 }
 
 func (r *recordingReader) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	r.record(p, at)
+	return r.watchedReader.ReadPhys(ctx, p, at)
+}
+
+// ReadAnew implements phys.Caching.
+func (r *recordingReader) ReadAnew(ctx context.Context, p []byte, at phys.Addr) error {
+	r.record(p, at)
+	return r.watchedReader.ReadAnew(ctx, p, at)
+}
+
+func (r *recordingReader) record(p []byte, at phys.Addr) {
 	run, ok := phys.RunOf(at, uint64(len(p)))
 	if n := len(r.runs); ok && (n == 0 || r.runs[n-1] != run) {
 		r.runs = append(r.runs, run)
 	}
-	return r.watchedReader.ReadPhys(ctx, p, at)
 }
 
 // recorded returns the pages that were read since the last call.

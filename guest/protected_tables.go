@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"iter"
 
 	"snap/phys"
 )
@@ -71,24 +72,44 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 	if err := w.mem.ReadPhys(ctx, page[:], at); err != nil {
 		return ctx.Err() // the reader keeps the error
 	}
-	first := 0
-	if level == w.top {
-		first = kernelEntry
+	if level > 2 { // those of the lowest level are not read
+		phys.Prefetch(ctx, w.mem, func(yield func(phys.Run) bool) {
+			for at := range w.below(&page, level) {
+				if !yield(phys.Run{Base: at.PFN(), Pages: 1}) {
+					return
+				}
+			}
+		})
 	}
-	for i := first; i < tableEntries; i++ {
-		e := binary.LittleEndian.Uint64(page[8*i:])
-		l := w.lead(e, level)
-		switch {
-		case level == w.top && w.at(e) == w.root:
-			continue // the self-map shows tables that are reached otherwise too
-		case l.malformed:
-			l.at = w.at(e) // but for a bit that is reserved, it leads to a table
-		case l.kind != leadsToTable:
-			continue
-		}
-		if err := w.table(ctx, l.at, level-1); err != nil {
+	for at := range w.below(&page, level) {
+		if err := w.table(ctx, at, level-1); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// below yields where the tables are that a table of a level, page, leads to.
+func (w *tableWalk) below(page *[phys.PageSize]byte, level int) iter.Seq[phys.Addr] {
+	first := 0
+	if level == w.top {
+		first = kernelEntry
+	}
+	return func(yield func(phys.Addr) bool) {
+		for i := first; i < tableEntries; i++ {
+			e := binary.LittleEndian.Uint64(page[8*i:])
+			l := w.lead(e, level)
+			switch {
+			case level == w.top && w.at(e) == w.root:
+				continue // the self-map shows tables that are reached otherwise too
+			case l.malformed:
+				l.at = w.at(e) // but for a bit that is reserved, it leads to a table
+			case l.kind != leadsToTable:
+				continue
+			}
+			if !yield(l.at) {
+				return
+			}
+		}
+	}
 }

@@ -119,7 +119,7 @@ func (s *ramScan) work(ctx context.Context, tasks <-chan scanTask) {
 
 // block scans a block, around pages of it that can't be read.
 func (s *ramScan) block(ctx context.Context, run phys.Run, buf []byte) scannedBlock {
-	out := scannedBlock{reads: watchedReader{Reader: s.mem}}
+	out := scannedBlock{reads: watchedReader{Reader: phys.Anew(s.mem)}}
 	err := phys.ReadPages(ctx, &out.reads, run, buf, func(part phys.Run, b []byte) {
 		out.read += part.Pages
 		for off := 0; off < len(b); off += phys.PageSize {

@@ -52,7 +52,7 @@ func eachChunk(ctx context.Context, mem phys.Reader, area phys.Runs, visit func(
 			run := phys.Run{Base: r.Base, Pages: min(r.Pages, scanChunk>>phys.PageShift)}
 			r = phys.Run{Base: run.End(), Pages: r.Pages - run.Pages}
 			var read, lost uint64
-			err := phys.ReadPages(ctx, mem, run, buf[:run.Size()], func(part phys.Run, b []byte) {
+			err := phys.ReadPages(ctx, phys.Anew(mem), run, buf[:run.Size()], func(part phys.Run, b []byte) {
 				read += part.Pages
 				going = going && visit(b, part.Base.Addr())
 			}, func(_ phys.PFN, _ []byte, err error) error {

@@ -241,6 +241,14 @@ func (m *Mapping) add(p *Paging, e uint64, l lead) {
 // ReadVirt fills p with the memory at the virtual address at. Pages that
 // follow each other in RAM are read at once.
 func (s *AddressSpace) ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr) error {
+	if uint64(len(p)) > phys.PageSize-at.Offset() {
+		s.prefetch(ctx, at, uint64(len(p)))
+	}
+	return s.readVirt(ctx, s.mem, p, at)
+}
+
+// readVirt is ReadVirt of memory that mem reads.
+func (s *AddressSpace) readVirt(ctx context.Context, mem phys.Reader, p []byte, at phys.VirtAddr) error {
 	if len(p) == 0 {
 		return nil
 	}
@@ -256,7 +264,7 @@ func (s *AddressSpace) ReadVirt(ctx context.Context, p []byte, at phys.VirtAddr)
 		if !s.ram.Covers(start, n) {
 			return &TranslateError{At: at, Err: &phys.AccessError{At: start, Len: int(n), Err: phys.ErrNotRAM}}
 		}
-		if err := s.mem.ReadPhys(ctx, p[:n], start); err != nil {
+		if err := mem.ReadPhys(ctx, p[:n], start); err != nil {
 			return fmt.Errorf("read %d bytes at %#x: %w", n, uint64(at), err)
 		}
 		p = p[n:]
