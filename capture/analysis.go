@@ -58,7 +58,25 @@ var ErrTooManyRuns = errors.New("too many runs")
 // out than may, ErrNotExcluded where the operator asks in vain, ErrUnmet where all
 // that is asked out must stay out and doesn't, and ErrTooManyRuns where the format
 // has no room.
-func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
+//
+// Of an hv.DearMemory each page is read once, as far as it can be: what a running guest
+// has in a page is what it had when that was first looked at. Nothing of it is kept
+// after the analysis.
+func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (a *Analysis, err error) {
+	err = lookAt(ctx, mem, func(look phys.Reader) (err error) {
+		a, err = analyze(ctx, look, ram, cpus, o)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if partial, ok := mem.(hv.PartialMemory); ok {
+		a.Memory.Lost = partial.Lost()
+	}
+	return a, nil
+}
+
+func analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Registers, o LookOptions) (*Analysis, error) {
 	start := time.Now()
 	discovery := trace.StartRegion(ctx, "find Windows")
 	sys, err := guest.Options{Scanned: o.scanned(), Published: o.Published}.Discover(ctx, mem, ram, cpus)
@@ -77,9 +95,6 @@ func Analyze(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.Re
 		return nil, err
 	}
 	facts.Runs = a.chooseMemory(ram, pagesNeeded(needed), o.AllRAM)
-	if partial, ok := mem.(hv.PartialMemory); ok {
-		a.Memory.Lost = partial.Lost()
-	}
 	var earlier *guest.Adverts
 	if o.Earlier != nil {
 		earlier = o.Earlier.Adverts

@@ -82,11 +82,18 @@ func TestMemoriesConform(t *testing.T) {
 			c := copyOf(t, open(t))
 			return closesBoth{later(t, c), c}
 		},
+		"dear": func(t *testing.T) hv.Memory {
+			c := copyOf(t, open(t))
+			return heldMemory{newNotedMemory(closesBoth{later(t, dearCopy{c}), c}), &holding{}}
+		},
 		"noted": func(t *testing.T) hv.Memory {
 			c := copyOf(t, open(t))
 			n := newNotedMemory(c)
 			n.begin(vm.im.Populated())
 			return n
+		},
+		"dear, looked at": func(t *testing.T) hv.Memory {
+			return newPageCache(dearCopy{copyOf(t, open(t))})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,6 +101,13 @@ func TestMemoriesConform(t *testing.T) {
 		})
 	}
 }
+
+// dearCopy is a copy that says it is dear to read.
+type dearCopy struct{ hv.Memory }
+
+func (dearCopy) ReadCost() hv.ReadCost { return hv.ReadCost{Gap: 64 << 10, Most: 4 << 20, Flight: 4} }
+
+func (m dearCopy) Batch() hv.Batch { return hv.BatchOf(m.Memory) }
 
 // closesBoth is a stabilised memory that is alone with what lies below it.
 type closesBoth struct {

@@ -42,23 +42,28 @@ type chunk struct {
 	into []byte
 }
 
-// fill copies all pages of s from mem with so many workers. What can't be read
-// becomes a gap; an error is the end of ctx, with its cause, or of the source.
-func (s *memoryCopy) fill(ctx context.Context, mem phys.Reader, workers int) error {
+// fill copies all pages of s from mem with so many workers, or as many as mem wants
+// for reads that are dear. What can't be read becomes a gap; an error is the end of
+// ctx, with its cause, or of the source.
+func (s *memoryCopy) fill(ctx context.Context, mem hv.Memory, workers int) error {
 	return s.fillCounted(ctx, mem, workers, new(atomic.Uint64))
 }
 
 // fillCounted is fill; done counts the pages that are behind it.
-func (s *memoryCopy) fillCounted(ctx context.Context, mem phys.Reader, workers int, done *atomic.Uint64) error {
-	c := &copier{memoryCopy: s, mem: mem, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
+func (s *memoryCopy) fillCounted(ctx context.Context, mem hv.Memory, workers int, done *atomic.Uint64) error {
+	batch := hv.BatchOf(mem)
+	c := &copier{memoryCopy: s, mem: batch, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
 	for _, r := range chunksOf(s.index.Set()) {
 		c.chunks = append(c.chunks, chunk{r, s.place(r)})
 	}
 	group, workCtx := errgroup.WithContext(ctx)
-	for range max(1, min(workers, len(c.chunks))) {
+	for range readersOf(mem, workers, len(c.chunks)) {
 		group.Go(func() error { return c.work(workCtx) })
 	}
 	err := group.Wait()
+	if err == nil {
+		err = batch.Vouch(ctx)
+	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("copy the guest's memory: %w", context.Cause(ctx))
 	}
@@ -90,6 +95,12 @@ func (c *copier) work(ctx context.Context) error {
 			return fmt.Errorf("copy the guest's memory: not one page of %d in a row could be read: %w", maxDeadChunks*copyPages, gaps[0].err)
 		}
 	}
+}
+
+// readersOf returns how many should read so many chunks of mem at a time, where there are
+// processors for workers.
+func readersOf(mem hv.Memory, workers, chunks int) int {
+	return max(1, min(max(workers, hv.ReadCostOf(mem).Flight), chunks))
 }
 
 // chunksOf divides pages into pieces of copyPages at most.

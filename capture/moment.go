@@ -209,7 +209,18 @@ type heldMemory struct {
 
 // ReadPhys implements phys.Reader.
 func (m heldMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
-	err := m.Memory.ReadPhys(ctx, p, at)
+	return m.read(ctx, m.Memory, p, at)
+}
+
+// ReadCost implements hv.DearMemory.
+func (m heldMemory) ReadCost() hv.ReadCost { return hv.ReadCostOf(m.Memory) }
+
+// Batch implements hv.DearMemory.
+func (m heldMemory) Batch() hv.Batch { return batchOver{hv.BatchOf(m.Memory), m.read} }
+
+// read is ReadPhys with below to read the memory.
+func (m heldMemory) read(ctx context.Context, below phys.Reader, p []byte, at phys.Addr) error {
+	err := below.ReadPhys(ctx, p, at)
 	if err == nil {
 		m.h.reads.Add(1)
 	}

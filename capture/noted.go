@@ -31,7 +31,18 @@ func (m *notedMemory) begin(pages phys.Runs) {
 
 // ReadPhys implements phys.Reader. Reads at a time must be of different pages.
 func (m *notedMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
-	if err := m.Memory.ReadPhys(ctx, p, at); err != nil || !at.Aligned() {
+	return m.read(ctx, m.Memory, p, at)
+}
+
+// ReadCost implements hv.DearMemory: it is that of the memory below.
+func (m *notedMemory) ReadCost() hv.ReadCost { return hv.ReadCostOf(m.Memory) }
+
+// Batch implements hv.DearMemory.
+func (m *notedMemory) Batch() hv.Batch { return batchOver{hv.BatchOf(m.Memory), m.read} }
+
+// read is ReadPhys with below to read the memory below.
+func (m *notedMemory) read(ctx context.Context, below phys.Reader, p []byte, at phys.Addr) error {
+	if err := below.ReadPhys(ctx, p, at); err != nil || !at.Aligned() {
 		return err
 	}
 	for pfn := at.PFN(); len(p) >= phys.PageSize; pfn, p = pfn+1, p[phys.PageSize:] {

@@ -26,7 +26,8 @@ func reread(ctx context.Context, mem hv.Memory, within, before phys.Runs, same j
 		return nil, err
 	}
 	now = now.Intersect(within)
-	r := &rereader{mem: mem, chunks: chunksOf(now), same: same}
+	batch := hv.BatchOf(mem)
+	r := &rereader{mem: batch, chunks: chunksOf(now), same: same}
 	// What isn't populated any more is zero, and is not read: that would
 	// populate it again in some kinds of memory.
 	for _, run := range chunksOf(before.Intersect(within).Minus(now)) {
@@ -40,10 +41,13 @@ func reread(ctx context.Context, mem hv.Memory, within, before phys.Runs, same j
 		}
 	}
 	group, workCtx := errgroup.WithContext(ctx)
-	for range max(1, min(workers, len(r.chunks))) {
+	for range readersOf(mem, workers, len(r.chunks)) {
 		group.Go(func() error { return r.work(workCtx) })
 	}
 	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := batch.Vouch(ctx); err != nil {
 		return nil, err
 	}
 	return phys.NewRuns(r.found...)

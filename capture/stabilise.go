@@ -80,11 +80,19 @@ func (s *Session) stabilise(ctx context.Context, mem, base hv.Memory) (out *stab
 		if err = out.replace(fresh); err != nil {
 			return out, nil, md, err
 		}
-		facts, lookErr := guest.ReadMetadata(ctx, out, mem.RAM(), cpus)
+		var facts *guest.Metadata
+		lookErr := lookAt(ctx, out, func(look phys.Reader) (err error) {
+			facts, err = guest.ReadMetadata(ctx, look, mem.RAM(), cpus)
+			return err
+		})
+		if errors.Is(lookErr, hv.ErrNotRunning) || errors.Is(lookErr, hv.ErrUnreachable) {
+			return out, nil, md, lookErr
+		}
 		if ctx.Err() != nil {
 			return out, nil, md, context.Cause(ctx)
 		}
 		if lookErr != nil {
+			facts = nil
 			s.Options.debug(ctx, "kernel metadata not understood", "round", md.Rounds, "why", lookErr)
 		}
 		md.Unstable = d.unstable(last, facts, pages)

@@ -17,15 +17,26 @@ type stableMemory struct {
 
 // ReadPhys implements phys.Reader.
 func (m *stableMemory) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error {
+	return m.read(ctx, m.Memory, p, at)
+}
+
+// ReadCost implements hv.DearMemory: it is that of the memory below.
+func (m *stableMemory) ReadCost() hv.ReadCost { return hv.ReadCostOf(m.Memory) }
+
+// Batch implements hv.DearMemory.
+func (m *stableMemory) Batch() hv.Batch { return batchOver{hv.BatchOf(m.Memory), m.read} }
+
+// read is ReadPhys with below to read the memory below.
+func (m *stableMemory) read(ctx context.Context, below phys.Reader, p []byte, at phys.Addr) error {
 	want, ok := phys.RunOf(at, uint64(len(p)))
 	if !ok || len(m.over) == 0 {
-		return m.Memory.ReadPhys(ctx, p, at)
+		return below.ReadPhys(ctx, p, at)
 	}
 	if m.over.Covers(at, uint64(len(p))) {
 		return m.metadata.ReadPhys(ctx, p, at)
 	}
 	// Read at once what is side by side, and then put the few others over it.
-	if err := m.Memory.ReadPhys(ctx, p, at); err != nil {
+	if err := below.ReadPhys(ctx, p, at); err != nil {
 		return err
 	}
 	for i, _ := m.over.Find(want.Base); i < len(m.over) && m.over[i].Base < want.End(); i++ {
