@@ -7,7 +7,7 @@ LDFLAGS  = -s -w -X main.version=$(VERSION)
 # How long each fuzz target runs; empty is 20s, and 10m in make soak.
 FUZZTIME ?=
 
-.PHONY: all build install check test soak lint fuzz bench demo deps clean
+.PHONY: all build install check test soak lint fuzz bench gobench demo deps clean
 
 all: build
 
@@ -42,7 +42,14 @@ lint:
 fuzz:
 	scripts/fuzz.sh $(FUZZTIME)
 
-bench:
+# What dumps take beside libvirt's own and beside the physical limits, on lab guests: some
+# ten minutes of a machine that does nothing else. docs/benchmarks has the results;
+# BENCH="-sizes 2,4,8" and the like say what is measured (BENCH=-help lists it).
+bench: deps build
+	$(GO) run ./internal/lab/cmd/bench $(BENCH)
+
+# The parts of it: Go's benchmarks of all packages.
+gobench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 # A lab guest under libvirt, dumped, verified and looked into.

@@ -2,23 +2,32 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"snap/internal/lab"
 )
 
 // holdEstimates takes dumps in mode pause and prints each estimate beside the pause.
-func (b *bench) holdEstimates(ctx context.Context, n int) error {
+func (b *bench) holdEstimates(ctx context.Context) (err error) {
+	mib := b.sizes[0] << 10
+	down, err := b.up(ctx, lab.Spec{MemoryMiB: mib, FillMiB: mib / 4 * 3})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, down()) }()
 	fmt.Println("| dump | load | tasks ready | estimate: likely | most | confidence | pause | pause / likely | pause / most |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	var above, over int
-	for i := range n {
+	for i := range b.holds {
 		text, err := os.ReadFile("/proc/loadavg")
 		if err != nil {
 			return err
 		}
 		load := strings.Fields(string(text))
-		s, err := b.snapDump(ctx, "pause")
+		_, s, err := b.dumpOnce(ctx, b.program, "--mode", "pause")
 		if err != nil {
 			return err
 		}
@@ -32,6 +41,6 @@ func (b *bench) holdEstimates(ctx context.Context, n int) error {
 			over++
 		}
 	}
-	fmt.Printf("\nMilliseconds. Of %d pauses %d were longer than what was likely, and %d longer than the pessimistic end.\n", n, above, over)
+	fmt.Printf("\nMilliseconds. Of %d pauses %d were longer than what was likely, and %d longer than the pessimistic end.\n", b.holds, above, over)
 	return nil
 }
