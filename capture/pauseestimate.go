@@ -125,14 +125,11 @@ func (s *Session) estimateCopy(ctx context.Context) (*PauseEstimate, error) {
 	if err != nil {
 		return nil, err
 	}
-	var scans []time.Duration
 	var set phys.Runs
-	for range stateSamples {
-		start := time.Now()
-		if set, _, err = s.Memory.Populated(ctx); err != nil {
+	for once := false; !once || len(s.scans) < stateSamples; once = true {
+		if set, err = s.populated(ctx); err != nil {
 			return nil, err
 		}
-		scans = append(scans, time.Since(start))
 	}
 	samples, err := s.timeCopy(ctx, set, meter)
 	if err != nil {
@@ -141,7 +138,7 @@ func (s *Session) estimateCopy(ctx context.Context) (*PauseEstimate, error) {
 	e := &PauseEstimate{Copied: true, Pages: set.Pages(), Load: meter.load()}
 	e.assume(asked)
 	r := rateOf(samples)
-	e.Reading = around(scans, e.Load).plus(r.of(e.Pages, e.Load))
+	e.Reading = around(s.scans, e.Load).plus(r.of(e.Pages, e.Load))
 	e.Samples, e.Deviation = r.samples, r.deviation
 	s.copied = e
 	return e, nil
@@ -267,7 +264,8 @@ func (s *Session) estimateHeld(ctx context.Context) (*PauseEstimate, error) {
 	return e, nil
 }
 
-// stateSamples is how often the hypervisor is asked to know how long it takes.
+// stateSamples is how often the hypervisor is asked to know how long it takes, and the
+// host which pages are populated.
 const stateSamples = 3
 
 // timeState asks the hypervisor a few times what it is asked for during a pause.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/trace"
 	"slices"
+	"time"
 
 	"snap/exclude"
 	"snap/hv"
@@ -32,6 +33,8 @@ type Session struct {
 	sample *Sample        // nil until it is made
 	copied *PauseEstimate // of a copy; nil until it is made
 	ahead  *reservation   // got in the background; nil if none is
+
+	scans []time.Duration // how long it took to ask which pages are populated
 }
 
 // Open opens the memory of vm and analyzes it. The caller closes the Session; vm
@@ -145,10 +148,21 @@ func (s *Session) sameRAM(ctx context.Context, acc *Account) (hv.Memory, func(),
 // populates more of them until it stands still.
 func withMargin(pages uint64) uint64 { return pages + pages/16 + 4096 }
 
+// populated asks which pages are populated, and keeps how long that took.
+func (s *Session) populated(ctx context.Context) (phys.Runs, error) {
+	start := time.Now()
+	set, _, err := s.Memory.Populated(ctx)
+	if err == nil {
+		s.scans = append(s.scans, time.Since(start))
+	}
+	return set, err
+}
+
 // copyPages returns how many pages are populated, and whether a copy of them
 // fits.
 func (s *Session) copyPages(ctx context.Context) (pages uint64, fit bool, err error) {
-	set, _, err := s.Memory.Populated(ctx)
+	defer s.ahead.hush()()
+	set, err := s.populated(ctx)
 	if err != nil {
 		return 0, false, err
 	}
