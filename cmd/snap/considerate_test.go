@@ -1,17 +1,22 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"snap/capture"
+	"snap/cmd/snap/internal/limits"
 )
 
 // TestPriorities has snap write to a pipe that nobody reads, and looks at its threads
@@ -58,6 +63,10 @@ func TestPriorities(t *testing.T) {
 				if 20-raw != niceness || int(ioprio) != tt.ioprio {
 					t.Errorf("a thread has nice value %d and I/O priority %#x; want %d and %#x", 20-raw, ioprio, niceness, tt.ioprio)
 				}
+			}
+			adj, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid))
+			if got := strings.TrimSpace(string(adj)); err != nil || got != "1000" {
+				t.Errorf("oom_score_adj of snap, which has a copy of the guest, is %s, %v; want 1000", got, err)
 			}
 			_ = out.Close() // snap's next write fails
 			if err := cmd.Wait(); err == nil {
@@ -119,6 +128,29 @@ func TestProcessors(t *testing.T) {
 			if got := runtime.GOMAXPROCS(0); got != tt.want {
 				t.Errorf("--cpus %d: %d processors in phase %s, held %v; want %d", cpus, got, tt.e.Phase, tt.e.Held, tt.want)
 			}
+		}
+	}
+}
+
+// TestSpoolIsBounded: a spool of any size leaves the host some of its memory, and that
+// is said.
+func TestSpoolIsBounded(t *testing.T) {
+	for size, bounded := range map[string]bool{"4M": false, "900T": true} {
+		var log bytes.Buffer
+		o := capture.Options{Log: slog.New(slog.NewTextHandler(&log, nil))}
+		f := pauseFlags{maxPause: time.Second, spool: size}
+		if err := f.apply(&o); err != nil {
+			t.Fatalf("--spool %s: %v", size, err)
+		}
+		available, err := limits.Available(os.DirFS("/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.MemoryCopy == 0 || o.MemoryCopy >= available || (o.MemoryCopy != 4<<20) != bounded {
+			t.Errorf("--spool %s is %d bytes of %d that are available", size, o.MemoryCopy, available)
+		}
+		if told := strings.Contains(log.String(), "--spool "+size+": the host has"); told != bounded {
+			t.Errorf("--spool %s is told of: %v; want %v: %s", size, told, bounded, log.String())
 		}
 	}
 }

@@ -181,9 +181,16 @@ func (f *dumpFlags) considerate(a *app, held *held) func(capture.Event) {
 			a.log.Warn().Err(err).Msg("priority on disks unchanged")
 		}
 	})
+	first := sync.OnceFunc(func() {
+		if err := limits.KilledFirst(); err != nil {
+			a.log.Warn().Err(err).Msg("a guest may be ended if the host lacks memory")
+		}
+	})
 	return func(e capture.Event) {
 		f.processors(e)
 		switch {
+		case e.Phase == capture.PhaseReserve, e.Phase == capture.PhaseSave:
+			first() // the guardian, which undoes what is left then, has been started
 		case e.Phase == capture.PhaseVerify:
 			held.unneeded()
 			once()

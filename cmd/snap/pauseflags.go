@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"snap/capture"
@@ -27,14 +28,18 @@ const (
 )
 
 // spoolShare is the part of the host's available memory, one in so many, that
-// --spool auto takes at most.
-const spoolShare = 4
+// --spool auto takes at most, and spoolLeaves the one that a --spool of any size leaves:
+// the host must not have to end a process, which may be a guest's, to get memory.
+const (
+	spoolShare  = 4
+	spoolLeaves = 8
+)
 
 func (f *pauseFlags) addTo(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.DurationVar(&f.maxPause, "max-pause", 5*time.Second, "the longest that a running guest may stand still in mode pause")
 	fl.StringVar(&f.spool, "spool", spoolAuto,
-		"host memory that the guest's pages are copied to first: a `size`; auto: at most\na quarter of what is available; off: they are compressed as they are read (in\nmode pause during the pause), as they are where the size doesn't suffice")
+		"host memory that the guest's pages are copied to first: a `size`, at most seven\neighths of what is available; auto: at most a quarter of it; off: they are\ncompressed as they are read (in mode pause during the pause), as they are where the\nsize doesn't suffice")
 	_ = cmd.RegisterFlagCompletionFunc("spool", cobra.FixedCompletions([]string{spoolAuto, spoolOff}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -58,6 +63,12 @@ func (f *pauseFlags) apply(o *capture.Options) error {
 			return wrongValue("spool", f.spool, "auto, off or a size from 1M: "+err.Error())
 		}
 		o.MemoryCopy = size
+		available, err := limits.Available(os.DirFS("/"))
+		if most := available - available/spoolLeaves; err == nil && size > most {
+			o.MemoryCopy = most
+			o.Log.Warn(fmt.Sprintf("--spool %s: the host has %s of memory available, of which snap takes %s at most",
+				f.spool, humanize.IBytes(available), humanize.IBytes(most)))
+		}
 	}
 	return nil
 }
