@@ -116,8 +116,8 @@ func childMain(dir string) error {
 			return err
 		}
 		switch cmd {
-		case "unmap\n": // page 10 of the anonymous area
-			p := areas[kindAnonymous][10*phys.PageSize:][:phys.PageSize]
+		case "unmap\n": // page 14 of the anonymous area, which is written
+			p := areas[kindAnonymous][14*phys.PageSize:][:phys.PageSize]
 			if err := unix.Mprotect(p, unix.PROT_NONE); err != nil {
 				return err
 			}
@@ -129,6 +129,22 @@ func childMain(dir string) error {
 			if err := zeroPage(areas[kindPrivateMemfd][zeroedPage*phys.PageSize:][:phys.PageSize]); err != nil {
 				fmt.Println(err)
 				continue
+			}
+		case "vast\n": // memory that is never touched
+			b, err := unix.Mmap(-1, 0, vastPages*phys.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+			if err == nil {
+				err = unix.Madvise(b, unix.MADV_NOHUGEPAGE) // of which one page table maps 512
+			}
+			if err != nil {
+				return err
+			}
+			b[0] = 1
+			fmt.Println(addressOf(b))
+			continue
+		case "take away\n": // as an unplugged DIMM
+			p := areas[kindAnonymous][goneFrom*phys.PageSize:]
+			if _, _, errno := unix.Syscall(unix.SYS_MUNMAP, uintptr(addressOf(p)), uintptr(len(p)), 0); errno != 0 {
+				return errno
 			}
 		case "empty\n": // as a balloon does
 			p := areas[kindAnonymous][300*phys.PageSize:][:100*phys.PageSize]
@@ -189,6 +205,12 @@ func childFile(kind int, dir string) (*os.File, error) {
 	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
 	return os.NewFile(uintptr(fd), "ram"), err
 }
+
+// goneFrom is the page from which on the child can be told to unmap its memory.
+const goneFrom = 512
+
+// vastPages is how much memory the child can be told to have and not to touch.
+const vastPages = 256 << 20 >> phys.PageShift
 
 // zeroedPage is in the private memfd, and the child can be told to have the kernel's
 // page of zeros in its place.

@@ -48,26 +48,30 @@ type scanRegion struct{ start, end, categories uint64 }
 
 var _ [scanArgBytes]byte = [unsafe.Sizeof(scanArg{})]byte{}
 
-// pages says which pages of a page table are looked for.
-type pages bool
+// kind says what a process has at an address of a private mapping.
+type kind int
 
 const (
-	// ownPages are what the process has at an address in place of what the mapping
-	// would show there: in its memory or swapped out, the kernel's page of zeros
-	// included. Pages of a file that it only looked at may be among them.
-	ownPages pages = false
-	// filledPages are those without the kernel's page of zeros, where that can be
-	// told from others: all that may hold anything but zeros.
-	filledPages pages = true
+	absent kind = iota // nothing: what the mapping shows there, zeros or a file's
+	zeros              // the kernel's page of zeros, where that can be told from others
+	own                // a page, in its memory or swapped out; of a file it may be one that was only looked at
 )
 
-// present returns the parts of r that hold such pages.
-func present(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]hostRange, error) {
-	out, err := scan(ctx, pagemap, r, which)
+// part is a range of a process's memory that is of one kind.
+type part struct {
+	hostRange
+	kind kind
+}
+
+// parts returns what a process has in r, ascending. mapped says that what isn't among
+// them isn't mapped; else nobody knows, as in Linux before 6.7.
+func parts(ctx context.Context, pagemap *os.File, r hostRange) (ps []part, mapped bool, err error) {
+	ps, err = scan(ctx, pagemap, r)
 	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-		return entries(ctx, pagemap, r) // Linux before 6.7
+		ps, err = entries(ctx, pagemap, r)
+		return ps, false, err
 	}
-	return out, err
+	return ps, true, err
 }
 
 // scanner is what the kernel reads and writes while it scans.
@@ -78,7 +82,10 @@ type scanner struct {
 
 var scanners = sync.Pool{New: func() any { return new(scanner) }}
 
-func scan(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]hostRange, error) {
+// scan asks for all pages, whatever they are: what is mapped and has no page is among
+// the answers, and what isn't mapped is not (pagemap_scan_pte_hole, Linux
+// fs/proc/task_mmu.c).
+func scan(ctx context.Context, pagemap *os.File, r hostRange) ([]part, error) {
 	s := scanners.Get().(*scanner)
 	defer scanners.Put(s)
 	// The kernel gets an address as a number, which Go wouldn't change along with
@@ -88,12 +95,9 @@ func scan(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]ho
 	defer pin.Unpin()
 	s.arg = scanArg{
 		size: scanArgBytes, end: r.end, vec: uint64(uintptr(unsafe.Pointer(&s.regions[0]))), vecLen: scanRegions,
-		anyOf: pagePresent | pageSwapped, returns: pagePresent | pageSwapped,
+		returns: pagePresent | pageSwapped | pagePFNZero,
 	}
-	if which == filledPages {
-		s.arg.inverted, s.arg.mask = pagePFNZero, pagePFNZero
-	}
-	var out []hostRange
+	var out []part
 	for at := r.start; at < r.end; at = s.arg.walkEnd {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -107,16 +111,26 @@ func scan(ctx context.Context, pagemap *os.File, r hostRange, which pages) ([]ho
 			return nil, fmt.Errorf("scan page table at %#x: kernel stopped at %#x", at, s.arg.walkEnd)
 		}
 		for _, g := range s.regions[:n] {
-			out = join(out, hostRange{g.start, g.end})
+			out = join(out, part{hostRange{g.start, g.end}, g.kind()})
 		}
 	}
 	return out, nil
 }
 
+func (g scanRegion) kind() kind {
+	switch {
+	case g.categories&pagePFNZero != 0:
+		return zeros
+	case g.categories&(pagePresent|pageSwapped) != 0:
+		return own
+	}
+	return absent
+}
+
 // entries reads the page table entry by entry. The page of zeros can't be told
 // from others there.
-func entries(ctx context.Context, pagemap *os.File, r hostRange) ([]hostRange, error) {
-	var out []hostRange
+func entries(ctx context.Context, pagemap *os.File, r hostRange) ([]part, error) {
+	var out []part
 	page := uint64(os.Getpagesize())
 	buf := make([]byte, 1<<17)
 	for at := r.start; at < r.end; {
@@ -128,20 +142,22 @@ func entries(ctx context.Context, pagemap *os.File, r hostRange) ([]hostRange, e
 			return nil, fmt.Errorf("read page table at %#x: %w", at, err)
 		}
 		for ; len(b) > 0; b = b[pagemapEntry:] {
+			k := absent
 			if binary.NativeEndian.Uint64(b)&(pagemapPresent|pagemapSwapped) != 0 {
-				out = join(out, hostRange{at, at + page})
+				k = own
 			}
+			out = join(out, part{hostRange{at, at + page}, k})
 			at += page
 		}
 	}
 	return out, nil
 }
 
-// join appends r to rs, or lets the last of rs grow.
-func join(rs []hostRange, r hostRange) []hostRange {
-	if n := len(rs); n > 0 && rs[n-1].end == r.start {
-		rs[n-1].end = r.end
-		return rs
+// join appends p to ps, or lets the last of ps grow.
+func join(ps []part, p part) []part {
+	if n := len(ps); n > 0 && ps[n-1].end == p.start && ps[n-1].kind == p.kind {
+		ps[n-1].end = p.end
+		return ps
 	}
-	return append(rs, r)
+	return append(ps, p)
 }

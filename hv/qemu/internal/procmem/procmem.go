@@ -1,10 +1,11 @@
 // Package procmem reads guest memory out of the process that runs the guest on
 // this host.
 //
-// What lies behind an address decides how it is read. Private anonymous memory
-// is copied with process_vm_readv, which allocates nothing in the process. Memory
-// that is a file's (memfd, tmpfs, hugetlbfs) is read from that file: reading its
-// holes through the process would allocate them for good.
+// What lies behind an address decides how it is read, so that nothing comes to be in
+// the process by that: no page, and no page table. Private anonymous memory is copied
+// with process_vm_readv, but for pages that aren't there, which its page table says.
+// Memory that is a file's (memfd, tmpfs, hugetlbfs) is read from that file: reading
+// its holes through the process would allocate them for good.
 package procmem
 
 import (
@@ -15,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +44,8 @@ type Memory struct {
 
 	mu     sync.RWMutex // held for reading by reads, so that Close waits for them
 	closed bool
+
+	populatedThen atomic.Pointer[phys.Runs] // what Populated found; nil before it has
 }
 
 var _ hv.Memory = (*Memory)(nil)
@@ -307,5 +311,6 @@ func (m *Memory) Populated(ctx context.Context) (phys.Runs, bool, error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("find populated memory: %w", err)
 	}
+	m.populatedThen.Store(&set)
 	return set, true, nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -58,38 +59,57 @@ func (m *Memory) find(n phys.PFN) piece {
 // read fills b from offset off of p and returns how much it read before an error.
 func (m *Memory) read(ctx context.Context, p piece, b []byte, off uint64) (int, error) {
 	switch {
-	case p.file == nil:
-		return vmRead(m.pid, b, p.hva+off)
-	case p.private:
+	case p.file != nil && !p.private:
+		return readFile(p.file, b, p.fileOff+int64(off))
+	case p.file != nil || m.pagemap != nil && !m.isPopulated(p, off, len(b)):
 		return m.readPrivate(ctx, p, b, off)
 	}
-	return readFile(p.file, b, p.fileOff+int64(off))
+	return vmRead(m.pid, b, p.hva+off)
 }
 
-// readPrivate reads a private mapping of a file: the pages that the process wrote
-// to are its own, and so are pages of zeros that it was given in their place; the
-// others are the file's.
+// isPopulated reports whether all of [off, off+n) of p was populated when that was
+// last asked for.
+func (m *Memory) isPopulated(p piece, off uint64, n int) bool {
+	set := m.populatedThen.Load()
+	return set != nil && set.Covers(p.run.Base.Addr()+phys.Addr(off), uint64(n))
+}
+
+// readPrivate is read of a private mapping by what the process has there: pages of
+// its own, in whose place there may be zeros by now, and for all others the file's,
+// or zeros. Nothing comes to be in the process by that: anonymous memory that was
+// only read has a page of zeros, and page tables for it.
 func (m *Memory) readPrivate(ctx context.Context, p piece, b []byte, off uint64) (int, error) {
 	at := p.hva + off
 	page := uint64(os.Getpagesize())
 	end := at + uint64(len(b))
-	own, err := present(ctx, m.pagemap, hostRange{at &^ (page - 1), (end + page - 1) &^ (page - 1)}, ownPages)
+	has, mapped, err := parts(ctx, m.pagemap, hostRange{at &^ (page - 1), (end + page - 1) &^ (page - 1)})
 	if err != nil {
 		return 0, err
 	}
-	done := at // all before it is read
-	for _, r := range own {
-		lo, hi := max(r.start, at), min(r.end, end)
-		if n, err := readFile(p.file, b[done-at:lo-at], p.fileOff+int64(done-p.hva)); err != nil {
-			return int(done-at) + n, err
+	if !mapped && p.file == nil {
+		return vmRead(m.pid, b, at) // which fails where nothing is mapped
+	}
+	done := 0
+	for _, r := range append(has, part{hostRange{end, end}, absent}) {
+		lo, hi := int(max(r.start, at)-at), int(min(r.end, end)-at)
+		if n, err := vmRead(m.pid, b[done:lo], at+uint64(done)); err != nil { // isn't mapped
+			return done + n, err
 		}
-		if n, err := vmRead(m.pid, b[lo-at:hi-at], lo); err != nil {
-			return int(lo-at) + n, err
+		n := hi - lo
+		switch {
+		case r.kind == own:
+			n, err = vmRead(m.pid, b[lo:hi], at+uint64(lo))
+		case r.kind == absent && p.file != nil:
+			n, err = readFile(p.file, b[lo:hi], p.fileOff+int64(off)+int64(lo))
+		default:
+			clear(b[lo:hi])
+		}
+		if err != nil {
+			return lo + n, err
 		}
 		done = hi
 	}
-	n, err := readFile(p.file, b[done-at:], p.fileOff+int64(done-p.hva))
-	return int(done-at) + n, err
+	return done, nil
 }
 
 // vmRead copies from the memory of process pid. The kernel stops at the first
@@ -139,12 +159,18 @@ func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known
 		return nil, false, nil
 	}
 	if p.private {
-		own, err := present(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()}, filledPages)
+		has, mapped, err := parts(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()})
 		if err != nil {
 			return nil, false, err
 		}
-		for _, r := range own {
-			runs = append(runs, p.pages(r.start-p.hva, r.end-p.hva)...)
+		var size uint64
+		for _, r := range has {
+			if size += r.end - r.start; r.kind == own {
+				runs = append(runs, p.pages(r.start-p.hva, r.end-p.hva)...)
+			}
+		}
+		if mapped && size != p.run.Size() {
+			return nil, false, fmt.Errorf("only %#x bytes of %#x are mapped by now: %w", size, p.run.Size(), unix.EFAULT)
 		}
 	}
 	if p.file != nil {
