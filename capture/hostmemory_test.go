@@ -1,14 +1,10 @@
 package capture
 
 import (
-	"bytes"
 	"math"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"snap/phys"
 )
 
 // BenchmarkHostMemory gets memory for a copy, copies into it and gives it back: with
@@ -21,7 +17,7 @@ func BenchmarkHostMemory(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = source.free() }() // there is nothing in it
-	if err := source.fault(b.Context(), size, 1); err != nil {
+	if err := source.populate(); err != nil {
 		b.Fatal(err)
 	}
 	for _, huge := range []bool{true, false} {
@@ -30,12 +26,12 @@ func BenchmarkHostMemory(b *testing.B) {
 			b.SetBytes(size)
 			got, copied, freed := int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64)
 			for b.Loop() {
-				m, err := newHostMemory(size)
+				m, err := newReservation(size)
 				if err != nil {
 					b.Fatal(err)
 				}
 				if !huge {
-					if err := unix.Madvise(m, unix.MADV_NOHUGEPAGE); err != nil {
+					if err := unix.Madvise(m.memory, unix.MADV_NOHUGEPAGE); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -43,7 +39,7 @@ func BenchmarkHostMemory(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				copied = min(copied, processorTime(b, func() { copy(m, source) }))
+				copied = min(copied, processorTime(b, func() { copy(m.memory, source) }))
 				freed = min(freed, processorTime(b, func() { err = m.free() }))
 				if err != nil {
 					b.Fatal(err)
@@ -69,44 +65,4 @@ func processorTime(tb testing.TB, do func()) int64 {
 		tb.Fatal(err)
 	}
 	return after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
-}
-
-// TestHostMemory: it reads as zeros, is written, and what isn't faulted in beforehand
-// is there all the same.
-func TestHostMemory(t *testing.T) {
-	const (
-		faulted = 2*faultBytes + phys.PageSize
-		size    = faulted + faultBytes
-	)
-	m, err := newHostMemory(size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := m.fault(t.Context(), faulted, 2); err != nil {
-		t.Fatal(err)
-	}
-	resident := make([]byte, size/phys.PageSize)
-	if err := mincore(m, resident); err != nil {
-		t.Fatal(err)
-	}
-	if n := bytes.Count(resident[:faulted/phys.PageSize], []byte{1}); n != faulted/phys.PageSize {
-		t.Errorf("%d pages were faulted in; want %d", n, faulted/phys.PageSize)
-	}
-	for _, at := range []int{0, faultBytes, size - 1} {
-		if m[at] != 0 {
-			t.Errorf("byte %#x is %d; want 0", at, m[at])
-		}
-		m[at] = 1
-	}
-	if err := m.free(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func mincore(m hostMemory, resident []byte) error {
-	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(unsafe.Pointer(&resident[0])))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }

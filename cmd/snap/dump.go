@@ -137,6 +137,10 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", p.id.Name, err)
 	}
+	// The guardian, which undoes what is left then, has been started.
+	if err := limits.KilledFirst(); err != nil {
+		a.log.Warn().Err(err).Msg("a guest may be ended if the host lacks memory")
+	}
 	show := a.newDisplay(p.id.Name, "", f.considerate(a, p.held))
 	defer show.end()
 	o.Observer = show
@@ -181,16 +185,9 @@ func (f *dumpFlags) considerate(a *app, held *held) func(capture.Event) {
 			a.log.Warn().Err(err).Msg("priority on disks unchanged")
 		}
 	})
-	first := sync.OnceFunc(func() {
-		if err := limits.KilledFirst(); err != nil {
-			a.log.Warn().Err(err).Msg("a guest may be ended if the host lacks memory")
-		}
-	})
 	return func(e capture.Event) {
 		f.processors(e)
 		switch {
-		case e.Phase == capture.PhaseReserve, e.Phase == capture.PhaseSave:
-			first() // the guardian, which undoes what is left then, has been started
 		case e.Phase == capture.PhaseVerify:
 			held.unneeded()
 			once()
