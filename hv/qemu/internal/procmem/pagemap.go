@@ -63,15 +63,14 @@ type part struct {
 	kind kind
 }
 
-// parts returns what a process has in r, ascending. mapped says that what isn't among
-// them isn't mapped; else nobody knows, as in Linux before 6.7.
-func parts(ctx context.Context, pagemap *os.File, r hostRange) (ps []part, mapped bool, err error) {
-	ps, err = scan(ctx, pagemap, r)
-	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-		ps, err = entries(ctx, pagemap, r)
-		return ps, false, err
+// eachPart calls use with what a process has in r, ascending. mapped says that what
+// isn't among that isn't mapped; else nobody knows, as in Linux before 6.7.
+func eachPart(ctx context.Context, pagemap *os.File, r hostRange, use func(part)) (mapped bool, err error) {
+	err = scan(ctx, pagemap, r, use)
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) { // of the first call
+		return false, entries(ctx, pagemap, r, use)
 	}
-	return ps, true, err
+	return true, err
 }
 
 // scanner is what the kernel reads and writes while it scans.
@@ -85,7 +84,7 @@ var scanners = sync.Pool{New: func() any { return new(scanner) }}
 // scan asks for all pages, whatever they are: what is mapped and has no page is among
 // the answers, and what isn't mapped is not (pagemap_scan_pte_hole, Linux
 // fs/proc/task_mmu.c).
-func scan(ctx context.Context, pagemap *os.File, r hostRange) ([]part, error) {
+func scan(ctx context.Context, pagemap *os.File, r hostRange, use func(part)) error {
 	s := scanners.Get().(*scanner)
 	defer scanners.Put(s)
 	// The kernel gets an address as a number, which Go wouldn't change along with
@@ -97,24 +96,25 @@ func scan(ctx context.Context, pagemap *os.File, r hostRange) ([]part, error) {
 		size: scanArgBytes, end: r.end, vec: uint64(uintptr(unsafe.Pointer(&s.regions[0]))), vecLen: scanRegions,
 		returns: pagePresent | pageSwapped | pagePFNZero,
 	}
-	var out []part
+	parts := joiner{use: use}
 	for at := r.start; at < r.end; at = s.arg.walkEnd {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		s.arg.start, s.arg.walkEnd = at, 0
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&s.arg)))
 		if errno != 0 {
-			return nil, fmt.Errorf("scan page table at %#x: %w", at, errno)
+			return fmt.Errorf("scan page table at %#x: %w", at, errno)
 		}
 		if n > scanRegions || s.arg.walkEnd <= at {
-			return nil, fmt.Errorf("scan page table at %#x: kernel stopped at %#x", at, s.arg.walkEnd)
+			return fmt.Errorf("scan page table at %#x: kernel stopped at %#x", at, s.arg.walkEnd)
 		}
 		for _, g := range s.regions[:n] {
-			out = join(out, part{hostRange{g.start, g.end}, g.kind()})
+			parts.add(part{hostRange{g.start, g.end}, g.kind()})
 		}
 	}
-	return out, nil
+	parts.end()
+	return nil
 }
 
 func (g scanRegion) kind() kind {
@@ -129,35 +129,49 @@ func (g scanRegion) kind() kind {
 
 // entries reads the page table entry by entry. The page of zeros can't be told
 // from others there.
-func entries(ctx context.Context, pagemap *os.File, r hostRange) ([]part, error) {
-	var out []part
+func entries(ctx context.Context, pagemap *os.File, r hostRange, use func(part)) error {
+	parts := joiner{use: use}
 	page := uint64(os.Getpagesize())
 	buf := make([]byte, 1<<17)
 	for at := r.start; at < r.end; {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		b := buf[:min(uint64(len(buf)), (r.end-at)/page*pagemapEntry)]
 		if _, err := pagemap.ReadAt(b, int64(at/page*pagemapEntry)); err != nil {
-			return nil, fmt.Errorf("read page table at %#x: %w", at, err)
+			return fmt.Errorf("read page table at %#x: %w", at, err)
 		}
 		for ; len(b) > 0; b = b[pagemapEntry:] {
 			k := absent
 			if binary.NativeEndian.Uint64(b)&(pagemapPresent|pagemapSwapped) != 0 {
 				k = own
 			}
-			out = join(out, part{hostRange{at, at + page}, k})
+			parts.add(part{hostRange{at, at + page}, k})
 			at += page
 		}
 	}
-	return out, nil
+	parts.end()
+	return nil
 }
 
-// join appends p to ps, or lets the last of ps grow.
-func join(ps []part, p part) []part {
-	if n := len(ps); n > 0 && ps[n-1].end == p.start && ps[n-1].kind == p.kind {
-		ps[n-1].end = p.end
-		return ps
+// joiner makes neighbours of one kind one part.
+type joiner struct {
+	use  func(part)
+	last part // empty before the first
+}
+
+func (j *joiner) add(p part) {
+	if j.last.end == p.start && j.last.kind == p.kind {
+		j.last.end = p.end
+		return
 	}
-	return append(ps, p)
+	j.end()
+	j.last = p
+}
+
+// end is called when all are added.
+func (j *joiner) end() {
+	if j.last.start < j.last.end {
+		j.use(j.last)
+	}
 }

@@ -384,12 +384,12 @@ func TestPageTable(t *testing.T) {
 	defer f.Close()
 	hva := c.hvas[kindAnonymous]
 	r := hostRange{hva, hva + areaPages*phys.PageSize}
-	quick, mapped, err := parts(t.Context(), f, r)
+	var quick, slow, again []part
+	mapped, err := eachPart(t.Context(), f, r, func(p part) { quick = append(quick, p) })
 	if err != nil {
-		t.Fatalf("parts failed: %v", err)
+		t.Fatalf("eachPart failed: %v", err)
 	}
-	slow, err := entries(t.Context(), f, r)
-	if err != nil {
+	if err := entries(t.Context(), f, r, func(p part) { slow = append(slow, p) }); err != nil {
 		t.Fatalf("entries failed: %v", err)
 	}
 	unexported := cmp.AllowUnexported(part{}, hostRange{})
@@ -400,8 +400,7 @@ func TestPageTable(t *testing.T) {
 		t.Skip("the kernel can't scan page tables")
 	}
 	c.tell(t, "zero")
-	again, err := scan(t.Context(), f, r)
-	if err != nil {
+	if err := scan(t.Context(), f, r, func(p part) { again = append(again, p) }); err != nil {
 		t.Fatalf("scan failed: %v", err)
 	}
 	zero := hostRange{hva + 8*phys.PageSize, hva + 9*phys.PageSize}
@@ -412,12 +411,14 @@ func TestPageTable(t *testing.T) {
 	}
 	// Without it all is as before.
 	var rest []part
+	join := joiner{use: func(p part) { rest = append(rest, p) }}
 	for _, p := range again {
 		if p.kind == zeros {
 			p.kind = absent
 		}
-		rest = join(rest, p)
+		join.add(p)
 	}
+	join.end()
 	if diff := cmp.Diff(quick, rest, unexported); diff != "" {
 		t.Errorf("scan after a read of an untouched page (-want +got):\n%s", diff)
 	}
@@ -440,7 +441,7 @@ func TestUnmapped(t *testing.T) {
 	if access, ok := errors.AsType[*phys.AccessError](err); !ok || access.At != goneFrom*phys.PageSize || !errors.Is(err, unix.EFAULT) {
 		t.Errorf("ReadPhys over memory that is gone = %v; want EFAULT at %#x", err, goneFrom*phys.PageSize)
 	}
-	_, mapped, err := parts(t.Context(), m.pagemap, hostRange{m.pieces[0].hva, m.pieces[0].hva + phys.PageSize})
+	mapped, err := eachPart(t.Context(), m.pagemap, hostRange{m.pieces[0].hva, m.pieces[0].hva + phys.PageSize}, func(part) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,7 +82,10 @@ func (m *Memory) readPrivate(ctx context.Context, p piece, b []byte, off uint64)
 	at := p.hva + off
 	page := uint64(os.Getpagesize())
 	end := at + uint64(len(b))
-	has, mapped, err := parts(ctx, m.pagemap, hostRange{at &^ (page - 1), (end + page - 1) &^ (page - 1)})
+	var has []part
+	mapped, err := eachPart(ctx, m.pagemap, hostRange{at &^ (page - 1), (end + page - 1) &^ (page - 1)}, func(r part) {
+		has = append(has, r)
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -149,9 +152,9 @@ func readFile(f *os.File, b []byte, off int64) (int, error) {
 	return n, err
 }
 
-// maxFileRuns bounds the populated runs of memory in one file; where there would be
-// more, the smallest holes count as populated.
-const maxFileRuns = 1 << 22
+// maxRuns bounds the populated runs of a piece of memory, in the process and in its
+// file; where there would be more, the smallest holes count as populated.
+const maxRuns = 1 << 22
 
 // populated returns the pages of p that can hold anything but zeros.
 func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known bool, err error) {
@@ -159,22 +162,25 @@ func (m *Memory) populated(ctx context.Context, p piece) (runs []phys.Run, known
 		return nil, false, nil
 	}
 	if p.private {
-		has, mapped, err := parts(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()})
+		var size uint64
+		set := phys.RunBuilder{Most: maxRuns}
+		mapped, err := eachPart(ctx, m.pagemap, hostRange{p.hva, p.hva + p.run.Size()}, func(r part) {
+			if size += r.end - r.start; r.kind == own {
+				for _, run := range p.pages(r.start-p.hva, r.end-p.hva) {
+					set.Add(run)
+				}
+			}
+		})
 		if err != nil {
 			return nil, false, err
 		}
-		var size uint64
-		for _, r := range has {
-			if size += r.end - r.start; r.kind == own {
-				runs = append(runs, p.pages(r.start-p.hva, r.end-p.hva)...)
-			}
-		}
+		runs = append(runs, set.Runs()...)
 		if mapped && size != p.run.Size() {
 			return nil, false, fmt.Errorf("only %#x bytes of %#x are mapped by now: %w", size, p.run.Size(), unix.EFAULT)
 		}
 	}
 	if p.file != nil {
-		set := phys.RunBuilder{Most: maxFileRuns}
+		set := phys.RunBuilder{Most: maxRuns}
 		err := p.eachData(ctx, func(lo, hi int64) {
 			for _, r := range p.pages(uint64(lo-p.fileOff), uint64(hi-p.fileOff)) {
 				set.Add(r)
