@@ -50,14 +50,13 @@ func domainXML(s *Spec, f files) (string, error) {
 		d.Devices.Emulator = NewerQEMU
 	}
 	addStops(&d, s)
-	switch s.Backing {
-	case Anonymous:
-	case Memfd:
+	if kind, access := s.Backing.source(); kind != "" {
 		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
-			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
-			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+			MemorySource: &libvirtxml.DomainMemorySource{Type: kind},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: access},
 		}
-	case HugeTLB:
+	}
+	if s.Backing == HugeTLB {
 		d.MemoryBacking = &libvirtxml.DomainMemoryBacking{
 			MemoryHugePages: &libvirtxml.DomainMemoryHugepages{},
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"snap/internal/ntlab"
 	"snap/internal/ntlab/boot"
@@ -40,7 +41,29 @@ const (
 	Anonymous Backing = "anon"    // private memory of the QEMU process
 	Memfd     Backing = "memfd"   // a shared memfd
 	HugeTLB   Backing = "hugetlb" // 2 MiB pages of hugetlbfs
+	File      Backing = "file"    // a shared file, where libvirt keeps those
+	// The same where what the guest writes is not in the file.
+	PrivateMemfd Backing = "memfd-private"
+	PrivateFile  Backing = "file-private"
 )
+
+var backings = []Backing{Anonymous, Memfd, HugeTLB, File, PrivateMemfd, PrivateFile}
+
+// source is what libvirt calls it, and whether it is shared; both empty for memory
+// that has no source of its own.
+func (b Backing) source() (kind, access string) {
+	switch b {
+	case Memfd:
+		return "memfd", "shared"
+	case File:
+		return "file", "shared"
+	case PrivateMemfd:
+		return "memfd", "private"
+	case PrivateFile:
+		return "file", "private"
+	}
+	return "", ""
+}
 
 // NewerQEMU is the QEMU from Debian's backports that scripts/deps.sh unpacks
 // beside the installed one: at least 9.0, for what older ones can't do safely.
@@ -105,8 +128,8 @@ func (s *Spec) complete() error {
 		return fmt.Errorf("name %q: only letters, digits, dots and dashes, at most 41", s.Name)
 	case s.Machine != "q35" && s.Machine != "i440fx":
 		return fmt.Errorf("machine %q is neither q35 nor i440fx", s.Machine)
-	case s.Backing != Anonymous && s.Backing != Memfd && s.Backing != HugeTLB:
-		return fmt.Errorf("backing %q is none of anon, memfd and hugetlb", s.Backing)
+	case !slices.Contains(backings, s.Backing):
+		return fmt.Errorf("backing %q is none of %v", s.Backing, backings)
 	case s.LA57 && s.Accel == KVM:
 		return errors.New("5-level paging is not among what guests under KVM have here")
 	case s.Disk != "" && s.Machine != "i440fx":
