@@ -152,7 +152,7 @@ func TestReserveAhead(t *testing.T) {
 				if hold, err = vm.Pause(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				defer hold.Release()
+				defer func() { _, _ = hold.Release() }()
 			}
 			test.o.Write.Workers = 2
 			s, err := Open(t.Context(), vm, test.o)

@@ -16,8 +16,9 @@ import (
 type bench struct {
 	settings
 
-	dir   string // for files in memory
-	guest *lab.Guest
+	dir    string // for files in memory
+	guest  *lab.Guest
+	failed []error // what should have been measured and wasn't
 }
 
 // contender is something that is measured.
@@ -28,7 +29,7 @@ type contender struct {
 	run func(ctx context.Context) (sample, error)
 	// check judges the file of a run, nil where there is none. It may fail.
 	check func(ctx context.Context) error
-	// may says that it may fail here: it is left out then.
+	// may says that it may fail here. What fails is left out, with the reason.
 	may bool
 }
 
@@ -56,8 +57,8 @@ func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
 
-// rounds runs all contenders in turns, every other round the other way round, and
-// checks what they write in the first. One that may fail, and does, is left out.
+// measure runs all contenders in turns, every other round the other way round, and
+// checks what they write in the first. One that fails is left out from then on.
 func (b *bench) measure(ctx context.Context, contenders []contender) ([]*row, error) {
 	var rows []*row
 	for _, c := range contenders {
@@ -69,14 +70,14 @@ func (b *bench) measure(ctx context.Context, contenders []contender) ([]*row, er
 				i = len(contenders) - 1 - i
 			}
 			if err := b.once(ctx, &contenders[i], rows[i], round == 0); err != nil {
-				return nil, fmt.Errorf("%s: %w", contenders[i].name, err)
+				return nil, err
 			}
 		}
 	}
 	return rows, nil
 }
 
-// once runs a contender once.
+// once runs a contender once. The error is that there is no going on.
 func (b *bench) once(ctx context.Context, c *contender, r *row, check bool) error {
 	if r.Why != "" {
 		return nil
@@ -90,17 +91,17 @@ func (b *bench) once(ctx context.Context, c *contender, r *row, check bool) erro
 			return errors.Join(err, e)
 		}
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		b.say("  %-40s %7.2f s", c.name, s.Took.Seconds())
 		r.Samples = append(r.Samples, s)
-	case c.may && ctx.Err() == nil:
-		b.say("  %-40s left out: %v", c.name, err)
-		r.Samples, r.Why = nil, strings.TrimSpace(strings.ReplaceAll(err.Error(), "\n", " "))
-	default:
-		return err
+		return nil
 	}
-	return nil
+	if !c.may {
+		b.failed = append(b.failed, fmt.Errorf("%s: %w", c.name, err))
+	}
+	b.say("  %-40s left out: %v", c.name, err)
+	r.Samples, r.Why = nil, strings.TrimSpace(strings.ReplaceAll(err.Error(), "\n", " "))
+	return context.Cause(ctx)
 }
 
 // output is the file that contenders write.

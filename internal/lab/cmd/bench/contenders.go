@@ -68,7 +68,7 @@ type summary struct {
 func (b *bench) dumpOnce(ctx context.Context, program string, flags ...string) (sample, summary, error) {
 	args := append([]string{
 		"dump", b.guest.Name, "-c", b.guest.URI, "-o", b.output(), "--force", "--json", "--manifest=false",
-		"--max-pause", "10m", "--spool", fmt.Sprintf("%dMiB", b.guest.Spec.MemoryMiB+256),
+		"--max-pause", "24h", "--spool", fmt.Sprintf("%dMiB", b.guest.Spec.MemoryMiB+256),
 	}, flags...)
 	s, out, err := child(ctx, program, args...)
 	var sum summary

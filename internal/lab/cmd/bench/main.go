@@ -125,9 +125,13 @@ func (s *settings) run(ctx context.Context) (err error) {
 		default:
 			err = fmt.Errorf("-parts: there is no %q, only %s", part, strings.Join(parts, ", "))
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", part, err)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil { // what was measured is worth being told all the same
+			b.failed = append(b.failed, fmt.Errorf("%s: %w", part, err))
+			r.Notes = append(r.Notes, fmt.Sprintf("Not all of %q was measured: %v.", part, err))
 		}
 	}
-	return r.write(s.out)
+	return errors.Join(append(b.failed, r.write(s.out, os.Stdout))...)
 }

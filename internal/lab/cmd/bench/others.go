@@ -120,7 +120,7 @@ func (b *bench) calls(ctx context.Context, r *report) (err error) {
 	defer func() { err = errors.Join(err, down()) }()
 	counts := filepath.Join(b.dir, "calls")
 	_, _, err = child(ctx, "strace", "-f", "-c", "-o", counts, b.program, "dump", b.guest.Name, "-c", b.guest.URI, "-q",
-		"-o", b.output(), "--force", "--manifest=false", "--mode", "pause", "--max-pause", "10m", "--spool", "2GiB")
+		"-o", b.output(), "--force", "--manifest=false", "--mode", "pause", "--max-pause", "24h", "--spool", "2GiB")
 	if err != nil {
 		return err
 	}

@@ -38,13 +38,13 @@ const (
 	plotFile  = "peers.svg"
 )
 
-// write writes the report to a folder, and prints the table.
-func (r *report) write(folder string) error {
+// write writes the report to a folder, and the table to out as well.
+func (r *report) write(folder string, out io.Writer) error {
 	table, err := os.Create(filepath.Join(folder, tableFile))
 	if err != nil {
 		return err
 	}
-	r.table(io.MultiWriter(table, os.Stdout))
+	r.table(io.MultiWriter(table, out))
 	if err := table.Close(); err != nil {
 		return err
 	}
