@@ -258,7 +258,7 @@ func newPlan(facts *header.Facts, format Format) (*header.Header, *dump.Plan, er
 	t := header.DumpTypeFull
 	if format == FormatBitmap || !fits {
 		t = header.DumpTypeBitmapFull
-		pages, err := phys.NewRuns(facts.Runs.Value...)
+		pages, err := phys.SetOf(facts.Runs.Value)
 		if err != nil {
 			return nil, nil, fmt.Errorf("make the dump header: %w", err)
 		}

@@ -247,7 +247,7 @@ func (n *notedSmear) reread(ctx context.Context, p *dump.Plan, acc *Account) err
 
 // pagesOfPlan returns the pages of the dump.
 func pagesOfPlan(p *dump.Plan) phys.Runs {
-	pages, err := phys.NewRuns(p.Runs...)
+	pages, err := phys.SetOf(p.Runs)
 	if err != nil {
 		panic("internal error: runs of a dump: " + err.Error()) // the header was made of them
 	}

@@ -15,7 +15,7 @@ import (
 // as the guest has it, with a warning. needed are the pages that debuggers need, over
 // some kinds of which no CONTEXT is laid.
 func (a *Analysis) overlays(ctx context.Context, needed []guest.ProtectedPages) ([]dump.Overlay, error) {
-	pages, err := phys.NewRuns(a.Plan.Runs...)
+	pages, err := phys.SetOf(a.Plan.Runs)
 	if err != nil {
 		return nil, fmt.Errorf("memory runs of the dump: %w", err)
 	}

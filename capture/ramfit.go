@@ -71,7 +71,7 @@ func fitRAM(ctx context.Context, src hv.Source) (_ RAMFit, err error) {
 	ram := mem.RAM().Pages()
 	f := RAMFit{Outside: ram}
 	if block := sys.PhysicalMemory.Value; block != nil {
-		f.Outside = pagesOf(sys.PhysicalMemoryOutside)
+		f.Outside = sys.PhysicalMemoryOutside
 		f.Beyond = ram - min(ram, pagesOf(block))
 	}
 	f.Astray, err = astray(ctx, mem, sys)

@@ -122,7 +122,7 @@ func (o *Options) fits(ctx context.Context, place store.Place, name string, plan
 		o.debug(ctx, "the space at the destination is not known", "why", err)
 		return "", nil
 	}
-	pages, err := phys.NewRuns(plan.Runs...)
+	pages, err := phys.SetOf(plan.Runs)
 	if err != nil {
 		return "", err
 	}

@@ -46,7 +46,7 @@ func (s *Session) Sample(ctx context.Context) (*Sample, error) {
 // sampleDump samples the dump that plan is of, read from mem, of which the pages
 // of set can hold anything.
 func sampleDump(ctx context.Context, mem phys.Reader, whole *dump.Plan, set phys.Runs, o dump.Options) (*Sample, error) {
-	pages, err := phys.NewRuns(whole.Runs...)
+	pages, err := phys.SetOf(whole.Runs)
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,7 @@ func isVerdict(err error) bool {
 
 // setPopulated completes the plan by what of the moment can hold anything.
 func (a *Analysis) setPopulated(ctx context.Context, m *Moment) error {
-	pages, err := phys.NewRuns(a.Plan.Runs...)
+	pages, err := phys.SetOf(a.Plan.Runs)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func Open(path string) (*File, error) {
 func OpenFile(r *input.File) (*File, error) {
 	f, err := NewFile(r, r.Size())
 	if err == nil {
-		f.closers = append(f.closers, r)
+		f.Own(r)
 		return f, nil
 	}
 	if foreign, _ := input.Foreign(r, r.Size(), r.Name()); foreign != nil {
@@ -78,6 +78,9 @@ func OpenFile(r *input.File) (*File, error) {
 func NewFile(r io.ReaderAt, size int64) (*File, error) {
 	return newFile(r, size, containers())
 }
+
+// Own lets Close close c too, such as the file of NewFile.
+func (f *File) Own(c io.Closer) { f.closers = append(f.closers, c) }
 
 // sniffed is how many bytes decide what a file is.
 const sniffed = 8

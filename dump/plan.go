@@ -99,11 +99,11 @@ func (p *Plan) checkHeader(pages phys.Runs) error {
 	case h.DumpType == header.DumpTypeFull:
 		same = len(p.Header) == h.Width.Size() && slices.Equal(h.Runs, p.Runs)
 	case h.DumpType.HasBitmap():
-		b, err := header.DecodeBitmap(bytes.NewReader(p.Header), h.Width)
+		b, match, err := header.MatchBitmap(bytes.NewReader(p.Header), h.Width, pages)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrPlan, err)
 		}
-		same = b.FirstPage == uint64(len(p.Header)) && slices.Equal(b.Runs, pages)
+		same = match && b.FirstPage == uint64(len(p.Header))
 	default:
 		return fmt.Errorf("%w: a %v dump is not made of a guest's pages", ErrPlan, h.DumpType)
 	}

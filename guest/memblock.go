@@ -29,17 +29,31 @@ func (s *System) fillMemory(ctx context.Context) {
 		s.warn("%v", err)
 		return
 	}
-	ram := s.Space.ram
-	var inside []phys.Run
+	// A dump from which very many pages are left out has as many runs of RAM: they are
+	// not copied where the block has them all.
+	inside := s.Space.ram.Intersect(runs)
+	s.PhysicalMemoryOutside = pagesIn(runs) - inside.Pages()
+	if s.PhysicalMemoryOutside > 0 {
+		s.warn("MmPhysicalMemoryBlock has %d pages outside of RAM, the first at %#x",
+			s.PhysicalMemoryOutside, uint64(firstOutside(runs, s.Space.ram).Addr()))
+	}
+	s.PhysicalMemory = phys.Know([]phys.Run(inside), "KDBG MmPhysicalMemoryBlock")
+}
+
+func pagesIn(runs []phys.Run) uint64 { return phys.Runs(runs).Pages() }
+
+// firstOutside returns the first page of runs that isn't in ram. There must be one.
+func firstOutside(runs []phys.Run, ram phys.Runs) phys.PFN {
 	for _, r := range runs {
-		claim := phys.Runs{r}
-		inside = append(inside, claim.Intersect(ram)...)
-		s.PhysicalMemoryOutside = append(s.PhysicalMemoryOutside, claim.Minus(ram)...)
+		for at := r.Base; at < r.End(); {
+			i, ok := ram.Find(at)
+			if !ok {
+				return at
+			}
+			at = ram[i].End()
+		}
 	}
-	if out := phys.Runs(s.PhysicalMemoryOutside); len(out) > 0 {
-		s.warn("MmPhysicalMemoryBlock has %d pages outside of RAM, the first at %v", out.Pages(), out[0])
-	}
-	s.PhysicalMemory = phys.Know(inside, "KDBG MmPhysicalMemoryBlock")
+	return 0
 }
 
 // DumpMemory returns the pages that a dump of the guest holds, in file order and

@@ -43,7 +43,7 @@ type ProtectedPages struct {
 func (s *System) Protected(ctx context.Context) ([]ProtectedPages, error) {
 	mem := &recordingReader{watchedReader: watchedReader{Reader: s.Space.mem}}
 	v := s.through(mem)
-	v.Processors, v.Warnings, v.PhysicalMemoryOutside = nil, nil, nil
+	v.Processors, v.Warnings = nil, nil
 
 	var out []ProtectedPages
 	var all phys.Runs

@@ -93,7 +93,7 @@ func (s *System) comparePublished(note []byte) {
 	differ("MachineImageType", uint64(h.machine), uint64(s.Machine.Value))
 	differ("NumberProcessors", uint64(h.processors), uint64(len(s.Processors)))
 	if runs := phys.Runs(s.PhysicalMemory.Value); len(runs) > 0 {
-		differ("NumberOfPages", h.pages, runs.Pages()+phys.Runs(s.PhysicalMemoryOutside).Pages())
+		differ("NumberOfPages", h.pages, runs.Pages()+s.PhysicalMemoryOutside)
 	}
 	for _, d := range p.Differs {
 		s.warn("the header that the guest published when its driver started differs from what it is now: %s", d)

@@ -54,8 +54,8 @@ type System struct {
 	// map, ascending and disjoint; nil where the block can't be used, and then
 	// a warning says why. DumpMemory says what to do then.
 	PhysicalMemory phys.Known[[]phys.Run]
-	// PhysicalMemoryOutside is what the block claims beyond the RAM map.
-	PhysicalMemoryOutside []phys.Run
+	// PhysicalMemoryOutside is how many pages the block claims beyond the RAM map.
+	PhysicalMemoryOutside uint64
 
 	// Published is what became of Options.Published, nil if it is empty.
 	Published *Published

@@ -22,18 +22,11 @@ import (
 // The bitmap is read twice, in pieces: nothing is allocated before its claims
 // have been checked.
 func DecodeBitmap(r io.ReaderAt, w Width) (*Bitmap, error) {
-	if w.Size() == 0 {
-		return nil, &FormatError{"Width", -1, uint64(w), "no such width"}
-	}
-	img := make([]byte, bitmapHeaderSize)
-	if err := readAt(r, w, img, int64(w.Size())); err != nil {
+	b, err := openBitmap(r, w)
+	if err != nil {
 		return nil, err
 	}
-	b := loadBitmap(w, img)
-	if err := b.check(); err != nil {
-		return nil, err
-	}
-	runs, err := b.countRuns(r)
+	runs, err := b.countRuns(r, func(int, phys.Run) {})
 	if err != nil {
 		return nil, err
 	}
@@ -51,12 +44,49 @@ func DecodeBitmap(r io.ReaderAt, w Width) (*Bitmap, error) {
 	return b, nil
 }
 
-// countRuns returns the number of runs of pages. The pages in them must be as
-// many as the header says.
-func (b *Bitmap) countRuns(r io.ReaderAt) (int, error) {
+// MatchBitmap is DecodeBitmap where it is known which pages the bitmap should have: it
+// reports whether it has just these, and makes no list of its own.
+func MatchBitmap(r io.ReaderAt, w Width, pages phys.Runs) (b *Bitmap, same bool, err error) {
+	b, err = openBitmap(r, w)
+	if err != nil {
+		return nil, false, err
+	}
+	same = true
+	runs, err := b.countRuns(r, func(i int, run phys.Run) {
+		same = same && i < len(pages) && pages[i] == run
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	if same = same && runs == len(pages); same {
+		b.Runs = pages
+	}
+	return b, same, nil
+}
+
+// openBitmap reads all but the bits.
+func openBitmap(r io.ReaderAt, w Width) (*Bitmap, error) {
+	if w.Size() == 0 {
+		return nil, &FormatError{"Width", -1, uint64(w), "no such width"}
+	}
+	img := make([]byte, bitmapHeaderSize)
+	if err := readAt(r, w, img, int64(w.Size())); err != nil {
+		return nil, err
+	}
+	b := loadBitmap(w, img)
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// countRuns returns the number of runs of pages, and calls use with each. The pages in
+// them must be as many as the header says.
+func (b *Bitmap) countRuns(r io.ReaderAt, use func(i int, run phys.Run)) (int, error) {
 	var pages uint64
 	runs := 0
 	err := b.scan(r, func(run phys.Run) bool {
+		use(runs, run)
 		pages += run.Pages
 		runs++
 		return runs <= MaxBitmapRuns

@@ -219,3 +219,27 @@ func TestEncodeTooManyRuns(t *testing.T) {
 		t.Errorf("InitializeBitmapDumpHeader of %d runs = %d bytes, %v; want an error of Bitmap", len(pages), len(img), err)
 	}
 }
+
+// TestMatchBitmap: a bitmap is told to have these pages if and only if it has, and is
+// refused like any other.
+func TestMatchBitmap(t *testing.T) {
+	good := rawBitmap("FDMPDUMP", 0x3000, 6, 0x40, []byte{0b1110_0111, 0, 0, 0, 0, 0, 0, 0})
+	for _, tt := range []struct {
+		pages phys.Runs
+		want  bool
+	}{
+		{phys.Runs{{Base: 0, Pages: 3}, {Base: 5, Pages: 3}}, true},
+		{phys.Runs{{Base: 0, Pages: 3}, {Base: 5, Pages: 2}}, false},
+		{phys.Runs{{Base: 0, Pages: 3}}, false},
+		{phys.Runs{{Base: 0, Pages: 3}, {Base: 5, Pages: 3}, {Base: 20, Pages: 1}}, false},
+		{nil, false},
+	} {
+		b, same, err := MatchBitmap(bytes.NewReader(good), Width64, tt.pages)
+		if err != nil || same != tt.want || b.FirstPage != 0x3000 || same && len(b.Runs) != 2 {
+			t.Errorf("MatchBitmap with %v = %v, %v, %v; want %v", tt.pages, b, same, err, tt.want)
+		}
+	}
+	if b, same, err := MatchBitmap(bytes.NewReader(poke(good, 0x2028, 8, 5)), Width64, nil); b != nil || same || err == nil {
+		t.Errorf("MatchBitmap of a bitmap with another number of pages = %v, %v, %v; want an error", b, same, err)
+	}
+}

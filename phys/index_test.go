@@ -78,3 +78,53 @@ func TestIndexRun(t *testing.T) {
 		t.Errorf("Run(0, 1) of no pages = %v; want none", got)
 	}
 }
+
+// TestIndexOfManyRuns: what is counted from run to run is right at every one of them.
+func TestIndexOfManyRuns(t *testing.T) {
+	var set Runs
+	at, n := PFN(3), uint64(0)
+	var first []uint64
+	for i := range 5*indexStep + 1 {
+		r := Run{at, uint64(i%7 + 1)}
+		set, first = append(set, r), append(first, n)
+		at, n = r.End()+PFN(i%3+1), n+r.Pages
+	}
+	x := NewIndex(set)
+	for i, r := range set {
+		if got := x.NumberOfRun(i); got != first[i] {
+			t.Errorf("NumberOfRun(%d) = %d; want %d", i, got, first[i])
+		}
+		for k := range r.Pages {
+			if got, ok := x.Number(r.Base + PFN(k)); !ok || got != first[i]+k {
+				t.Errorf("Number of page %d of run %d = %d, %v; want %d", k, i, got, ok, first[i]+k)
+			}
+			if got, want := x.Run(first[i]+k, 100), (Run{r.Base + PFN(k), r.Pages - k}); got != want {
+				t.Errorf("Run from page %d of run %d = %v; want %v", k, i, got, want)
+			}
+		}
+	}
+	if x.Pages() != n {
+		t.Errorf("Pages() = %d; want %d", x.Pages(), n)
+	}
+}
+
+// TestSetOf: runs that are a set are that set, and others become one.
+func TestSetOf(t *testing.T) {
+	set := []Run{{1, 2}, {5, 1}}
+	got, err := SetOf(set)
+	if err != nil || !slices.Equal(got, set) || &got[0] != &set[0] {
+		t.Errorf("SetOf(%v) = %v, %v; want it itself", set, got, err)
+	}
+	for _, rs := range [][]Run{{{5, 1}, {1, 2}}, {{1, 4}, {5, 1}}, {{1, 5}, {2, 1}}} {
+		want, err := NewRuns(rs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := SetOf(rs); err != nil || !slices.Equal(got, want) {
+			t.Errorf("SetOf(%v) = %v, %v; want %v", rs, got, err, want)
+		}
+	}
+	if got, err := SetOf([]Run{{1, 0}}); err == nil {
+		t.Errorf("SetOf of an empty run = %v; want an error", got)
+	}
+}

@@ -59,6 +59,17 @@ func NewRuns(rs ...Run) (Runs, error) {
 	return normalise(slices.Clone(rs)), nil
 }
 
+// SetOf is NewRuns of runs that nobody changes any more: where they are a set already it
+// is they, which is not copied.
+func SetOf(rs []Run) (Runs, error) {
+	for i, r := range rs {
+		if !r.Valid() || i > 0 && r.Base <= rs[i-1].End() {
+			return NewRuns(rs...)
+		}
+	}
+	return slices.Clip(Runs(rs)), nil
+}
+
 // normalise sorts and merges valid runs in place.
 func normalise(rs []Run) Runs {
 	slices.SortFunc(rs, func(a, b Run) int { return cmp.Compare(a.Base, b.Base) })
@@ -122,7 +133,8 @@ func (s Runs) Union(t Runs) Runs {
 	return normalise(slices.Concat(s, t))
 }
 
-// Intersect returns the pages that are in both s and t. Where that is all of s it is s
+// Intersect returns the pages that are in both s and t, whose runs may touch, and divide
+// those of s then. Where that is all of s it is s
 // itself: sets of very many runs aren't copied for nothing.
 func (s Runs) Intersect(t Runs) Runs {
 	n, same := 0, true

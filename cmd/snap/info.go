@@ -77,12 +77,17 @@ type dumpInfo struct {
 
 	Header     []fieldInfo     `json:"header"`
 	Runs       []runInfo       `json:"runs"`
+	RunsMore   int             `json:"runs_more,omitempty"` // that are not listed
 	Guest      *manifest.Guest `json:"guest,omitempty"`
 	Processors []processorInfo `json:"processors,omitempty"`
 	Modules    []moduleInfo    `json:"modules,omitempty"`
 	Processes  []processInfo   `json:"processes,omitempty"`
 	Notes      []string        `json:"notes,omitempty"` // what could not be read
 }
+
+// maxInfoRuns bounds the runs that are listed: of a dump with a bitmap there may be
+// millions.
+const maxInfoRuns = 1 << 16
 
 type fieldInfo struct {
 	Name   string `json:"name"`
@@ -161,7 +166,11 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 			d.Header = append(d.Header, fieldInfo{v.Name, h.Width.Size() + v.Offset, v.Value, v.Set, v.Kind})
 		}
 	}
-	for _, r := range f.RAM() {
+	for i, r := range f.RAM() {
+		if i == maxInfoRuns {
+			d.RunsMore = len(f.RAM()) - i
+			break
+		}
 		d.Runs = append(d.Runs, runInfo{manifest.Hex(r.Base), r.Pages})
 	}
 	if h.IsSet("SystemTime") && h.SystemTime != 0 {
@@ -254,10 +263,13 @@ func (a *app) printSections(d *dumpInfo, all bool) error {
 	runs := table.Table{Columns: []string{"FIRST PAGE", "PAGES", "SIZE"}, Right: map[string]bool{"FIRST PAGE": true, "PAGES": true, "SIZE": true}}
 	for i, r := range d.Runs {
 		if i == maxListed && !all {
-			runs.Add("…", fmt.Sprintf("%d more", len(d.Runs)-i), "")
+			runs.Add("…", fmt.Sprintf("%d more", len(d.Runs)-i+d.RunsMore), "")
 			break
 		}
 		runs.Add(r.FirstPage.String(), humanize.Comma(int64(r.Pages)), humanize.IBytes(r.Pages<<phys.PageShift))
+	}
+	if all && d.RunsMore > 0 {
+		runs.Add("…", fmt.Sprintf("%d more", d.RunsMore), "")
 	}
 	cpus := table.Table{Columns: []string{"CPU", "KPRCB", "RIP", "RSP", "CS"}, Right: map[string]bool{"CPU": true}}
 	for _, c := range d.Processors {

@@ -37,7 +37,12 @@ func (a *app) openDump(ctx context.Context, path, scratch string, random bool) (
 	if err != nil {
 		return nil, err
 	}
-	if f, err = a.expandInput(ctx, f, scratch, random); err != nil {
+	f, d, err := a.expandInput(ctx, f, scratch, random)
+	if d != nil {
+		d.Own(f)
+		return d, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	head, err := headOf(f)
@@ -65,15 +70,23 @@ func (a *app) openGuest(ctx context.Context, f *input.File, in *inputFlags, scra
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
-	if f, err = a.expandInput(ctx, f, scratch, true); err != nil {
+	f, old, err := a.expandInput(ctx, f, scratch, true)
+	if err != nil {
 		return nil, nil, err
+	}
+	if old != nil && !in.raw {
+		old.Own(f)
+		return nil, old, nil
+	}
+	if old != nil { // it is said not to be one
+		_ = old.Close() // it was only looked at
+		old = nil
 	}
 	head, err := headOf(f)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	var src hv.Source
-	var old *dump.File
 	if _, isDump := dump.Recognise(head); isDump && !in.raw {
 		old, err = dump.OpenFile(f)
 	} else if maps := file.RawMaps(f.Size()); in.raw && segments == nil && len(maps) > 1 {
@@ -159,15 +172,17 @@ func headOf(f *input.File) ([]byte, error) {
 }
 
 // expandInput takes away what is compressed around a file, unless that is a dump's
-// own container. With random, a container must give random access. f is closed if
-// it fails.
-func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, random bool) (*input.File, error) {
+// own container: that dump, which does not own f, is returned too if it can be read.
+// With random, a container must give random access. f is closed if it fails.
+func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, random bool) (*input.File, *dump.File, error) {
 	inside, name, err := input.Inside(f, f.Size(), sniffed)
 	if name == "" && err == nil {
-		return f, nil
+		return f, nil, nil
 	}
-	if err == nil && isContainer(f, inside, random) {
-		return f, nil
+	if err == nil {
+		if d, ok := inContainer(f, inside, random); ok {
+			return f, d, nil
+		}
 	}
 	where := input.Scratch{Dir: scratch}
 	if err == nil && scratch == "" {
@@ -175,15 +190,15 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 		where.Memory /= 2
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
 	a.log.Info().Str("file", f.Name()).Str("compression", name).Str("where", expandedWhere(scratch)).
 		Msg("expanding it first: the guest's memory lies there in clear, in a file without a name, until snap ends")
 	x, err := input.Expand(ctx, f, where)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, nil, errors.Join(err, f.Close())
 	}
-	return x, nil
+	return x, nil, nil
 }
 
 func expandedWhere(dir string) string {
@@ -193,25 +208,28 @@ func expandedWhere(dir string) string {
 	return dir
 }
 
-// isContainer reports whether a compressed file is a dump that can be read as it
-// is, or would be were it whole.
-func isContainer(f *input.File, inside []byte, random bool) bool {
+// inContainer reports whether a compressed file is a dump that can be read as it
+// is, or would be were it whole. It returns the dump in the first case.
+func inContainer(f *input.File, inside []byte, random bool) (*dump.File, bool) {
 	head, err := headOf(f)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	if _, ok := dump.Recognise(head); !ok {
-		return false
+		return nil, false
 	}
 	if c, ok := dump.Recognise(inside); !ok || c != dump.CompressionNone {
-		return false
+		return nil, false
 	}
 	d, err := dump.NewFile(f, f.Size())
 	if err != nil {
-		return dump.InFrames(f)
+		return nil, dump.InFrames(f)
 	}
-	defer d.Close()
-	return d.Container().RandomAccess || !random
+	if !d.Container().RandomAccess && random {
+		_ = d.Close() // it was only looked at
+		return nil, false
+	}
+	return d, true
 }
 
 // scratchBeside returns the folder of an output that is a file there; "" for memory.

@@ -19,8 +19,8 @@ func CPUs(n int) int {
 // programShare is which share of its memory, programMost at most, the process needs
 // for what the garbage collector knows nothing of: above all the program itself.
 const (
-	programShare = 8
-	programMost  = 32 << 20
+	programShare = 4
+	programMost  = 56 << 20
 )
 
 // Memory makes the garbage collector work harder as the process nears size bytes. It
