@@ -370,6 +370,10 @@ func TestPopulated(t *testing.T) {
 	if got := zeroOutside(t, f, b); got != 3 {
 		t.Errorf("plain with a hole over pages 1 to 3: %d pages are not populated; want 3", got)
 	}
+	f = opened(t, want[:0x2000+100*phys.PageSize-1])
+	if set, _, err := f.Populated(context.Background()); err != nil || len(f.RAM().Minus(set)) > 0 {
+		t.Errorf("Populated of a dump that is cut short = %v, %v; want all that isn't there", set, err)
+	}
 	stored, want, header := emptyGuest(t, 600)
 	ref := framesOf(t, opened(t, stored))[header+100]
 	f = opened(t, flipped(stored, int(ref.at)+8))

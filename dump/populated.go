@@ -25,9 +25,8 @@ func (f *File) Populated(ctx context.Context) (set phys.Runs, known bool, err er
 		return f.RAM(), false, nil
 	}
 	out := phys.RunBuilder{Most: maxPopulated}
-	size := min(f.layout.size(), uint64(f.Size()))
-	err = finder.data(ctx, func(off, n int64) {
-		lo, hi := max(uint64(off), f.layout.start), min(uint64(off+n), size)
+	add := func(off, n int64) {
+		lo, hi := max(uint64(off), f.layout.start), min(uint64(off+n), f.layout.size())
 		if lo >= hi {
 			return
 		}
@@ -36,9 +35,12 @@ func (f *File) Populated(ctx context.Context) (set phys.Runs, known bool, err er
 		for _, r := range f.layout.pages.Span(lo, hi) {
 			out.Add(r)
 		}
-	})
-	if err != nil {
+	}
+	if err := finder.data(ctx, add); err != nil {
 		return nil, false, err
+	}
+	if behind := int64(f.layout.size()) - f.Size(); behind > 0 {
+		add(f.Size(), behind) // it is cut short: nobody knows what was there
 	}
 	return out.Runs(), true, nil
 }
