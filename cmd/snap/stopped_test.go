@@ -56,21 +56,20 @@ func TestStopped(t *testing.T) {
 			t.Parallel()
 			g := upHeldWith(t, lab.Spec{Name: "stopped-" + strconv.Itoa(i), MemoryMiB: 64, CPUs: 1, FillMiB: 8, Seed: 51})
 			group, limit := ownCgroup(t), g.fittingPause(t, stopLimit, tt.flags...)
-			h := g.stopHeld(t, tt.reason, func() *soaked {
-				return g.startIn(t, group, append([]string{"--max-pause", limit.String()}, tt.flags...))
-			}, func(r *soaked) func() { return tt.stop(t, r, group) })
-			defer h.goOn()
-			var machine pace
-			for {
-				asked := time.Now()
-				s, err := g.vm.State(t.Context())
-				if s == hv.StateRunning && err == nil {
+			var h stoppedDump
+			for range 5 {
+				h = g.stopHeld(t, tt.reason, func() *soaked {
+					return g.startIn(t, group, append([]string{"--max-pause", limit.String()}, tt.flags...))
+				}, func(r *soaked) func() { return tt.stop(t, r, group) })
+				defer h.goOn()
+				g.untilLetGo(t, h, limit)
+				if time.Since(h.stopped) > limit/2 {
 					break
 				}
-				if machine.over(asked, h.stopped, limit+goesOnIn) {
-					t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(h.stopped))
-				}
-				time.Sleep(10 * time.Millisecond)
+				t.Log("snap was stopped when it had told libvirt to let the guest go")
+				h.goOn()
+				h.wait(t)
+				g.wholeOrNone(t)
 			}
 			mustRun(t, g.Guest)
 			h.goOn()
@@ -83,6 +82,23 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// untilLetGo waits until the guest of a stopped dump runs.
+func (g *heldGuest) untilLetGo(t *testing.T, h stoppedDump, limit time.Duration) {
+	t.Helper()
+	var machine pace
+	for {
+		asked := time.Now()
+		s, err := g.vm.State(t.Context())
+		if s == hv.StateRunning && err == nil {
+			return
+		}
+		if machine.over(asked, h.stopped, limit+goesOnIn) {
+			t.Fatalf("the guest is %s (%v) %v after snap was stopped; want running", s, err, asked.Sub(h.stopped))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // stoppedDump is a dump that was stopped while it holds the guest.
 type stoppedDump struct {
 	*soaked
@@ -92,7 +108,7 @@ type stoppedDump struct {
 
 // stopHeld stops a dump while the guest is held, for the reason that libvirt has for it.
 // A dump that has let the guest go before it could be stopped is over soon, and another
-// one is begun.
+// one is begun: one without a gate has, though libvirt may not have come to it yet.
 func (g *heldGuest) stopHeld(t *testing.T, reason string, start func() *soaked, stop func(*soaked) (goOn func())) stoppedDump {
 	t.Helper()
 	for range 5 {
@@ -102,11 +118,12 @@ func (g *heldGuest) stopHeld(t *testing.T, reason string, start func() *soaked, 
 			h := stoppedDump{r, time.Now(), stop(r)}
 			time.Sleep(time.Second) // what snap has let go already goes on by then
 			state := virsh(t, g.Connection, "domstate", "--reason", g.Name)
-			if strings.Contains(state, reason) {
+			held := reason != "dump" || len(r.processes(roleGate)) > 0
+			if held && strings.Contains(state, reason) {
 				return h
 			}
 			h.goOn()
-			if !strings.HasPrefix(state, "running") {
+			if held && !strings.HasPrefix(state, "running") {
 				t.Fatalf("the guest is %s when snap is stopped; want it paused (%s)", state, reason)
 			}
 		}
