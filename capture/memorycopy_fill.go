@@ -49,11 +49,20 @@ func (s *memoryCopy) fill(ctx context.Context, mem hv.Memory, workers int) error
 	return s.fillCounted(ctx, mem, workers, new(atomic.Uint64))
 }
 
+// fillPart is fill of some of the pages.
+func (s *memoryCopy) fillPart(ctx context.Context, mem hv.Memory, part phys.Runs, workers int) error {
+	return s.fillPages(ctx, mem, part, workers, new(atomic.Uint64))
+}
+
 // fillCounted is fill; done counts the pages that are behind it.
 func (s *memoryCopy) fillCounted(ctx context.Context, mem hv.Memory, workers int, done *atomic.Uint64) error {
+	return s.fillPages(ctx, mem, s.index.Set(), workers, done)
+}
+
+func (s *memoryCopy) fillPages(ctx context.Context, mem hv.Memory, pages phys.Runs, workers int, done *atomic.Uint64) error {
 	batch := hv.BatchOf(mem)
 	c := &copier{memoryCopy: s, mem: batch, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
-	for _, r := range chunksOf(s.index.Set()) {
+	for _, r := range chunksOf(pages) {
 		c.chunks = append(c.chunks, chunk{r, s.place(r)})
 	}
 	group, workCtx := errgroup.WithContext(ctx)
@@ -67,7 +76,7 @@ func (s *memoryCopy) fillCounted(ctx context.Context, mem hv.Memory, workers int
 	if ctx.Err() != nil {
 		return fmt.Errorf("copy the guest's memory: %w", context.Cause(ctx))
 	}
-	s.setGaps(c.lost)
+	s.setGaps(append(c.lost, s.gaps...))
 	return err
 }
 
@@ -104,11 +113,14 @@ func readersOf(mem hv.Memory, workers, chunks int) int {
 }
 
 // chunksOf divides pages into pieces of copyPages at most.
-func chunksOf(pages phys.Runs) []phys.Run {
+func chunksOf(pages phys.Runs) []phys.Run { return piecesOf(pages, copyPages) }
+
+// piecesOf divides pages into pieces of so many at most.
+func piecesOf(pages phys.Runs, most uint64) []phys.Run {
 	var out []phys.Run
 	for _, r := range pages {
-		for at := r.Base; at < r.End(); at += copyPages {
-			out = append(out, phys.Run{Base: at, Pages: min(copyPages, uint64(r.End()-at))})
+		for at := r.Base; at < r.End(); at += phys.PFN(most) {
+			out = append(out, phys.Run{Base: at, Pages: min(most, uint64(r.End()-at))})
 		}
 	}
 	return out

@@ -224,7 +224,7 @@ func (s *Session) Estimates(ctx context.Context) ([]Estimate, error) {
 		return nil, err
 	}
 	if state.Still() {
-		return []Estimate{{Mode: Pause{}.Name(), Takes: sample.Duration, Consistent: true}}, nil
+		return []Estimate{{Mode: Pause{}.Name(), Takes: sample.writing(), Consistent: true}}, nil
 	}
 	s.Thorough = true
 	var all []Estimate

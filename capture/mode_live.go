@@ -83,8 +83,8 @@ func (Live) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 		}
 		e.Copied = true
 		e.Takes += 2 * p.Reading.Likely
-	case s.Memory.Mechanism() != hv.MechanismDirect:
-		e.Takes *= 2
+	case s.sample != nil && s.sample.Reading > 0:
+		e.Takes = s.sample.writing() + s.sample.Reading
 	}
 	return []Estimate{e}, nil
 }

@@ -2,13 +2,16 @@ package capture
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"snap/dump"
 	"snap/hv"
 	"snap/internal/ntlab"
 	"snap/phys"
@@ -187,7 +190,8 @@ func TestAnalysisReadsOnce(t *testing.T) {
 			if _, err := got.System.Protected(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if len(vm.calls) == before {
+			root := vm.im.Truth.DirectoryTableBase.PFN()
+			if !slices.ContainsFunc(vm.calls[before:], func(r phys.Run) bool { return phys.Runs{r}.Has(root) }) {
 				t.Error("after the analysis, the guest is not read but remembered")
 			}
 		})
@@ -317,5 +321,179 @@ func TestAnotherGuestIsNotDumped(t *testing.T) {
 	vm.vouchErr = hv.ErrNotRunning
 	if _, err := Open(t.Context(), vm, Options{}); !errors.Is(err, hv.ErrNotRunning) {
 		t.Errorf("Open of another run = %v; want %v", err, hv.ErrNotRunning)
+	}
+}
+
+// TestReadAhead: a dump of dear memory that is written as it is read takes large calls,
+// none of them for a page that stays out, and a page that can't be read is a gap.
+func TestReadAhead(t *testing.T) {
+	t.Parallel()
+	vm := newDear(t, ntlab.Config{Seed: 79, Unreadable: phys.PageSize}, 64<<10)
+	if err := vm.im.Fill(16<<20, ntlab.Mix{Text: 1}); err != nil {
+		t.Fatal(err)
+	}
+	dress(t, vm.im)
+	calls := 0
+	s, err := Open(t.Context(), vm, Options{Mode: Pause{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m, err := s.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.analyze(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(vm.calls)
+	mem, end := readAhead(m.Context(), m.Memory, a.Plan)
+	st, err := dump.Write(m.Context(), io.Discard, mem, a.Plan, dump.Options{Workers: 2})
+	end()
+	if err := m.Release(err); err != nil {
+		t.Fatal(err)
+	}
+	if st.Unreadable != 1 {
+		t.Errorf("%d pages are gaps; want 1", st.Unreadable)
+	}
+	pages := pagesOfPlan(a.Plan)
+	var least uint64
+	for _, r := range pages {
+		least += (r.Size() + vm.cost.Most - 1) / vm.cost.Most
+	}
+	for _, r := range vm.calls[before:] {
+		calls++
+		if left := (phys.Runs{r}).Minus(pages); len(left) > 0 {
+			t.Errorf("a call for %v, of which %v is not in the dump", r, left)
+		}
+	}
+	// The page that can't be read is found by halves, in a frame of at most 1 MiB.
+	if most := int(least) + 2*20; calls < int(least) || calls > most {
+		t.Errorf("writing took %d calls; want %d, and %d at most to find a page that can't be read", calls, least, most)
+	}
+	if vm.top > vm.cost.Flight+2 {
+		t.Errorf("%d calls at a time; want %d and one for each worker at most", vm.top, vm.cost.Flight)
+	}
+}
+
+// TestProbe: for what a dump of dear memory takes, little of it is read, and once. Of
+// reading and writing that go on together, the longer is what writing takes.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	vm := newDear(t, ntlab.Config{Seed: 80, Memory: 512 << 20}, 64<<10)
+	s, err := Open(t.Context(), vm, Options{MemoryCopy: spoolSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before := len(vm.calls)
+	all, err := s.Estimates(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := vm.calls[before:]
+	pages, err := phys.NewRuns(calls...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read uint64
+	for _, r := range calls {
+		read += r.Pages
+	}
+	if read != pages.Pages() || pages.Pages()<<phys.PageShift > 64<<20 || len(calls) > 2*16 {
+		t.Errorf("%d calls read %d pages, %d of them once; want 64 MiB in calls of 4 MiB, or what is left of a run", len(calls), read, pages.Pages())
+	}
+	w, err := s.Sample(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.Reading <= 0 || w.writing() != max(w.Reading, w.Duration) {
+		t.Errorf("reading takes %v, and writing %v in all; want a time for either, and the longer", w.Reading, w.writing())
+	}
+	for _, e := range all {
+		switch {
+		case e.Mode == (Pause{}).Name() && e.Copied:
+			if want := e.Pause.Total().Likely + w.Duration; e.Takes != want {
+				t.Errorf("a dump with a copy takes %v; want %v: reading is in the pause", e.Takes, want)
+			}
+		case e.Mode == (Pause{}).Name():
+			if e.Pause.Reading.Likely != w.writing() {
+				t.Errorf("a pause without a copy is %v; want %v and what comes with it", e.Pause.Reading, w.writing())
+			}
+		}
+	}
+}
+
+// TestTornTables: what a driver or the kernel is changing while dear memory is read is
+// whole or is read again, and no page that was kept says otherwise.
+func TestTornTables(t *testing.T) {
+	t.Parallel()
+	vm := newDear(t, ntlab.Config{Seed: 81}, 1)
+	var pages [2]ntlab.Marked
+	for i := range pages {
+		marks, err := vm.im.Mark(1, ntlab.MarkSmall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages[i] = marks[0]
+	}
+	// The head is the end of one page, and the entry the start of another.
+	const head = 0x20
+	advert, err := vm.im.Advertise("changing.sys", &ntlab.Advert{
+		InPool: true, Offset: phys.PageSize - head, Entries: []ntlab.RemovePages{pages[0].Request()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := advert.Tables[1].VA // the first is in the driver, and empty
+	at, _ := vm.im.Translate(table)
+	write := func(va phys.VirtAddr, b []byte) {
+		if err := vm.im.WriteVirt(va, b); err != nil {
+			t.Error(err)
+		}
+	}
+	// The kernel has begun to change the time: High2Time is ahead.
+	const when = uint64(0x01d7_0000_1234_5678)
+	le := binary.LittleEndian
+	write(kuserSystemTime, le.AppendUint64(nil, when))
+	write(kuserSystemTime+8, le.AppendUint32(nil, uint32(when>>32)+1))
+	clock, _ := vm.im.Translate(kuserSystemTime)
+	headRead, times := false, 0
+	vm.onRead = func(_ context.Context, p []byte, from phys.Addr) error {
+		if headRead { // the driver asks for another page, between its head and its entry
+			headRead = false
+			write(table+0x10, le.AppendUint32(nil, 6)) // sequence
+			write(table+head+0x10, le.AppendUint64(nil, uint64(pages[1].VA)))
+		}
+		covers := func(a phys.Addr) bool { return from <= a && a < from+phys.Addr(len(p)) }
+		if covers(at) {
+			var sequence [4]byte
+			if err := vm.im.ReadVirt(table+0x10, sequence[:]); err != nil {
+				return err
+			}
+			headRead = le.Uint32(sequence[:]) != 6
+		}
+		if covers(clock + 8) {
+			if times++; times == 3 {
+				write(kuserSystemTime+8, le.AppendUint32(nil, uint32(when>>32)))
+			}
+		}
+		return nil
+	}
+	mem, _ := vm.OpenMemory(t.Context(), hv.MechanismAuto)
+	a, err := Analyze(t.Context(), mem, vm.im.RAM(), vm.im.Registers(), LookOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := a.Header.SystemTime; got != when || len(a.Warnings) > 0 {
+		t.Errorf("the time is %#x, with warnings %q; want %#x", got, a.Warnings, when)
+	}
+	if len(a.Adverts.Tables) != 2 {
+		t.Fatalf("tables are %+v; want two", a.Adverts.Tables)
+	}
+	got := a.Adverts.Tables[1]
+	if address := phys.VirtAddr(le.Uint64(got.Entries[0x10:])); got.Sequence != 6 || address != pages[1].VA {
+		t.Errorf("the table has sequence %d and asks for %#x; want 6 and %#x", got.Sequence, uint64(address), uint64(pages[1].VA))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"snap/hv"
 	"snap/phys"
 )
 
@@ -185,6 +186,13 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 	if x.Pages() == 0 {
 		return nil, nil
 	}
+	if hv.ReadCostOf(s.Memory).Dear() {
+		p, err := s.probe(ctx, set, func() { meter.look(1) })
+		if err != nil {
+			return nil, err
+		}
+		return p.timed, nil
+	}
 	room := min(x.Pages(), copySampleChunks*samplePages) << phys.PageShift
 	workers := s.Options.copyWorkers()
 	memory, err := s.ahead.lend(copySampleRing*room, workers)
@@ -207,7 +215,7 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 	var pages uint64
 	for i := 0; i < copySamplesLeast || pages < x.Pages() && !s.copySampled(all, took, meter); i++ {
 		place := uint64(i%copySampleRing) * room
-		c, err := newMemoryCopy(memory[place:place+room], s.Memory, copySample(x, i), true)
+		c, err := newMemoryCopy(memory[place:place+room], s.Memory, sampleShape{copySampleChunks, samplePages}.pick(x, i), true)
 		if err != nil {
 			return nil, err
 		}
@@ -224,19 +232,25 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 	return all, nil
 }
 
-// copySample picks chunks that are spread evenly over x, other ones for each i. The
-// steps of the golden ratio come close to every place in few of them.
-func copySample(x *phys.Index, i int) phys.Runs {
+// sampleShape is what one sample is made of: chunks of so many pages each.
+type sampleShape struct {
+	chunks int
+	pages  uint64
+}
+
+// pick picks chunks that are spread evenly over x, other ones for each i. The steps of
+// the golden ratio come close to every place in few of them.
+func (s sampleShape) pick(x *phys.Index, i int) phys.Runs {
 	const golden = 0.6180339887498949
-	if x.Pages() <= copySampleChunks*samplePages {
+	if x.Pages() <= uint64(s.chunks)*s.pages {
 		return x.Set()
 	}
-	part := x.Pages() / copySampleChunks
+	part := x.Pages() / uint64(s.chunks)
 	step := float64(i) * golden
-	first := uint64((step - float64(uint64(step))) * float64(part-samplePages))
+	first := uint64((step - float64(uint64(step))) * float64(part-s.pages))
 	var picked []phys.Run
-	for k := range uint64(copySampleChunks) {
-		picked = append(picked, x.Run(k*part+first, samplePages))
+	for k := range uint64(s.chunks) {
+		picked = append(picked, x.Run(k*part+first, s.pages))
 	}
 	runs, _ := phys.NewRuns(picked...) // parts of valid runs are valid
 	return runs
@@ -258,7 +272,7 @@ func (s *Session) estimateHeld(ctx context.Context) (*PauseEstimate, error) {
 	e := &PauseEstimate{Pages: w.Populated, Samples: 1, Load: meter.load()}
 	e.assume(asked)
 	// One sample says nothing of how different pages are to compress.
-	e.Reading = around([]time.Duration{w.Duration}, e.Load)
+	e.Reading = around([]time.Duration{w.writing()}, e.Load)
 	e.Reading.Most = max(e.Reading.Most, 2*e.Reading.Likely)
 	e.Analyzing = around([]time.Duration{s.Analysis.Took}, e.Load)
 	return e, nil

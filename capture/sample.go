@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"snap/dump"
+	"snap/hv"
 	"snap/phys"
 	"snap/store"
 )
@@ -24,8 +25,13 @@ type Sample struct {
 	DumpBytes uint64        // expanded
 	Bytes     uint64        // of the file
 	Room      store.Size    // that the file takes in a folder
-	Duration  time.Duration // of reading, compressing and writing
+	Duration  time.Duration // of compressing and writing, and of reading where that isn't dear
+	Reading   time.Duration // of reading where it is (hv.DearMemory), else 0
 }
+
+// writing returns how long it takes to write the dump as it is read. What is dear to
+// read is read ahead meanwhile.
+func (e *Sample) writing() time.Duration { return max(e.Duration, e.Reading) }
 
 // Sample reads and compresses a sample of the pages of the session's dump and
 // scales it up. It writes nothing, and is done once.
@@ -39,13 +45,36 @@ func (s *Session) Sample(ctx context.Context) (*Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.sample, err = sampleDump(ctx, s.Memory, s.Analysis.Plan, set, s.Options.writeOptions())
+	if hv.ReadCostOf(s.Memory).Dear() {
+		s.sample, err = s.sampleDear(ctx, set)
+	} else {
+		s.sample, err = sampleDump(ctx, s.Memory, s.Analysis.Plan, set, s.Options.writeOptions())
+	}
 	return s.sample, err
+}
+
+// sampleDear is Sample of what the probe has read, which is read only once.
+func (s *Session) sampleDear(ctx context.Context, set phys.Runs) (*Sample, error) {
+	p, err := s.probe(ctx, set, func() {})
+	if err != nil {
+		return nil, err
+	}
+	have := p.copied.index.Set()
+	e, err := sampleOn(ctx, p.copied, s.Analysis.Plan, set, have.Intersect, s.Options.writeOptions())
+	if err == nil {
+		e.Reading = duration(rateOf(p.timed).mean * float64(e.Populated))
+	}
+	return e, err
 }
 
 // sampleDump samples the dump that plan is of, read from mem, of which the pages
 // of set can hold anything.
 func sampleDump(ctx context.Context, mem phys.Reader, whole *dump.Plan, set phys.Runs, o dump.Options) (*Sample, error) {
+	return sampleOn(ctx, mem, whole, set, sampleOf, o)
+}
+
+// sampleOn is sampleDump with pick to pick pages of those that have to be read.
+func sampleOn(ctx context.Context, mem phys.Reader, whole *dump.Plan, set phys.Runs, pick func(phys.Runs) phys.Runs, o dump.Options) (*Sample, error) {
 	pages, err := phys.SetOf(whole.Runs)
 	if err != nil {
 		return nil, err
@@ -60,7 +89,7 @@ func sampleDump(ctx context.Context, mem phys.Reader, whole *dump.Plan, set phys
 	}
 	// The same dump, but as if the host had populated only the sample.
 	plan := *whole
-	plan.Populated = sampleOf(work)
+	plan.Populated = pick(work)
 	frames := sampledFrames{plain: o.Compression == dump.CompressionNone}
 	o.Frame = frames.add
 	start := time.Now()

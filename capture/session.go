@@ -32,6 +32,7 @@ type Session struct {
 
 	sample *Sample        // nil until it is made
 	copied *PauseEstimate // of a copy; nil until it is made
+	probed *probe         // of a memory whose reads are dear; nil until it is made
 	ahead  *reservation   // got in the background; nil if none is
 
 	scans []time.Duration // how long it took to ask which pages are populated
@@ -71,7 +72,7 @@ func Open(ctx context.Context, vm hv.VM, o Options) (_ *Session, err error) {
 }
 
 // Close closes the guest's memory, and gives back the host's.
-func (s *Session) Close() error { return errors.Join(s.dropAhead(), s.Memory.Close()) }
+func (s *Session) Close() error { return errors.Join(s.dropProbe(), s.dropAhead(), s.Memory.Close()) }
 
 // analyzeRunning analyzes a guest that may change underneath: what fails, or lacks
 // something, may be as it should the next time.

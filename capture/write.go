@@ -108,7 +108,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	}
 	stop := m.watch(a.Plan, wo.Progress)
 	writing := trace.StartRegion(ctx, "write")
-	st, err := dump.Write(ctx, w, m.Memory, a.Plan, wo)
+	mem, end := readAhead(ctx, m.Memory, a.Plan)
+	st, err := dump.Write(ctx, w, mem, a.Plan, wo)
+	end()
 	writing.End()
 	stop()
 	if err != nil {
