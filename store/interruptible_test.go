@@ -186,6 +186,7 @@ type hungScatter struct{ *hung }
 func (h hungScatter) Create(context.Context, string) (File, error) { return h, nil }
 func (h hungScatter) WriteHole(int64) error                        { return nil }
 func (h hungScatter) Scatter(int64) (io.WriterAt, error)           { h.wait("scatter"); return h, nil }
+
 func (h hungScatter) WriteAt(p []byte, _ int64) (int, error) {
 	if string(p) == "hangs" {
 		h.wait("write at")
