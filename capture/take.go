@@ -134,9 +134,18 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 		if c.Whole {
 			return false, fmt.Errorf("%s: %s", c.Name, c.Detail)
 		}
-		man.Warn("verification failed: %s: %s%s", c.Name, c.Detail, matters(&c))
+		man.Warn("verification %s: %s: %s%s", outcome(&c), c.Name, c.Detail, matters(&c))
 	}
 	return len(found) == 0, nil
+}
+
+// outcome is what verification did by a finding: it failed only by one that no reader
+// can do with.
+func outcome(c *verify.Check) string {
+	if c.Level == verify.LevelFail {
+		return "failed"
+	}
+	return "found"
 }
 
 // matters says of a finding to whom it matters, if not to every reader.
