@@ -206,7 +206,7 @@ func (c *pageCache) unkept(pages iter.Seq[phys.Run]) phys.Runs {
 		return nil
 	}
 	var out []phys.Run
-	for _, r := range wanted.Intersect(c.Memory.RAM()) {
+	for _, r := range wanted.Intersect(c.RAM()) {
 		for pfn := r.Base; pfn < r.End(); pfn++ {
 			if _, ok := c.pages[pfn]; !ok {
 				out = append(out, phys.Run{Base: pfn, Pages: 1})
@@ -219,7 +219,7 @@ func (c *pageCache) unkept(pages iter.Seq[phys.Run]) phys.Runs {
 
 // calls returns what to read at once so that all of pages are, without leaving memory.
 func (c *pageCache) calls(pages phys.Runs) []phys.Run {
-	ram, gap, most := c.Memory.RAM(), phys.PFN(c.cost.Gap>>phys.PageShift), max(1, c.cost.Most>>phys.PageShift)
+	ram, gap, most := c.RAM(), phys.PFN(c.cost.Gap>>phys.PageShift), max(1, c.cost.Most>>phys.PageShift)
 	var out []phys.Run
 	for _, r := range pages {
 		for r.Pages > 0 {
