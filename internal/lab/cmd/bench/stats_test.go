@@ -136,7 +136,7 @@ func TestPlot(t *testing.T) {
 
 func TestParseCalls(t *testing.T) {
 	t.Parallel()
-	all, most, err := parseCalls(`% time     seconds  usecs/call     calls    errors syscall
+	all, waits, most, err := parseCalls(`% time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
  70.12    0.400000         200      2000           futex
  20.00    0.100000           1       300        12 read
@@ -144,10 +144,10 @@ func TestParseCalls(t *testing.T) {
 ------ ----------- ----------- --------- --------- ----------------
 100.00    0.500000          54      2307        19 total
 `)
-	if err != nil || all != 2307 || !cmp.Equal(most, []string{"futex (2000)", "read (300)", "access (7)"}) {
-		t.Errorf("parseCalls() = %d, %q, %v; want 2307 calls", all, most, err)
+	if err != nil || all != 2307 || waits != 2000 || !cmp.Equal(most, []string{"futex (2000)", "read (300)", "access (7)"}) {
+		t.Errorf("parseCalls() = %d, %d, %q, %v; want 2307 calls, 2000 of them waiting", all, waits, most, err)
 	}
-	if _, _, err := parseCalls("strace: nothing\n"); err == nil {
+	if _, _, _, err := parseCalls("strace: nothing\n"); err == nil {
 		t.Error("parseCalls() of no table has no error")
 	}
 }
