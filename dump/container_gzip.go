@@ -42,8 +42,6 @@ func newGzipEncoder(o Options) (encoder, error) {
 
 func gzipLevel(l Level) int {
 	switch l {
-	case LevelTurbo:
-		return gzip.StatelessCompression
 	case LevelDefault:
 		return 5
 	case LevelBetter:

@@ -27,25 +27,42 @@ func zstdContainer() container {
 	}
 }
 
-type zstdEncoder struct{ z *zstd.Encoder }
+// zstdEncoder compresses with entropy coding of what no match is found for, or without:
+// with both at LevelFastest, as the pages of a frame are.
+type zstdEncoder struct{ entropy, plain *zstd.Encoder }
 
-func newZstdEncoder(o Options) (encoder, error) {
+func newZstdEncoder(o Options) (_ encoder, err error) {
+	var e zstdEncoder
+	if o.Level != LevelTurbo {
+		e.entropy, err = newZstdWriter(o, true)
+	}
+	if err == nil && (o.Level == LevelTurbo || zstdLevel(o.Level) == zstd.SpeedFastest) {
+		e.plain, err = newZstdWriter(o, false)
+	}
+	return e, err
+}
+
+func newZstdWriter(o Options, entropy bool) (*zstd.Encoder, error) {
 	z, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstdLevel(o.Level)),
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(windowFor(o.FrameSize)),
 		zstd.WithEncoderCRC(true), // the seek table repeats it, see zstdChecksum
 		zstd.WithSingleSegment(true),
-		zstd.WithNoEntropyCompression(o.Level == LevelTurbo),
+		zstd.WithNoEntropyCompression(!entropy),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("set up zstd: %w", err)
 	}
-	return zstdEncoder{z}, nil
+	return z, nil
 }
 
 func (e zstdEncoder) encode(dst, src []byte) ([]byte, error) {
-	return e.z.EncodeAll(src, dst[:0]), nil
+	z := e.entropy
+	if z == nil || e.plain != nil && randomLiterals(src) {
+		z = e.plain
+	}
+	return z.EncodeAll(src, dst[:0]), nil
 }
 
 // zstdDecoder decodes one frame at a time and verifies its checksum.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime/trace"
 	"sort"
 
 	"snap/phys"
@@ -46,6 +47,7 @@ func ceilDiv(a, b uint64) uint64 { return (a + b - 1) / b }
 // fill sets f to the expanded bytes of frame i. Errors are those that end the
 // dump; a page that can't be read is a gap in f.
 func (g *gatherer) fill(ctx context.Context, f *frame, i uint64) error {
+	defer trace.StartRegion(ctx, "fill").End()
 	f.reset()
 	if i < g.headerFrames() {
 		off := int(i) * g.frameSize

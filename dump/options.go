@@ -51,7 +51,9 @@ type Level string
 // gain little.
 const (
 	LevelFastest Level = "fastest"
-	LevelTurbo   Level = "turbo" // for where the disk is faster than the processors
+	// LevelTurbo is for where the disk is faster than the processors. Only the zstd
+	// container has more of it than LevelFastest.
+	LevelTurbo   Level = "turbo"
 	LevelDefault Level = "default"
 	LevelBetter  Level = "better"
 	LevelBest    Level = "best"
@@ -67,7 +69,7 @@ func Levels() []Level {
 func (l Level) Doc() string {
 	switch l {
 	case LevelTurbo:
-		return "faster still and larger, for disks that outrun the processors"
+		return "zstd without entropy coding: faster, and larger, for disks that outrun the processors"
 	case LevelDefault:
 		return "slower, and a little smaller"
 	case LevelBetter:
