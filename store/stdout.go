@@ -121,7 +121,7 @@ func (s *stream) Write(p []byte) (int, error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	n, err := s.sum.write(p, s.w.Write)
+	n, err := s.write(p, s.w.Write)
 	s.broken = err
 	return n, err
 }
