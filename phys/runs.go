@@ -134,11 +134,17 @@ func (s Runs) Union(t Runs) Runs {
 }
 
 // Intersect returns the pages that are in both s and t, whose runs may touch, and divide
-// those of s then. Where that is all of s it is s
-// itself: sets of very many runs aren't copied for nothing.
+// those of s then. Where that is all of s it is s itself.
 func (s Runs) Intersect(t Runs) Runs {
+	return s.parts(func(use func(int, Run)) { s.common(t, use) })
+}
+
+// parts returns the set of what each calls use with: parts of the runs of s in order, and
+// the runs' indexes. Where that is all of s it is s itself: sets of very many runs aren't
+// copied for nothing.
+func (s Runs) parts(each func(use func(i int, r Run))) Runs {
 	n, same := 0, true
-	s.common(t, func(i int, r Run) {
+	each(func(i int, r Run) {
 		same = same && i == n && s[i] == r
 		n++
 	})
@@ -149,7 +155,7 @@ func (s Runs) Intersect(t Runs) Runs {
 		return slices.Clip(s)
 	}
 	out := make(Runs, 0, n)
-	s.common(t, func(_ int, r Run) { out = append(out, r) })
+	each(func(_ int, r Run) { out = append(out, r) })
 	return out
 }
 
@@ -172,20 +178,7 @@ func (s Runs) common(t Runs, use func(i int, r Run)) {
 
 // Minus returns the pages of s that are not in t. Where that is all of s it is s itself.
 func (s Runs) Minus(t Runs) Runs {
-	n, same := 0, true
-	s.outside(t, func(i int, r Run) {
-		same = same && i == n && s[i] == r
-		n++
-	})
-	switch {
-	case n == 0:
-		return nil
-	case same && n == len(s):
-		return slices.Clip(s)
-	}
-	out := make(Runs, 0, n)
-	s.outside(t, func(_ int, r Run) { out = append(out, r) })
-	return out
+	return s.parts(func(use func(int, Run)) { s.outside(t, use) })
 }
 
 // outside calls use with each part of a run of s that lies in none of t, and the run's
