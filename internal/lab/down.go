@@ -61,16 +61,17 @@ func remove(c *Connection, name string) error {
 		{"--state-other", []string{"destroy", name}},
 		{"--persistent", []string{"undefine", name}},
 	} {
-		names, err := c.Virsh(ctx, "list", "--all", "--name", step.flag)
+		there, err := c.has(ctx, name, step.flag)
 		if err != nil {
 			return err
 		}
-		for _, n := range strings.Fields(names) {
-			if n != name {
-				continue
-			}
-			if _, err := c.Virsh(ctx, step.do...); err != nil {
-				return err
+		if !there {
+			continue
+		}
+		if _, err := c.Virsh(ctx, step.do...); err != nil {
+			// It may have ended by itself meanwhile.
+			if there, again := c.has(ctx, name, step.flag); there || again != nil {
+				return errors.Join(err, again)
 			}
 		}
 	}
@@ -131,8 +132,9 @@ func list(ctx context.Context, c *Connection) (map[string]string, error) {
 	return out, nil
 }
 
-// has reports whether there is a domain of a name.
-func (c *Connection) has(ctx context.Context, domain string) (bool, error) {
-	names, err := c.Virsh(ctx, "list", "--all", "--name")
+// has reports whether there is a domain of a name, of those that flags of virsh list
+// choose.
+func (c *Connection) has(ctx context.Context, domain string, flags ...string) (bool, error) {
+	names, err := c.Virsh(ctx, append([]string{"list", "--all", "--name"}, flags...)...)
 	return slices.Contains(strings.Fields(names), domain), err
 }

@@ -252,13 +252,13 @@ func TestSpecRefuses(t *testing.T) {
 		{},
 		{Name: "../x"},
 		{Name: "x", Machine: "microvm"},
-		{Name: "x", Backing: "file"},
+		{Name: "x", Backing: "tape"},
 		{Name: "x", MemoryMiB: 32},
 		{Name: "x", Connect: "remote"},
 		{Name: "x", Profile: "win95"},
 	} {
 		if g, err := Up(t.Context(), s); err == nil {
-			t.Errorf("Up(%+v) = %s; want an error", s, g.Name)
+			t.Errorf("Up(%+v) = %s; want an error; Down() = %v", s, g.Name, g.Down())
 		}
 	}
 }
