@@ -172,7 +172,6 @@ var neverAlone = map[string]string{
 	"guest.ErrNotFound":       "a reason within guest.ErrNotWindows",
 	"guest.ErrNoKDBG":         "a reason within guest.ErrNotWindows",
 	"guest.ErrMalformed":      "a warning, or a reason within guest.ErrNotWindows",
-	"guest.errModules":        "ends a list that is long enough",
 	"guest.errBudget":         "a reason within guest.ErrNotWindows",
 	"guest.budgetError":       "guest.errBudget",
 	"guest.errForwarded":      "an export that is passed over",

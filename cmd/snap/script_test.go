@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("SNAP_MAX_PAUSE", "5m"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){"snap": main})
+	testscript.Main(m, map[string]func(){"snap": main, measuredName: measured})
 }
 
 // TestScripts runs the scenarios of testdata/script: the command line against
