@@ -54,7 +54,10 @@ func onDisk(t testing.TB) string {
 		t.Fatal(err)
 	}
 	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		t.Skipf("%s is in memory, or nobody knows where", dir)
+		if testing.Short() {
+			t.Skipf("%s is in memory, or nobody knows where", dir)
+		}
+		t.Fatalf("%s is in memory, or nobody knows where; set TMPDIR to a folder on a disk", dir)
 	}
 	return dir
 }

@@ -192,6 +192,16 @@ func statusKiB(t *testing.T, pid int, name string) uint64 {
 	return 0
 }
 
+// lacking ends a test that this host can't show anything by: as a skip in the quick tests,
+// and as a failure in all of them, where nothing may go unseen.
+func lacking(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if testing.Short() {
+		t.Skipf(format, args...)
+	}
+	t.Fatalf(format, args...)
+}
+
 // TestPrivateZeroPage: a page of zeros that a process has in place of one of a file's
 // is zeros, and what was read with it is in its place.
 func TestPrivateZeroPage(t *testing.T) {
@@ -202,7 +212,7 @@ func TestPrivateZeroPage(t *testing.T) {
 	}
 	defer m.Close()
 	if answer := c.ask(t, "zero over data"); answer != "done" {
-		t.Skipf("no page of zeros in place of a file's: %s", answer)
+		lacking(t, "no page of zeros in place of a file's: %s", answer)
 	}
 	var want []byte
 	for i := zeroedPage - 1; i <= zeroedPage+1; i++ {
@@ -254,7 +264,7 @@ func TestEmptied(t *testing.T) {
 func TestEmptyHugeFile(t *testing.T) {
 	fd, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
 	if err != nil {
-		t.Skipf("no hugetlbfs: %v", err)
+		lacking(t, "no hugetlbfs: %v", err)
 	}
 	huge := os.NewFile(uintptr(fd), "huge")
 	defer huge.Close()
@@ -397,7 +407,7 @@ func TestPageTable(t *testing.T) {
 		t.Errorf("page table (-entry by entry +scanned):\n%s", diff)
 	}
 	if !mapped {
-		t.Skip("the kernel can't scan page tables")
+		lacking(t, "the kernel can't scan page tables")
 	}
 	c.tell(t, "zero")
 	if err := scan(t.Context(), f, r, func(p part) { again = append(again, p) }); err != nil {
