@@ -138,7 +138,7 @@ func readSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, manifest.MaxSize+1)) // one more than Decode takes
+	return io.ReadAll(io.NewSectionReader(f, 0, manifest.MaxSize+1)) // one more than Decode takes
 }
 
 // hashFile returns the SHA-256 of a regular file of that size, as sha256sum prints
@@ -158,11 +158,12 @@ func hashFile(ctx context.Context, path string, size uint64, progress *dump.Prog
 	progress.Total.Store(size)
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
+	r := io.NewSectionReader(f, 0, f.Size())
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		n, err := f.Read(buf)
+		n, err := r.Read(buf)
 		h.Write(buf[:n])
 		progress.Done.Add(uint64(n))
 		switch {

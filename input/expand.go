@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"snap/internal/sparse"
 )
 
 // Scratch says where the expanded bytes of a compressed file go: they must be read
@@ -98,7 +100,9 @@ func Expand(ctx context.Context, f *File, s Scratch) (*File, error) {
 	if err := f.Close(); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
-	return &File{File: out, name: f.name, size: x.at, expanded: c.name}, nil
+	inside := newFile(f.name, local{sparse.File{File: out}, x.at})
+	inside.expanded = c.name
+	return inside, nil
 }
 
 // create makes a file without a name.
@@ -136,7 +140,7 @@ type expansion struct {
 }
 
 func (x *expansion) run(ctx context.Context) error {
-	in, err := x.c.stream(x.f, x.f.size)
+	in, err := x.c.stream(x.f, x.f.Size())
 	if err != nil {
 		return fmt.Errorf("%s: %w", x.f.name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,13 +18,45 @@ import (
 // Stdin is the name that means standard input.
 const Stdin = "-"
 
-// File is a file, or a disk, that can be read at any offset. ReadAt is safe for
-// concurrent use.
+// Source is where the bytes of a File are: a file of this host, an object of a far
+// one, what is inside of another file. It is safe for concurrent use but for Close.
+type Source interface {
+	// ReadAt fills all of p, or fails.
+	io.ReaderAt
+	io.Closer
+
+	// Size is the length in bytes at the time of opening.
+	Size() int64
+}
+
+// File is a file, or a disk, that can be read at any offset. It is safe for concurrent
+// use but for Close.
 type File struct {
-	*os.File
+	shared   *shared
 	name     string
-	size     int64
 	expanded string // the compression that was taken away, if any
+	closed   bool
+}
+
+// shared is a source of several files, of which the last one closes it.
+type shared struct {
+	Source
+	files atomic.Int32
+}
+
+// New returns what s has as a file of that name, which closes s. The error is a
+// *Refusal, and s is closed, if there is nothing in it.
+func New(name string, s Source) (*File, error) {
+	if s.Size() <= 0 {
+		return nil, errors.Join(empty(name), s.Close())
+	}
+	return newFile(name, s), nil
+}
+
+func newFile(name string, s Source) *File {
+	f := &File{shared: &shared{Source: s}, name: name}
+	f.shared.files.Store(1)
+	return f
 }
 
 // Name returns the file's name as it was given, also where the bytes are read from
@@ -31,21 +64,29 @@ type File struct {
 func (f *File) Name() string { return f.name }
 
 // Size returns the length in bytes at the time of opening. It is never 0.
-func (f *File) Size() int64 { return f.size }
+func (f *File) Size() int64 { return f.shared.Size() }
 
 // Expanded returns the name of the compression that Expand took away, and false
 // if this is the file itself.
 func (f *File) Expanded() (string, bool) { return f.expanded, f.expanded != "" }
 
 // Dup returns the same file once more, to be closed by itself.
-func (f *File) Dup() (*File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
+func (f *File) Dup() *File {
+	f.shared.files.Add(1)
 	d := *f
-	d.File = os.NewFile(uintptr(fd), f.File.Name())
-	return &d, nil
+	return &d
+}
+
+// Close closes the file. What it is of is closed with the last one that Dup returned.
+func (f *File) Close() error {
+	if f.closed {
+		return os.ErrClosed
+	}
+	f.closed = true
+	if f.shared.files.Add(-1) > 0 {
+		return nil
+	}
+	return f.shared.Close()
 }
 
 // ErrShrunk says that a file is shorter than it was when it was opened: somebody
@@ -55,8 +96,8 @@ var ErrShrunk = errors.New("the file became shorter while it was read: somebody 
 // ReadAt implements io.ReaderAt. What was in the file when it was opened and no
 // longer is fails with ErrShrunk.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
-	n, err := f.File.ReadAt(p, off)
-	if errors.Is(err, io.EOF) && off < f.size && off+int64(n) < f.size && n < len(p) {
+	n, err := f.shared.ReadAt(p, off)
+	if errors.Is(err, io.EOF) && off < f.Size() && off+int64(n) < f.Size() && n < len(p) {
 		err = fmt.Errorf("read %s at %#x: %w", f.name, off+int64(n), ErrShrunk)
 	}
 	return n, err
@@ -64,8 +105,20 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 
 // NextData implements sparse.Finder. What only can be read, as disks, is data.
 func (f *File) NextData(off, end int64) (lo, hi int64, err error) {
-	return sparse.NextData(f.File, off, end)
+	if s, ok := f.shared.Source.(sparse.Finder); ok {
+		return s.NextData(off, end)
+	}
+	return min(off, end), end, nil
 }
+
+// local is a file of this host.
+type local struct {
+	sparse.File
+	size int64
+}
+
+// Size implements Source.
+func (l local) Size() int64 { return l.size }
 
 // Open opens the file at path, or standard input for "-". It never waits, and
 // opens neither FIFOs nor sockets nor devices other than disks: the error is a
@@ -83,7 +136,7 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &File{File: f, name: path, size: size}, nil
+	return newFile(path, local{sparse.File{File: f}, size}), nil
 }
 
 // place is where a file is opened, and what messages call it.

@@ -24,9 +24,10 @@ const maxStem = 200
 // folderKind is a folder of this host. It takes every destination.
 func folderKind() kind {
 	return kind{
-		forms: []string{"a file", "a folder"},
-		takes: func(string) bool { return true },
-		open:  openPath,
+		forms:   []string{"a file", "a folder"},
+		takes:   func(string) bool { return true },
+		open:    openPath,
+		archive: openFolderArchive,
 	}
 }
 

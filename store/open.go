@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"io"
 )
 
@@ -32,6 +33,9 @@ type kind struct {
 	// open returns the place and the name in it that the destination asks for, ""
 	// if it leaves the name to the caller.
 	open func(dest string, o Options) (Place, string, error)
+
+	// archive returns what lies at a destination, nil where that can't be had.
+	archive func(ctx context.Context, dest string, o Options) (Archive, error)
 }
 
 // kinds returns all kinds of places. The last one takes whatever the others
@@ -53,15 +57,20 @@ func Open(dest string, o Options) (place Place, name string, err error) {
 }
 
 func open(dest string, o Options, kinds []kind) (Place, string, error) {
-	i := 0
-	for i < len(kinds)-1 && !kinds[i].takes(dest) {
-		i++
-	}
-	place, name, err := kinds[i].open(dest, o)
+	place, name, err := kindOf(dest, kinds).open(dest, o)
 	if err != nil {
 		return nil, "", err
 	}
 	return newInterruptible(place), name, nil
+}
+
+// kindOf returns the first kind that takes a destination.
+func kindOf(dest string, kinds []kind) kind {
+	i := 0
+	for i < len(kinds)-1 && !kinds[i].takes(dest) {
+		i++
+	}
+	return kinds[i]
 }
 
 // Forms returns how destinations are written, as words for help.

@@ -130,11 +130,7 @@ func bestRaw(ctx context.Context, f *input.File, maps []file.RawMap) (_ hv.Sourc
 		}
 	}()
 	for _, m := range maps {
-		d, err := f.Dup()
-		if err != nil {
-			return nil, err
-		}
-		src, err := file.New(ctx, d, file.Options{Raw: true, Segments: m.Segments, Notes: []string{fmt.Sprintf(
+		src, err := file.New(ctx, f.Dup(), file.Options{Raw: true, Segments: m.Segments, Notes: []string{fmt.Sprintf(
 			"nobody said where the memory of the raw image belongs: it was taken as lying %s, which fits best what Windows says of its memory; --ram says it for certain", m.Name,
 		)}})
 		if err != nil {
