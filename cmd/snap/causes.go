@@ -207,6 +207,8 @@ func causes() []cause {
 		}),
 		atPlace(syscall.EROFS, exitDenied, say("that file system is mounted read-only: choose another destination with -o")),
 		atPlace(fs.ErrPermission, exitDenied, say("choose with -o a place where you may write, or run as a user who may")),
+		because(store.ErrNoArchive, exitFailed, say("name the folder that the dumps lie in")),
+		because(store.ErrKept, exitDenied, say("wait until its retention is over: who set it, for the file or for the place as a whole, can say until when")),
 		atPlace(syscall.EIO, exitFailed, say("the destination fails (dmesg tells of its device): choose another one with -o")),
 
 		because(dump.ErrEncoding, exitFailed, say("take the dump again; if that fails too, this host's memory or a processor of it may be faulty (dmesg, memtest86+)")),

@@ -107,6 +107,8 @@ func inSituations() map[string][]situation {
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},
 		"store.ErrNotFolder":     {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},
 		"store.ErrName":          {{place(store.ErrName), d, exitFailed, "-o", ""}},
+		"store.ErrNoArchive":     {{fmt.Errorf("look into -: %w", store.ErrNoArchive), "list", exitFailed, "name the folder", "-o"}},
+		"store.ErrKept":          {{fmt.Errorf("remove x: %w", store.ErrKept), "list", exitDenied, "retention", "--force"}},
 		"store.ErrOneFile":       {{place(store.ErrOneFile), d, exitFailed, "-o", ""}},
 		"store.SpaceError":       {{&store.SpaceError{Size: store.Size{Most: 5 << 20}, Space: store.Space{Most: 1 << 20}}, d, exitNoSpace, "5 MiB | -o", ""}},
 		"snap.valueError":        {{wrongValue("nice", 20, "0 to 19"), d, exitUsage, "snap dump --help", ""}},
