@@ -92,6 +92,15 @@ func TestMemoriesConform(t *testing.T) {
 			n.begin(vm.im.Populated())
 			return n
 		},
+		"kept": func(t *testing.T) hv.Memory {
+			m := &keptMemory{Memory: copyOf(t, open(t))}
+			if err := m.during(func() error {
+				return m.ReadPhys(t.Context(), make([]byte, 8<<phys.PageShift), vm.im.Populated()[0].Base.Addr())
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return m
+		},
 		"dear, looked at": func(t *testing.T) hv.Memory {
 			return newPageCache(dearCopy{copyOf(t, open(t))})
 		},

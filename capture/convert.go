@@ -19,6 +19,7 @@ import (
 // manifest.NotKnown.
 func Convert(ctx context.Context, src hv.Source, id hv.Identity, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(id, manifest.ModeConvert, &o)
+	o.settle(place, name, man)
 	return produce(ctx, place, name, &o, man, (*verify.Report).Unmeant, func(w io.Writer) (_ *Result, err error) {
 		mem, err := src.OpenMemory(ctx, hv.MechanismAuto)
 		if err != nil {

@@ -136,7 +136,8 @@ func (Live) Acquire(ctx context.Context, s *Session, _ *Estimate) (_ *Moment, er
 		m.smear, err = r.ofCopy(ctx, stable)
 		return m, err
 	}
-	noted := newNotedMemory(stable)
+	m.kept = &keptMemory{Memory: stable}
+	noted := newNotedMemory(m.kept)
 	m.Memory, m.smear = noted, &notedSmear{rereading: r, noted: noted}
 	return m, nil
 }

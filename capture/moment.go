@@ -28,6 +28,7 @@ type Moment struct {
 	ctx   context.Context
 	held  *holding          // the pause that lasts until the moment is released, nil if none does
 	smear smear             // nil where all pages are of one point in time
+	kept  *keptMemory       // below Memory where that changes; else nil
 	end   func(error) error // nil where there is nothing to let go
 }
 

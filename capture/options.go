@@ -62,6 +62,7 @@ type Options struct {
 
 	caps         stabiliseCaps // the zero value is the default
 	reserveAhead bool          // memory for a copy is got while the guest is looked at
+	inFlight     bool          // what is written can't be read back: it is verified on its way
 }
 
 // LookOptions say what a dump is to hold. The zero value is the default.

@@ -72,9 +72,6 @@ func (p *Preparation) run(ctx context.Context, vm hv.VM, place store.Place, name
 		if p.failed(ctx, o.MayCreate(ctx, place, name), all) {
 			return
 		}
-		if !place.ReadsBack() {
-			p.Degraded = append(p.Degraded, placeName(place.Path(name))+" can't be read back, so the dump would not be verified")
-		}
 	}
 	warnings, err := vm.Warnings(ctx)
 	p.Warnings = append(p.Warnings, warnings...)

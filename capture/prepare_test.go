@@ -129,7 +129,7 @@ func TestPrepareWithoutPlace(t *testing.T) {
 	}
 }
 
-// TestPrepareWriteOnly: that a dump would not be verified is known before.
+// TestPrepareWriteOnly: a dump that can't be read back isn't degraded by that.
 func TestPrepareWriteOnly(t *testing.T) {
 	place, name, err := store.Open("-", store.Options{Stdout: new(strings.Builder)})
 	if err != nil {
@@ -137,8 +137,8 @@ func TestPrepareWriteOnly(t *testing.T) {
 	}
 	p := Prepare(t.Context(), newGuest(t, ntlab.Config{Seed: 93}), place, name, Options{})
 	defer p.Close()
-	if p.Err() != nil || len(p.Degraded) != 1 || !strings.Contains(p.Degraded[0], "standard output") {
-		t.Errorf("Prepare = %v, degraded %q; want a dump that is not verified", p.Err(), p.Degraded)
+	if p.Err() != nil || len(p.Degraded) > 0 {
+		t.Errorf("Prepare = %v, degraded %q; want a dump", p.Err(), p.Degraded)
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 // is not known.
 func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Identity, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(id, manifest.ModeConvert, &o)
+	o.settle(place, name, man)
 	if source == nil {
 		source = Inside(f)
 	}
@@ -57,6 +58,10 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			acc.warn("%s", warning)
 		}
 		source.describe(f, &acc)
+		verified, err := o.checkInFlight(ctx, f, plan, man, (*verify.Report).Failed)
+		if err != nil {
+			return nil, err
+		}
 		// complete makes the account of a dump with so many pages.
 		complete := func(st *dump.Stats) {
 			o.addAccount(man, &acc)
@@ -67,7 +72,7 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			if source.Fits() {
 				source.carryGaps(man)
 			}
-			lastPage(man)
+			lastPage(man, verified)
 		}
 		describeDump(ctx, man, f)
 		source.keep(man)
@@ -86,7 +91,7 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 		}
 		complete(st)
 		o.addProof(man, proof)
-		return &Result{Account: acc, Stats: st, Manifest: man, Contents: contents, proof: proof}, nil
+		return &Result{Account: acc, Stats: st, Manifest: man, Contents: contents, proof: proof, verified: verified}, nil
 	})
 }
 

@@ -23,12 +23,14 @@ const manifestSuffix = ".json"
 func ManifestOf(path string) string { return path + manifestSuffix }
 
 // Take takes a dump of vm into the file name of place: it has that name only when
-// it is whole, read back and verified. The dump is taken if the error is nil,
+// it is whole and verified: read back, or on its way to a place that doesn't give back
+// what it takes. The dump is taken if the error is nil,
 // also if Result.Degraded; else there is no file. When Take returns, the guest
 // does what it did before, unless errors.Is(err, hv.ErrStillPaused).
 func Take(ctx context.Context, vm hv.VM, place store.Place, name string, o Options) (*Result, error) {
 	man := newManifest(vm.Identity(), o.modeName(), &o)
 	o.reserveAhead = true
+	o.settle(place, name, man)
 	p, err := prepare(ctx, vm, place, name, o)
 	if err != nil {
 		return nil, err
@@ -60,9 +62,11 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, err
 	}
 	man.SHA256, man.Output = f.Sum(), place.Path(name)
-	verified, err := o.verify(ctx, f, man, res.proof, faults)
-	if err != nil {
-		return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
+	verified := res.verified
+	if !o.inFlight {
+		if verified, err = o.verify(ctx, f, man, res.proof, faults); err != nil {
+			return nil, fmt.Errorf("verify the dump of %s before it gets its name: %w", man.Domain, err)
+		}
 	}
 	trace.WithRegion(ctx, "commit", func() { err = f.Commit(ctx) })
 	if err != nil {
@@ -104,7 +108,7 @@ func writeManifest(ctx context.Context, place store.Place, name string, man *man
 }
 
 // verify reads the file back, holds every byte against the proof and adds the verdict to the account: false if there are
-// faults, or if it can't be read back. An error means that the file is not even what
+// faults, or if a place that was to give it back doesn't. An error means that the file is not even what
 // was meant to be written.
 func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manifest, proof *dump.Proof, faults func(*verify.Report) []verify.Check) (ok bool, err error) {
 	r, size, err := f.Reopen(ctx)
@@ -127,8 +131,16 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 	if err != nil {
 		return false, err
 	}
-	man.Verify = Verdict(rep)
+	ok, err = o.judge(rep, manifest.VerifiedReadBack, man, faults)
 	man.Verify.ReadBack = uint64(size)
+	return ok, err
+}
+
+// judge adds the verdict to the account, and how it came about: false if there are faults. An error
+// means that the file is not even what was meant to be written.
+func (o *Options) judge(rep *verify.Report, how manifest.Verified, man *manifest.Manifest, faults func(*verify.Report) []verify.Check) (ok bool, err error) {
+	man.Verify = Verdict(rep)
+	man.Verify.How = how
 	found := faults(rep)
 	for _, c := range found {
 		if c.Whole {

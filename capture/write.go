@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"snap/dump"
+	"snap/dump/verify"
 	"snap/exclude"
 	"snap/manifest"
 	"snap/phys"
@@ -34,7 +35,8 @@ type Result struct {
 	// guest's memory, or may hold against somebody's wish.
 	Contents []string
 
-	proof *dump.Proof // what the file is held against when it is read back
+	proof    *dump.Proof // what the file is held against when it is read back
+	verified bool        // of Options.inFlight: there are no faults
 }
 
 // Dump acquires the guest's memory, analyzes it and writes the dump to w, which
@@ -81,6 +83,14 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	for _, w := range a.Warnings {
 		man.Warn("%s", w)
 	}
+	var verified bool
+	err := m.kept.during(func() (err error) {
+		verified, err = o.checkInFlight(ctx, m.Memory, a.Plan, man, (*verify.Report).Unmeant)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
 	// complete adds what is known once all pages are read.
 	complete := func(st *dump.Stats) error {
 		if err := m.count(ctx, a.Plan); err != nil {
@@ -88,7 +98,7 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		}
 		addStats(man, st)
 		o.addAccount(man, &m.Account)
-		lastPage(man)
+		lastPage(man, verified)
 		return nil
 	}
 	proof := new(dump.Proof)
@@ -121,15 +131,16 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 		return nil, err
 	}
 	o.addProof(man, proof)
-	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man, Contents: a.Contents, proof: proof}, nil
+	return &Result{Account: m.Account, Analysis: a, Stats: st, Manifest: man, Contents: a.Contents, proof: proof, verified: verified}, nil
 }
 
-// lastPage notes that the last page is written, for the account inside the dump.
-func lastPage(man *manifest.Manifest) {
+// lastPage notes that the last page is written, for the account inside the dump, and
+// whether faults are known by then.
+func lastPage(man *manifest.Manifest, verified bool) {
 	if man.LastPage.IsZero() {
 		man.LastPage = time.Now().UTC()
 	}
-	if degraded(man) {
+	if !verified || degraded(man) {
 		man.ExitCode = manifest.ExitDegraded
 	}
 }

@@ -210,6 +210,9 @@ type Proof struct {
 // Verify is the verdict on the written file.
 type Verify struct {
 	OK bool `json:"ok"` // no check failed; a finding of another level is no failure
+	// How the file was verified; empty in older manifests, whose files were read back,
+	// and of a file that somebody verified later.
+	How Verified `json:"how,omitempty"`
 	// ReadBack is the file's length if whoever had written it read every byte back,
 	// and each was what had been compressed.
 	ReadBack uint64 `json:"read_back_bytes,omitempty"`
@@ -217,6 +220,20 @@ type Verify struct {
 	Checks  []Check  `json:"checks"`
 	Skipped []string `json:"skipped,omitempty"` // could not be made, because others failed
 }
+
+// Verified is how a dump was verified by whoever wrote it.
+type Verified string
+
+// How dumps are verified.
+const (
+	// VerifiedReadBack: every byte of the file was read back, and the checks were made
+	// on it.
+	VerifiedReadBack Verified = "read back"
+	// VerifiedInFlight: the file can't be read back. The checks were made on the pages
+	// that it was then made of, and what was made of them was expanded again and compared
+	// before it was written (Proof). What became of the bytes after that isn't known.
+	VerifiedInFlight Verified = "in flight"
+)
 
 // Check is one point that readers of dumps demand, or that snap's dumps have in common.
 type Check struct {

@@ -70,6 +70,7 @@ func (a *app) approach(ctx context.Context, ref string, f *dumpFlags, o *capture
 			}
 			return err
 		},
+		func() error { return f.file.account.check(ctx) },
 	} {
 		if err := step(); err != nil {
 			p.errs = append(p.errs, err)

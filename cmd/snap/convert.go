@@ -94,6 +94,9 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if err != nil {
 		return err
 	}
+	if err := f.account.check(ctx); err != nil {
+		return err
+	}
 	given, err := openInput(path)
 	if err != nil {
 		return err
@@ -132,7 +135,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if err != nil {
 		return takeAdvice(err)
 	}
-	return a.report(res)
+	return a.report(ctx, f, res)
 }
 
 // repack is snap convert of an existing dump.

@@ -79,8 +79,6 @@ func (f *outputFlags) check(a *app, kinds []fileKind) error {
 	switch {
 	case f.given.Changed && f.output == "":
 		return usageError("-o is empty; name a file or folder, or leave it out")
-	case f.toStdout() && a.json:
-		return usageError("--json and -o - both want standard output")
 	case f.toStdout() && isTerminal(a.stdout):
 		return usageError("standard output is a terminal, which a dump would garble: name a file with -o")
 	case f.toStdout():

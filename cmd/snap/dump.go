@@ -39,7 +39,8 @@ is preserved.
 
 DOMAIN is a name, UUID or id. The dump is written beside its final name, read
 back and verified, and only then given that name; an interrupted run leaves
-nothing that looks valid. The guest's memory is never written, and a guest that
+nothing that looks valid. What goes to standard output can't be read back: it is
+verified on its way. The guest's memory is never written, and a guest that
 snap paused is resumed on every way out: if snap is killed, by a second process,
 its guardian; if both are, by snap recover.
 
@@ -149,7 +150,7 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if err != nil {
 		return takeAdvice(fmt.Errorf("dump %s: %w", p.id.Name, err))
 	}
-	return a.report(res)
+	return a.report(ctx, &f.file, res)
 }
 
 // errOverdue is the operator's --timeout, which nothing outlasts: unlike somebody

@@ -28,7 +28,11 @@ type fileFlags struct {
 	manifest bool
 	trace    string // a file, empty for none
 
-	traceGiven *pflag.Flag // of trace
+	summary string // a file, empty for none
+
+	traceGiven, summaryGiven *pflag.Flag // of those
+
+	account *summaryFile // what summary names
 }
 
 // addTo gives cmd the flags. output is where the dump goes if nobody says so.
@@ -46,7 +50,9 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
 	fl.StringVar(&f.trace, "trace", "", "write what snap does meanwhile to a new `file` that go tool trace shows: for whoever\nworks on snap's speed (--force replaces an older trace)")
 	f.traceGiven = fl.Lookup("trace")
-	fl.BoolVar(&a.json, "json", false, "print a JSON summary on standard output, and progress as JSON lines")
+	fl.StringVar(&f.summary, "summary", "", "write the JSON summary to a new `file` (--force replaces an older one)")
+	f.summaryGiven = fl.Lookup("summary")
+	fl.BoolVar(&a.json, "json", false, "print a JSON summary on standard output, or as a line on standard error where the dump\ngoes to standard output; and progress as JSON lines")
 }
 
 // verifyUsage says what each way to verify does.
@@ -55,7 +61,7 @@ func verifyUsage() string {
 	for _, v := range dump.Verifications() {
 		fmt.Fprintf(&b, "%s: %s;\n", v, v.Doc())
 	}
-	return b.String() + "either way every byte of the file is then read back and compared with what was compressed"
+	return b.String() + "either way every byte of the file is then read back and compared with what was compressed;\nwhat can't be read back, such as standard output, is always " + string(dump.VerifyDecoded)
 }
 
 // options checks the flags and applies the limits on snap itself.
@@ -72,6 +78,9 @@ func (f *fileFlags) options(a *app) (*capture.Options, error) {
 	}
 	if f.cpus < 0 {
 		return nil, wrongValue("cpus", f.cpus, "a number of processors like 2, 0 for all")
+	}
+	if f.account, err = f.openSummary(); err != nil {
+		return nil, err
 	}
 	limits.Memory(memory)
 	return &capture.Options{

@@ -143,6 +143,9 @@ func (p accountLines) add(m *manifest.Manifest) {
 		if n := m.Verify.ReadBack; n > 0 {
 			p.Add("", "all %s bytes of the file were read back and are what was compressed", comma(n))
 		}
+		if m.Verify.How == manifest.VerifiedInFlight {
+			p.Add("", "in flight: the file could not be read back, so its pages were looked at before they were written")
+		}
 	default:
 		p.Add("verified", "not yet when this was written; snap verify does it again")
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,14 +23,18 @@ import (
 var errDegraded = errors.New("the dump was written but is degraded")
 
 // report tells the operator of a dump that was taken, and ends the command.
-func (a *app) report(res *capture.Result) error {
+func (a *app) report(ctx context.Context, f *fileFlags, res *capture.Result) error {
 	doc, err := res.Manifest.JSON()
 	if err != nil {
 		return err
 	}
+	unwritten := f.account.write(ctx, doc)
 	a.warnOf(res.Manifest.Warnings, res.Contents, res.Degraded)
 	if err := a.tell(res.Manifest, doc); err != nil {
 		return err
+	}
+	if unwritten != nil {
+		return next(unwritten, "the dump itself is whole: %s", shellWord(res.Manifest.Output))
 	}
 	if res.Degraded {
 		return &cmdError{err: errDegraded, code: exitDegraded, next: "read the warnings above; snap info and snap verify tell more"}
@@ -63,6 +69,9 @@ func takeAdvice(err error) error {
 // tell reports a finished dump: JSON for programs, a record for a log, a few
 // lines for a person.
 func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
+	if a.json && sum.Output == stdoutDestination {
+		return json.NewEncoder(a.stderr).Encode(sum) // a line among the others
+	}
 	if a.json {
 		_, err := a.stdout.Write(doc)
 		return err
@@ -99,7 +108,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	p.Add("moment", "%s", moment(sum))
 	p.Add("time", "%s in all", duration(sum.DurationMS))
 	if v := sum.Verify; v != nil {
-		p.Add("verified", "%s", verdictLine(v))
+		p.Add("verified", "%s%s", verdictLine(v), inFlight(v))
 	}
 	if withoutSuffix(sum.Output) != sum.Output {
 		plain := fileName(sum.Domain) + ".dmp"
@@ -107,6 +116,14 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 		p.AddWhole("", "and then %s in WinDbg", printable(plain))
 	}
 	return p.Flush()
+}
+
+// inFlight says of a dump that it could not be read back.
+func inFlight(v *manifest.Verify) string {
+	if v.How != manifest.VerifiedInFlight {
+		return ""
+	}
+	return "; in flight, as it can't be read back"
 }
 
 // kdbgOf says where the KDBG is.
