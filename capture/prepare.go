@@ -7,6 +7,7 @@ import (
 	"runtime/trace"
 
 	"snap/hv"
+	"snap/manifest"
 	"snap/store"
 )
 
@@ -102,7 +103,7 @@ func (o *Options) MayCreate(ctx context.Context, place store.Place, name string)
 	if !o.Manifest {
 		return nil
 	}
-	if err := place.Check(ctx, name+manifestSuffix); err != nil {
+	if err := place.Check(ctx, name+manifest.Suffix); err != nil {
 		return &ManifestError{Err: err}
 	}
 	return nil

@@ -16,11 +16,8 @@ import (
 	"snap/store"
 )
 
-// manifestSuffix follows the dump's name in that of its manifest.
-const manifestSuffix = ".json"
-
 // ManifestOf returns the path of the manifest beside the dump at path.
-func ManifestOf(path string) string { return path + manifestSuffix }
+func ManifestOf(path string) string { return path + manifest.Suffix }
 
 // Take takes a dump of vm into the file name of place: it has that name only when
 // it is whole and verified: read back, or on its way to a place that doesn't give back
@@ -80,7 +77,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		man.ExitCode = manifest.ExitDegraded
 	}
 	if o.Manifest {
-		if err := writeManifest(ctx, place, name+manifestSuffix, man); err != nil {
+		if err := writeManifest(ctx, place, name+manifest.Suffix, man); err != nil {
 			return res, &ManifestError{Dump: man.Output, Err: err}
 		}
 	}

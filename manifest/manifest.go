@@ -13,6 +13,9 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
+// Suffix follows a dump's name in that of the manifest beside it.
+const Suffix = ".json"
+
 // Manifest is the account of one dump. Its JSON names are stable: scripts and
 // manifests rely on them, and new ones are only ever added.
 type Manifest struct {

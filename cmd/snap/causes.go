@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"snap/capture"
+	"snap/catalog"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -72,6 +73,17 @@ func folderOf(err error) string {
 // ofType is a row for errors of a type.
 func ofType[T error](code int, next func(call, error) string) cause {
 	return cause{func(err error) bool { _, ok := errors.AsType[T](err); return ok }, code, next}
+}
+
+// toWrite is advice for commands that write a file where -o says, and other advice for
+// those that look at what lies there already.
+func toWrite(writing, looking string) func(call, error) string {
+	return func(c call, _ error) string {
+		if c.cmd == nil || c.has("output") {
+			return writing
+		}
+		return looking
+	}
 }
 
 // say is advice that is the same whatever the command.
@@ -196,20 +208,22 @@ func causes() []cause {
 		atPlace(syscall.EDQUOT, exitNoSpace, say("free some of your quota, or choose another destination with -o")),
 		atPlace(syscall.EFBIG, exitNoSpace, say("allow larger files (ulimit -f), or choose with -o a file system that can have them")),
 		atPlace(store.ErrNotRegular, exitFailed, say("choose another name with -o: only a regular file can be replaced")),
-		atPlace(store.ErrNotFolder, exitFailed, say("name a file in a folder with -o")),
+		atPlace(store.ErrNotFolder, exitFailed, toWrite("name a file in a folder with -o", "name the folder that the dumps lie in")),
 		atPlace(store.ErrName, exitFailed, say("give -o the name of a file, or a folder and /")),
 		atPlace(store.ErrOneFile, exitFailed, say("name a file with -o: standard output takes one file only")),
 		atPlace(fs.ErrExist, exitFailed, existsAdvice),
 		atPlace(syscall.ENAMETOOLONG, exitFailed, say("choose a shorter name with -o")),
-		atPlace(fs.ErrNotExist, exitFailed, func(_ call, err error) string {
+		atPlace(fs.ErrNotExist, exitFailed, func(c call, err error) string {
 			e, _ := errors.AsType[*store.Error](err)
-			return "make the folder first: mkdir -p " + shellPath(e.Path)
+			return toWrite("make the folder first: mkdir -p "+shellPath(e.Path), "see whether the name is right: ls -ld "+shellPath(e.Path))(c, err)
 		}),
-		atPlace(syscall.EROFS, exitDenied, say("that file system is mounted read-only: choose another destination with -o")),
-		atPlace(fs.ErrPermission, exitDenied, say("choose with -o a place where you may write, or run as a user who may")),
+		atPlace(syscall.EROFS, exitDenied, toWrite("that file system is mounted read-only: choose another destination with -o", "that file system is mounted read-only: nothing can be removed there")),
+		atPlace(fs.ErrPermission, exitDenied, toWrite("choose with -o a place where you may write, or run as a user who may", "run as a user who may do that there")),
+		because(catalog.ErrTooMany, exitFailed, say("keep dumps in a folder of their own, and nothing else there")),
+		because(catalog.ErrChanged, exitFailed, say("somebody else writes there: run the same command again, which looks at it anew")),
 		because(store.ErrNoArchive, exitFailed, say("name the folder that the dumps lie in")),
 		because(store.ErrKept, exitDenied, say("wait until its retention is over: who set it, for the file or for the place as a whole, can say until when")),
-		atPlace(syscall.EIO, exitFailed, say("the destination fails (dmesg tells of its device): choose another one with -o")),
+		atPlace(syscall.EIO, exitFailed, toWrite("the destination fails (dmesg tells of its device): choose another one with -o", "the disk fails: dmesg tells of its device")),
 
 		because(dump.ErrEncoding, exitFailed, say("take the dump again; if that fails too, this host's memory or a processor of it may be faulty (dmesg, memtest86+)")),
 		because(dump.ErrSource, exitFailed, func(c call, _ error) string {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"snap/capture"
+	"snap/catalog"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -107,8 +108,10 @@ func inSituations() map[string][]situation {
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},
 		"store.ErrNotFolder":     {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},
 		"store.ErrName":          {{place(store.ErrName), d, exitFailed, "-o", ""}},
-		"store.ErrNoArchive":     {{fmt.Errorf("look into -: %w", store.ErrNoArchive), "list", exitFailed, "name the folder", "-o"}},
-		"store.ErrKept":          {{fmt.Errorf("remove x: %w", store.ErrKept), "list", exitDenied, "retention", "--force"}},
+		"catalog.ErrTooMany":     {{fmt.Errorf("look into /: %w", catalog.ErrTooMany), "ls /", exitFailed, "a folder of their own", "-o"}},
+		"catalog.ErrChanged":     {{fmt.Errorf("remove x: %w", catalog.ErrChanged), "ls /backup", exitFailed, "again", "--force"}},
+		"store.ErrNoArchive":     {{fmt.Errorf("look into -: %w", store.ErrNoArchive), "ls -", exitFailed, "name the folder", "-o"}},
+		"store.ErrKept":          {{fmt.Errorf("remove x: %w", store.ErrKept), "ls /backup", exitDenied, "retention", "--force"}},
 		"store.ErrOneFile":       {{place(store.ErrOneFile), d, exitFailed, "-o", ""}},
 		"store.SpaceError":       {{&store.SpaceError{Size: store.Size{Most: 5 << 20}, Space: store.Space{Most: 1 << 20}}, d, exitNoSpace, "5 MiB | -o", ""}},
 		"snap.valueError":        {{wrongValue("nice", 20, "0 to 19"), d, exitUsage, "snap dump --help", ""}},
@@ -148,7 +151,12 @@ func inSituations() map[string][]situation {
 			{place(fs.ErrNotExist), d, exitFailed, "mkdir -p '/backup/a b.dmp.zst'", ""},
 			{place(fs.ErrExist), d, exitFailed, "--force", ""},
 			{place(fs.ErrExist), "dump --force web01", exitFailed, "another name", "--force"},
-			{place(syscall.EIO), d, exitFailed, "dmesg", ""},
+			{place(syscall.EIO), d, exitFailed, "dmesg | -o", ""},
+			{place(fs.ErrNotExist), "ls /backup", exitFailed, "ls -ld '/backup/a b.dmp.zst'", "mkdir | -o"},
+			{place(fs.ErrPermission), "ls /backup", exitDenied, "a user who may", "-o"},
+			{place(syscall.EROFS), "ls /backup", exitDenied, "read-only", "choose"},
+			{place(syscall.EIO), "ls /backup", exitFailed, "dmesg", "-o"},
+			{place(store.ErrNotFolder), "ls /backup", exitFailed, "the folder", "-o"},
 		},
 		"capture.ManifestError": {{&capture.ManifestError{Err: place(fs.ErrExist)}, d, exitFailed, "--manifest=false | --force", ""}},
 		"fs": {
@@ -196,6 +204,7 @@ var neverAlone = map[string]string{
 	"dump.FormatError":        "dump.ErrFormat",
 	"store.errGivenUp":        "with the context's error",
 	"guardian.errRemoved":     "what was to be removed is gone",
+	"catalog.errTooLarge":     "why a file of a catalogue is no manifest, or catalog.ErrChanged",
 	"store.ErrWriteOnly":      "a warning: the dump isn't verified",
 	"capture.UnmetError":      "capture.ErrUnmet",
 	"capture.errNoCopy":       "a warning: pages are compressed while the guest stands still",

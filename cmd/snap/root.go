@@ -136,6 +136,7 @@ func commands() []func(*app) *cobra.Command {
 		newInfoCommand,
 		newVerifyCommand,
 		newExpandCommand,
+		newLsCommand,
 		newRecoverCommand,
 		newVersionCommand,
 		newGuardianCommand,

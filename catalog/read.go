@@ -1,0 +1,147 @@
+package catalog
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"snap/manifest"
+	"snap/store"
+)
+
+// Manifests are read several at a time, since a server takes its time to answer for
+// each. What they have in memory together is bounded by what the largest one may have:
+// a share of that is what the smallest counts for.
+const (
+	readTogether = 32
+	leastShare   = manifest.MaxSize / readTogether // bytes
+)
+
+// documentSum is the SHA-256 of a manifest's bytes.
+type documentSum [sha256.Size]byte
+
+// document is what was read of a file that may be a manifest.
+type document struct {
+	account *Account // nil if it is none
+	sum     documentSum
+	why     string // it is none
+}
+
+// readManifests reads all files that are called as manifests are.
+func readManifests(ctx context.Context, a store.Archive, files []store.Entry) (map[string]document, error) {
+	documents := map[string]document{}
+	var mu sync.Mutex
+	room := semaphore.NewWeighted(manifest.MaxSize)
+	all, reading := errgroup.WithContext(ctx)
+	for _, f := range files {
+		if !strings.HasSuffix(f.Name, manifest.Suffix) {
+			continue
+		}
+		share := min(max(f.Size, leastShare), manifest.MaxSize)
+		if room.Acquire(reading, share) != nil {
+			break
+		}
+		all.Go(func() error {
+			defer room.Release(share)
+			d, err := readManifest(reading, a, f.Name, share)
+			mu.Lock()
+			defer mu.Unlock()
+			documents[f.Name] = d
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, err
+	}
+	return documents, ctx.Err()
+}
+
+// readManifest reads a file that may be a manifest, of at most so many bytes. That it
+// is none is no error.
+func readManifest(ctx context.Context, a store.Archive, name string, most int64) (document, error) {
+	doc, err := content(ctx, a, name, most)
+	if err != nil {
+		if ctx.Err() != nil {
+			return document{}, err
+		}
+		return document{why: fmt.Sprintf("what would be its manifest can't be read: %v", err)}, nil
+	}
+	m, err := manifest.Decode(doc)
+	if err != nil {
+		return document{why: fmt.Sprintf("what would be its manifest is none: %v", err)}, nil
+	}
+	return document{account: accountOf(m), sum: sha256.Sum256(doc)}, nil
+}
+
+// errTooLarge is of a file that is too long for a manifest.
+var errTooLarge = errors.New("it is too large for a manifest")
+
+// content reads a file of at most so many bytes.
+func content(ctx context.Context, a store.Archive, name string, most int64) ([]byte, error) {
+	r, err := a.Open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	size := r.Size()
+	if size < 0 || size > most {
+		return nil, fmt.Errorf("%w: %d bytes; the most is %d", errTooLarge, size, most)
+	}
+	doc := make([]byte, size)
+	if n, err := r.ReadAt(doc, 0); n < len(doc) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return doc, nil
+}
+
+// ErrChanged is of a file that isn't any more what the catalogue has.
+var ErrChanged = errors.New("it has changed since it was looked at")
+
+// Remove removes a dump and then its manifest: what an interrupted removal leaves is a
+// manifest without a dump, which says what it was of, and never guest memory that
+// nothing accounts for. It removes nothing, with ErrChanged, if either isn't what e
+// has; e must be of state Dump. The error is store.ErrKept if the place keeps one of
+// them. gone is whether the dump is there no more.
+func Remove(ctx context.Context, a store.Archive, e *Entry) (gone bool, err error) {
+	if e.State != Dump {
+		return false, fmt.Errorf("remove %s: %w: it is no dump with a manifest", e.Name, ErrChanged)
+	}
+	if err := unchanged(ctx, a, e); err != nil {
+		return false, fmt.Errorf("remove %s: %w", e.Name, err)
+	}
+	if err := a.Remove(ctx, e.Name); err != nil {
+		return false, err
+	}
+	if err := a.Remove(ctx, e.Name+manifest.Suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	return true, nil
+}
+
+// unchanged reports whether a dump and its manifest are still those of the catalogue.
+func unchanged(ctx context.Context, a store.Archive, e *Entry) error {
+	doc, err := content(ctx, a, e.Name+manifest.Suffix, manifest.MaxSize)
+	if err != nil {
+		return err
+	}
+	r, err := a.Open(ctx, e.Name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if r.Size() != e.Size || sha256.Sum256(doc) != e.sum {
+		return ErrChanged
+	}
+	return nil
+}
