@@ -204,6 +204,7 @@ func TestAnalysisJoinsReads(t *testing.T) {
 	calls := map[uint64]int{}
 	for _, gap := range []uint64{1, 128 << 10} {
 		vm := newDear(t, ntlab.Config{Seed: 75, SmallPages: true}, gap)
+		edit(t, vm.im, "kernel without data") // so that all of it is searched for the KDBG
 		mem, _ := vm.OpenMemory(t.Context(), hv.MechanismAuto)
 		if _, err := Analyze(t.Context(), mem, vm.im.RAM(), vm.im.Registers(), LookOptions{}); err != nil {
 			t.Fatal(err)

@@ -100,12 +100,6 @@ type kernelIn struct {
 	base phys.VirtAddr
 }
 
-// foundBlocks is what the search of a kernel image for KDBGs returned.
-type foundBlocks struct {
-	blocks []KDBG
-	err    error
-}
-
 func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err error) {
 	t, err := s.table(ctx, s.root)
 	if err != nil {
@@ -124,33 +118,29 @@ func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err err
 // can be used, without. What it is worth is of one that lacks something.
 func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelHalf, kernel *Image) (sys *System, worth int, err error) {
 	key := kernelIn{half, kernel.Base}
-	in, ok := d.blocks[key]
-	if !ok {
-		in.blocks, in.err = findKDBG(ctx, kernel, d.budget)
-		d.blocks[key] = in
+	search := d.searches[key]
+	if search == nil {
+		search = newKDBGSearch(kernel, d.budget)
+		d.searches[key] = search
 	}
-	reasons := []error{in.err}
 	var second *System
-	for _, k := range in.blocks {
-		if err := d.budget.spend(workBeliefs, 1); err != nil {
-			reasons = append(reasons, err)
-			break
+	var reasons []error
+	for part := range kdbgParts {
+		in := search.part(ctx, part)
+		if ctx.Err() != nil {
+			return nil, 0, ctx.Err()
 		}
-		sys, err := d.believe(ctx, space, kernel, k)
+		reasons = append(reasons, in.err)
+		sys, why := d.byBlocks(ctx, space, kernel, in.blocks)
 		switch {
 		case ctx.Err() != nil:
 			return nil, 0, ctx.Err()
-		case err == nil && len(sys.Lacks) == 0:
-			if len(in.blocks) > 1 {
-				sys.warn("%d debugger data blocks in the kernel image; the one at %#x agrees with the rest of the guest",
-					len(in.blocks), uint64(k.At))
-			}
+		case sys != nil && len(sys.Lacks) == 0:
 			return sys, 0, nil
-		case err == nil && second == nil:
+		case second == nil:
 			second = sys
-		case err != nil:
-			reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
 		}
+		reasons = append(reasons, why)
 	}
 	if second != nil {
 		return second, worthKDBG, nil
@@ -160,6 +150,35 @@ func (d *discovery) enter(ctx context.Context, space *AddressSpace, half kernelH
 		return nil, 0, errors.Join(why, err)
 	}
 	return sys, worth, nil
+}
+
+// byBlocks reads the guest by the first of the blocks by which it is whole, or else by
+// the first by which it can be read at all. The error is of the others before.
+func (d *discovery) byBlocks(ctx context.Context, space *AddressSpace, kernel *Image, blocks []KDBG) (*System, error) {
+	var second *System
+	var reasons []error
+	for _, k := range blocks {
+		if err := d.budget.spend(workBeliefs, 1); err != nil {
+			reasons = append(reasons, err)
+			break
+		}
+		sys, err := d.believe(ctx, space, kernel, k)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err == nil && len(sys.Lacks) == 0:
+			if len(blocks) > 1 {
+				sys.warn("%d debugger data blocks in the kernel image; the one at %#x agrees with the rest of the guest",
+					len(blocks), uint64(k.At))
+			}
+			return sys, nil
+		case err == nil && second == nil:
+			second = sys
+		case err != nil:
+			reasons = append(reasons, fmt.Errorf("KDBG at %#x: %w", uint64(k.At), err))
+		}
+	}
+	return second, errors.Join(reasons...)
 }
 
 // believe checks a KDBG against the kernel it was found in and, through it,

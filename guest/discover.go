@@ -105,11 +105,11 @@ type discovery struct {
 	scanned   func(done, total uint64)
 	published []byte // Options.Published
 
-	seen   map[builtAs]bool      // top-level tables
-	barren map[kernelHalf]string // those without a kernel, and who had them
-	blocks map[kernelIn]foundBlocks
-	tried  *attempts // of all architectures
-	ended  error     // why the running finder may not try more, of class errBudget
+	seen     map[builtAs]bool      // top-level tables
+	barren   map[kernelHalf]string // those without a kernel, and who had them
+	searches map[kernelIn]*kdbgSearch
+	tried    *attempts // of all architectures
+	ended    error     // why the running finder may not try more, of class errBudget
 	// anyEnded: some search ended at a limit.
 	anyEnded bool
 	// astray is what looks like Windows' page tables by a wrong RAM map.
@@ -124,7 +124,7 @@ func newDiscovery(arch *Arch, mem *watchedReader, ram phys.Runs, cpus []phys.Reg
 	b := newBudget(finders)
 	return &discovery{
 		arch: arch, pagings: witnessed(arch, cpus), mem: mem, ram: ram, cpus: cpus, budget: b, search: newKernelSearch(mem, ram, b), tried: tried,
-		seen: map[builtAs]bool{}, barren: map[kernelHalf]string{}, blocks: map[kernelIn]foundBlocks{},
+		seen: map[builtAs]bool{}, barren: map[kernelHalf]string{}, searches: map[kernelIn]*kdbgSearch{},
 	}
 }
 

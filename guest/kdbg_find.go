@@ -33,21 +33,30 @@ func FindKDBG(ctx context.Context, kernel *Image) ([]KDBG, error) {
 // says so and is of class errBudget, whether there are blocks or not.
 func findKDBG(ctx context.Context, kernel *Image, b *budget) ([]KDBG, error) {
 	s := newKDBGScan(kernel.mem, kernel.Base, kernel.Size, b)
+	err := s.image(ctx, kernel)
+	return s.found, err
+}
+
+// image searches all of a kernel image that wasn't searched before.
+func (s *kdbgScan) image(ctx context.Context, kernel *Image) error {
 	err := s.scan(ctx, kernel.Base, min(uint64(kernel.Size), maxKernelSize))
-	switch {
-	case errors.Is(err, errBudget):
-		return s.found, fmt.Errorf("search the kernel image at %#x for its KDBG: %w", uint64(kernel.Base), err)
-	case err != nil:
-		return nil, err
-	case len(s.found) > 0:
-		return s.found, nil
+	if err != nil || len(s.found) > 0 {
+		return searching(kernel, err)
 	}
 	err = fmt.Errorf("search the kernel image at %#x, %d of its %d pages readable: %w",
 		uint64(kernel.Base), s.readable, kernel.Size/phys.PageSize, ErrNoKDBG)
 	if s.rejected != nil {
 		err = fmt.Errorf("%w (one begins as it should, as while the kernel is decoding it: %w)", err, s.rejected)
 	}
-	return nil, err
+	return err
+}
+
+// searching says of the end of a budget what it ended.
+func searching(kernel *Image, err error) error {
+	if errors.Is(err, errBudget) {
+		return fmt.Errorf("search the kernel image at %#x for its KDBG: %w", uint64(kernel.Base), err)
+	}
+	return err
 }
 
 // kdbgScan searches memory for the KDBG of one kernel. Each position costs a few

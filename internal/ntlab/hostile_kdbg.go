@@ -70,6 +70,38 @@ func kdbgAttacks() []Attack {
 	return out
 }
 
+// soundForgery is a KDBG that is sound as far as it can be told without following it.
+func soundForgery(im *Image) []byte {
+	b := forgedKDBG(im)
+	copy(b[:0x18], im.Truth.KDBGPlain)
+	copy(b[0x48:0x58], im.Truth.KDBGPlain[0x48:])
+	copy(b[kdbgPageSize:kdbgPageSize+8], im.Truth.KDBGPlain[kdbgPageSize:])
+	return b
+}
+
+// textIsData says of the kernel's code that the kernel writes to it.
+func textIsData(e *edits) {
+	const text = 't'<<32 | 'x'<<24 | 'e'<<16 | 't'<<8 | '.'
+	for i := range kernelSections(e) {
+		if at := sectionAt(e, i); e.get64(at) == text {
+			e.put32(at+sectionFlags, scnWrite)
+		}
+	}
+}
+
+// kernelSections returns how many sections the kernel has.
+func kernelSections(e *edits) int {
+	return int(e.get64(e.im.Truth.KernelBase+peSections) & 0xFFFF)
+}
+
+// sectionFlags is where the Characteristics are in an IMAGE_SECTION_HEADER.
+const sectionFlags = 36
+
+// sectionAt returns where a section of the kernel is described.
+func sectionAt(e *edits, i int) phys.VirtAddr {
+	return e.im.Truth.KernelBase + peSectionTable + phys.VirtAddr(i)*40
+}
+
 // halfDecoded stops an encoded guest while it decodes its KDBG.
 func halfDecoded(n int) func(*Image) error {
 	return func(im *Image) error {
@@ -83,24 +115,26 @@ func halfDecoded(n int) func(*Image) error {
 // forgedAttacks are structures that look as if they were the guest's, in number.
 func forgedAttacks() []Attack {
 	return []Attack{
-		edited("forged KDBGs in number", "70 plain KDBGs with the kernel's base and sound heads of lists, and junk besides, are in its .text before the true one", Degraded, "ended after 64 debugger data blocks",
+		edited("forged KDBGs in number", "70 plain KDBGs with the kernel's base and sound heads of lists, and junk besides, are in its .text before the true one, which its section table calls data", Degraded, "ended after 64 debugger data blocks",
 			attack(func(e *edits) {
+				textIsData(e)
 				at := e.im.Truth.KernelBase + 0x20_0000
 				for i := range 70 {
-					b := forgedKDBG(e.im)
-					copy(b[:0x18], e.im.Truth.KDBGPlain)
-					copy(b[0x48:0x58], e.im.Truth.KDBGPlain[0x48:])
-					copy(b[kdbgPageSize:kdbgPageSize+8], e.im.Truth.KDBGPlain[kdbgPageSize:])
-					e.put(at+phys.VirtAddr(i)*0x400, b)
+					e.put(at+phys.VirtAddr(i)*0x400, soundForgery(e.im))
 				}
 			})),
-		edited("one forged KDBG", "a plain KDBG with sound heads of lists, and junk besides, is in the kernel's .text before the true one", Warned, "2 debugger data blocks",
+		edited("one forged KDBG", "a plain KDBG with sound heads of lists, and junk besides, is in the kernel's .text before the true one, which its section table calls data", Warned, "2 debugger data blocks",
 			attack(func(e *edits) {
-				b := forgedKDBG(e.im)
-				copy(b[:0x18], e.im.Truth.KDBGPlain)
-				copy(b[0x48:0x58], e.im.Truth.KDBGPlain[0x48:])
-				copy(b[kdbgPageSize:kdbgPageSize+8], e.im.Truth.KDBGPlain[kdbgPageSize:])
-				e.put(e.im.spare, b)
+				textIsData(e)
+				e.put(e.im.spare, soundForgery(e.im))
+			})),
+		edited("one forged KDBG in code", "a plain KDBG with sound heads of lists, and junk besides, is in the kernel's .text", Found, "",
+			attack(func(e *edits) { e.put(e.im.spare, soundForgery(e.im)) })),
+		edited("kernel without data", "the kernel's section table calls no section writable", Found, "",
+			attack(func(e *edits) {
+				for i := range kernelSections(e) {
+					e.put32(sectionAt(e, i)+sectionFlags, scnRead)
+				}
 			})),
 		edited("forged kernels", "8 images before the kernel's routines have a kernel's headers and names", Found, "",
 			attack(func(e *edits) {
