@@ -55,6 +55,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Abort()) }()
+	man.EncryptedTo = recipients(place)
 	if res, err = write(f); err != nil {
 		return nil, err
 	}
@@ -95,13 +96,23 @@ func (e *ManifestError) Error() string { return fmt.Sprintf("write the manifest:
 // Unwrap returns the cause.
 func (e *ManifestError) Unwrap() error { return e.Err }
 
-// writeManifest puts the account into a file of its own.
+// writeManifest puts the account into a file of its own, in clear beside a dump that is
+// encrypted: it has nothing of the guest's memory but what names and addresses tell.
 func writeManifest(ctx context.Context, place store.Place, name string, man *manifest.Manifest) error {
 	doc, err := man.JSON()
 	if err != nil {
 		return err
 	}
-	return store.WriteFile(ctx, place, name, doc)
+	return store.WriteFile(ctx, store.InClear(place), name, doc)
+}
+
+// recipients names those to whom files in a place are encrypted.
+func recipients(place store.Place) []string {
+	var out []string
+	for _, r := range store.Recipients(place) {
+		out = append(out, r.String())
+	}
+	return out
 }
 
 // verify reads the file back, holds every byte against the proof and adds the verdict to the account: false if there are

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"snap/internal/agefile"
 )
 
 // kind is one kind of file that other tools write and snap can't use. A new one is
@@ -77,7 +79,8 @@ func kinds() []kind {
 		{"a CD image", at(0x8001, "CD001"), noMemory, disk},
 
 		// Encrypted.
-		{"a file encrypted with age", oneOf(starts("age-encryption.org/v1"), starts("-----BEGIN AGE ENCRYPTED FILE-----")), "snap has no key to it", "decrypt it first: age -d -i KEY -o OUT FILE"},
+		{"a file encrypted with age", starts(agefile.Magic), "snap has no key to it", "decrypt it first: age -d -i KEYFILE -o OUT FILE"},
+		{"a file encrypted with age, as text", starts("-----BEGIN AGE ENCRYPTED FILE-----"), "snap reads a file at any offset, and this can only be read from its start", "make it what age writes without -a, which stays encrypted: sed /^-----/d FILE | base64 -d >OUT"},
 		{"a file encrypted with PGP", starts("-----BEGIN PGP MESSAGE-----"), "snap has no key to it", "decrypt it first: gpg -o OUT -d FILE"},
 
 		// Archives and compressions.

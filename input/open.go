@@ -32,10 +32,11 @@ type Source interface {
 // File is a file, or a disk, that can be read at any offset. It is safe for concurrent
 // use but for Close.
 type File struct {
-	shared   *shared
-	name     string
-	expanded string // the compression that was taken away, if any
-	closed   bool
+	shared    *shared
+	name      string
+	expanded  string // the compression that was taken away, if any
+	decrypted bool
+	closed    bool
 }
 
 // shared is a source of several files, of which the last one closes it.
@@ -69,6 +70,9 @@ func (f *File) Size() int64 { return f.shared.Size() }
 // Expanded returns the name of the compression that Expand took away, and false
 // if this is the file itself.
 func (f *File) Expanded() (string, bool) { return f.expanded, f.expanded != "" }
+
+// Decrypted reports whether Decrypt took away an encryption.
+func (f *File) Decrypted() bool { return f.decrypted }
 
 // Dup returns the same file once more, to be closed by itself.
 func (f *File) Dup() *File {

@@ -57,13 +57,17 @@ type Manifest struct {
 	StallMS    *float64 `json:"stall_ms,omitempty"`
 	DurationMS float64  `json:"duration_ms"`
 
-	Guest  Guest   `json:"guest"`
-	Header Header  `json:"header"`
-	Pages  Pages   `json:"pages"`
-	Live   *Live   `json:"live,omitempty"` // of mode live
-	Bytes  Bytes   `json:"bytes"`
-	SHA256 string  `json:"sha256,omitempty"` // of the file as written
-	Proof  *Proof  `json:"proof,omitempty"`  // nil in older ones
+	Guest  Guest  `json:"guest"`
+	Header Header `json:"header"`
+	Pages  Pages  `json:"pages"`
+	Live   *Live  `json:"live,omitempty"` // of mode live
+	Bytes  Bytes  `json:"bytes"`
+	SHA256 string `json:"sha256,omitempty"` // of the file as it lies there, encrypted or not
+	// EncryptedTo are those who can decrypt the file, by their public keys; nil if it
+	// isn't encrypted. Bytes and Verify are of what is encrypted.
+	EncryptedTo []string `json:"encrypted_to,omitempty"`
+
+	Proof  *Proof  `json:"proof,omitempty"` // nil in older ones
 	Verify *Verify `json:"verify,omitempty"`
 	Gaps   []Gap   `json:"gaps,omitempty"`
 

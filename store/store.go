@@ -51,12 +51,14 @@ type File interface {
 	// Reopen returns what was written so far, to be read back before Commit: what
 	// lies in the place, as far as that can be had, and not what a cache before it
 	// has. It belongs to the File, is not closed, and is not read after Commit or
-	// Abort. The error is ErrWriteOnly where that can't be.
+	// Abort. The error is ErrWriteOnly where that can't be. A file of Encrypt ends
+	// with it.
 	Reopen(ctx context.Context) (r io.ReaderAt, size int64, err error)
 
 	// Sum returns the SHA-256 of what was written so far, in hexadecimal, as
 	// sha256sum prints it for the file; "" with Options.NoSum. It is of no use after
-	// a Write that failed.
+	// a Write that failed. A file of Encrypt ends with it, and it is of the encrypted
+	// bytes.
 	Sum() string
 
 	// Commit gives the file its name; after that it survives a crash of the

@@ -190,6 +190,9 @@ func causes() []cause {
 		because(file.ErrArch, exitNotWindows, say(otherGuests)),
 		because(input.ErrShrunk, exitFailed, say("wait until whatever writes the file has ended, then run the same command again")),
 		because(input.ErrCompression, exitFailed, say("copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t and xz -t test one)")),
+		because(input.ErrEncryption, exitFailed, say("copy the file again: it is cut short, or was changed on its way or by somebody (sha256sum prints what sha256 in its manifest has, if it is whole)")),
+		ofType[*input.LockedError](exitDenied, lockedAdvice),
+		ofType[*input.IdentityError](exitUsage, identityAdvice),
 		because(exclude.ErrTooMany, exitFailed, func(c call, _ error) string {
 			return c.snap("check --no-advertised", c.domain()) + " lists who asks; --no-advertised keeps all of it in the dump, --max-excluded raises the limit"
 		}),
@@ -236,6 +239,8 @@ func causes() []cause {
 			}
 			return s
 		}),
+		because(store.ErrDecrypt, exitFailed, say("take the dump again; if that fails too, this host's memory or a processor of it may be faulty, or the destination's disk (dmesg, memtest86+)")),
+		because(store.ErrRecipient, exitUsage, say("give --encrypt-to the public key of whoever is to open the dump, which age-keygen -y KEYFILE prints (age1…), or @FILE for a file that lists such keys")),
 		because(hv.ErrNotUnderstood, exitFailed, func(c call, _ error) string {
 			return "see whether QEMU and libvirt (virsh version) are newer than this snap, and try a newer one; " + c.virsh("dump --memory-only") + " FILE takes the memory without snap"
 		}),

@@ -92,7 +92,7 @@ guest's memory, and what came of them.`,
 
 // check is snap check.
 func (a *app) check(ctx context.Context, ref string, f *dumpFlags) error {
-	o, err := f.options(a)
+	o, err := f.options(ctx, a)
 	if err != nil {
 		return err
 	}

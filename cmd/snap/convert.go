@@ -76,11 +76,12 @@ and of pages that could not be read holds for the new dump, exit code 3 included
 	o.addTo(cmd, a, "./{input}-{time}.dmp.zst")
 	look.addTo(cmd)
 	in.addTo(cmd)
+	addIdentityFlag(cmd, a)
 	return cmd
 }
 
 func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookFlags, f *fileFlags) error {
-	o, err := f.options(a)
+	o, err := f.options(ctx, a)
 	if err != nil {
 		return err
 	}

@@ -72,6 +72,8 @@ type target struct {
 	dest string // for store.Open
 	name string // of the file, where dest is a folder
 	kind int    // of those that the file may be
+
+	encryptTo []store.Recipient // none for a file in clear
 }
 
 // check refuses what is wrong with -o whatever the subject is.
@@ -221,7 +223,10 @@ func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 	if name == "" {
 		name = t.name
 	}
-	return place, name, nil
+	if len(t.encryptTo) > 0 {
+		place, err = store.Encrypt(place, t.encryptTo...)
+	}
+	return place, name, err
 }
 
 // placeFor is target and open for a file of which no hash is wanted, and makes sure that

@@ -368,7 +368,7 @@ func TestNamesChooseContainers(t *testing.T) {
 			if code != exitUsage || advice != "call it what it is: -o "+tt.right {
 				t.Errorf("%v: exit code %d, %v, next %q; want %d and the name %s", args, code, err, advice, exitUsage, tt.right)
 			}
-			if _, err := f.options(a); err == nil {
+			if _, err := f.options(t.Context(), a); err == nil {
 				t.Errorf("%v: the flags alone are right; want an error before anything is looked for", args)
 			}
 			continue

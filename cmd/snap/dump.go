@@ -118,7 +118,7 @@ func addSourceFlag(cmd *cobra.Command, c *choice[hv.Mechanism]) {
 
 // dumpDomain is snap dump.
 func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err error) {
-	o, err := f.options(a)
+	o, err := f.options(ctx, a)
 	if err != nil {
 		return err
 	}
@@ -213,8 +213,8 @@ func (f *dumpFlags) processors(e capture.Event) {
 }
 
 // options checks the flags and turns them into those of a capture.
-func (f *dumpFlags) options(a *app) (*capture.Options, error) {
-	o, err := f.file.options(a)
+func (f *dumpFlags) options(ctx context.Context, a *app) (*capture.Options, error) {
+	o, err := f.file.options(ctx, a)
 	if err != nil {
 		return nil, err
 	}

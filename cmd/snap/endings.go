@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"snap/dump"
+	"snap/store"
 )
 
 // fileKind is a kind of file that snap writes, by what the name of one may end in.
@@ -14,8 +15,19 @@ type fileKind struct {
 	what string // for messages: "a plain dump"
 
 	// endings are in lower case, the first is the one that snap gives itself. A name
-	// without an ending says nothing, and any kind may have it.
-	endings []string
+	// without an ending says nothing, and any kind may have it that isn't encrypted.
+	endings   []string
+	encrypted bool
+}
+
+// encryptedFile is the kind of what is of kind k inside.
+func encryptedFile(k fileKind) fileKind {
+	e := fileKind{what: k.what + ", encrypted", encrypted: true}
+	for _, ending := range k.endings {
+		e.endings = append(e.endings, ending+store.EncryptedSuffix)
+	}
+	e.endings = append(e.endings, store.EncryptedSuffix)
+	return e
 }
 
 // headerFile is the kind of what snap header writes.
@@ -38,18 +50,22 @@ const dumpEnding = ".dmp"
 
 // takes reports whether a file of this kind may have that ending.
 func (k fileKind) takes(ending string) bool {
-	return ending == "" || slices.Contains(k.endings, ending)
+	return ending == "" && !k.encrypted || slices.Contains(k.endings, ending)
 }
 
 // endingOf returns what a file's name ends in, in lower case: ".dmp" of WEB01.DMP,
-// ".dmp.zst" of web01.dmp.zst, and "" where there is none. What is no word, such as
-// the last part of a date or a version, is no ending.
+// ".dmp.zst.age" of web01.dmp.zst.age, and "" where there is none. What is no word, such
+// as the last part of a date or a version, is no ending.
 func endingOf(name string) string {
-	last := extension(name)
-	if last == "" || !isSuffix(strings.ToLower(last)) {
-		return strings.ToLower(last)
+	ending := ""
+	for {
+		last := extension(name)
+		name = strings.TrimSuffix(name, last)
+		ending = strings.ToLower(last) + ending
+		if !isSuffix(strings.ToLower(last)) {
+			return ending
+		}
 	}
-	return strings.ToLower(extension(strings.TrimSuffix(name, last)) + last)
 }
 
 // extension is filepath.Ext of a name whose last part says something.
@@ -61,16 +77,16 @@ func extension(name string) string {
 	return ext
 }
 
-// isSuffix reports whether files in some container end so.
+// isSuffix reports whether files in some container, or encrypted ones, end so.
 func isSuffix(ext string) bool {
-	return slices.ContainsFunc(dump.Compressions(), func(c dump.Compression) bool { return ext != "" && c.Suffix() == ext })
+	return ext == store.EncryptedSuffix || slices.ContainsFunc(dump.Compressions(), func(c dump.Compression) bool { return ext != "" && c.Suffix() == ext })
 }
 
 // foreignEndings are those that people give files with a guest's memory, or compressed
 // and encrypted ones: snap writes none of them.
 var foreignEndings = []string{
 	".zip", ".xz", ".bz2", ".7z", ".lz4", ".lzma", ".lzo", ".rar", ".tar", ".tgz", ".gzip", ".zstd", ".zz", ".br",
-	".age", ".gpg", ".pgp", ".asc", ".enc",
+	".gpg", ".pgp", ".asc", ".enc",
 	".elf", ".core", ".kdump", ".vmcore", ".raw", ".img", ".bin", ".mem", ".lime", ".avml", ".vmem", ".vmss", ".vmsn",
 	".mdmp", ".hdmp", ".hdr", ".header", ".json",
 }
@@ -89,7 +105,7 @@ func rightName(path string, k fileKind) string {
 	}
 }
 
-// withoutSuffix is path without what tells that the file is compressed.
+// withoutSuffix is path without what tells that the file is compressed or encrypted.
 func withoutSuffix(path string) string {
 	for ext := filepath.Ext(path); isSuffix(strings.ToLower(ext)); ext = filepath.Ext(path) {
 		path = strings.TrimSuffix(path, ext)

@@ -33,7 +33,7 @@ var exitMeaning = map[int]string{
 	exitDegraded:     "written but degraded: pages unreadable, hidden by the guest or not left out; KDBG or lists cut; not verified; or smeared",
 	exitNoDomain:     "no such domain, or it is not running",
 	exitLocked:       "another dump of it is running",
-	exitDenied:       "not allowed (libvirt, ptrace or file permissions)",
+	exitDenied:       "not allowed (libvirt, ptrace, file permissions), or no key that opens an encrypted file",
 	exitNotWindows:   "not a Windows guest that snap understands",
 	exitConfidential: "confidential guest (SEV, TDX): its memory can't be read",
 	exitNoSpace:      "no space at the destination",

@@ -36,6 +36,7 @@ holes, so that the file takes no more room than it must.`,
 		},
 	}
 	to.addTo(cmd, "", "; the plain dump, which ends in .dmp")
+	addIdentityFlag(cmd, a)
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -20,6 +21,7 @@ const minMemory = 16 << 20
 // fileFlags are the flags of every command that writes a dump.
 type fileFlags struct {
 	outputFlags
+	encrypt  encryptFlags
 	compress choice[dump.Compression] // empty: the name decides
 	level    choice[dump.Level]
 	verify   choice[dump.Verification]
@@ -45,6 +47,7 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl.Lookup("compress").DefValue = ""
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
 	addChoice(cmd, &f.verify, "verify", dump.Verifications(), verifyUsage())
+	f.encrypt.addTo(cmd)
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
@@ -65,13 +68,16 @@ func verifyUsage() string {
 }
 
 // options checks the flags and applies the limits on snap itself.
-func (f *fileFlags) options(a *app) (*capture.Options, error) {
+func (f *fileFlags) options(ctx context.Context, a *app) (*capture.Options, error) {
 	memory, err := parseSize(f.memory)
 	if err == nil && memory < minMemory {
 		err = errSize
 	}
 	if err != nil {
 		return nil, wrongValue("memory", f.memory, "16M or more: "+err.Error())
+	}
+	if err := f.encrypt.read(ctx, f.output); err != nil {
+		return nil, err
 	}
 	if err := f.check(a, f.kinds()); err != nil {
 		return nil, err
@@ -103,6 +109,7 @@ func (f *fileFlags) target(a *app, s subject, o *capture.Options) (*target, erro
 		return nil, err
 	}
 	o.Write.Compression = f.containers()[t.kind]
+	t.encryptTo = f.encrypt.to
 	return t, nil
 }
 
@@ -118,7 +125,11 @@ func (f *fileFlags) containers() []dump.Compression {
 func (f *fileFlags) kinds() []fileKind {
 	var kinds []fileKind
 	for _, c := range f.containers() {
-		kinds = append(kinds, dumpFile(c))
+		k := dumpFile(c)
+		if len(f.encrypt.to) > 0 {
+			k = encryptedFile(k)
+		}
+		kinds = append(kinds, k)
 	}
 	return kinds
 }

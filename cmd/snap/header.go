@@ -42,6 +42,7 @@ header holds for as long as the guest's memory ranges don't change.`,
 	}
 	addConnectFlag(cmd, a)
 	in.addTo(cmd)
+	addIdentityFlag(cmd, a)
 	look.addTo(cmd)
 	to.addTo(cmd, stdoutDestination, "; {domain} and {time} stand for those")
 	return cmd

@@ -50,6 +50,7 @@ was finished, its hash and whether it was verified.`,
 			return nil
 		},
 	}
+	addIdentityFlag(cmd, a)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "list unset and reserved header fields too")
 	cmd.Flags().BoolVar(&inside, "manifest", false, "print the manifest inside the dump, as JSON, and nothing else")

@@ -167,10 +167,17 @@ func headOf(f *input.File) ([]byte, error) {
 	return head[:n], err
 }
 
-// expandInput takes away what is compressed around a file, unless that is a dump's
-// own container: that dump, which does not own f, is returned too if it can be read.
+// expandInput takes away encryption, and what is compressed around a file, unless that
+// is a dump's own container: that dump, which does not own f, is returned too if it can be read.
 // With random, a container must give random access. f is closed if it fails.
 func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, random bool) (*input.File, *dump.File, error) {
+	f, err := a.decryptInput(ctx, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.Decrypted() {
+		scratch = "" // what was encrypted isn't left on a disk in clear
+	}
 	inside, name, err := input.Inside(f, f.Size(), sniffed)
 	if name == "" && err == nil {
 		return f, nil, nil

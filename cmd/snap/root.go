@@ -18,6 +18,7 @@ import (
 	"snap/cmd/snap/internal/limits"
 	"snap/cmd/snap/internal/outlet"
 	"snap/dump"
+	"snap/input"
 )
 
 // app is what all subcommands share for one run of the program.
@@ -30,6 +31,10 @@ type app struct {
 	verbose   bool
 	logFormat string
 	json      bool
+
+	identities   []string         // files with private keys, for encrypted inputs
+	identityKeys []input.Identity // those in the first keysRead of them
+	keysRead     int
 
 	started bool // the command line was understood and a subcommand runs
 	call    call // which one

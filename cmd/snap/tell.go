@@ -83,6 +83,7 @@ func (a *app) tell(sum *manifest.Manifest, doc []byte) error {
 		a.log.Info().Str("domain", sum.Domain).Str("output", sum.Output).Int("exit_code", sum.ExitCode).
 			Uint64("bytes", sum.Bytes.Written).Uint64("expanded_bytes", sum.Bytes.Dump).
 			Float64("pause_ms", sum.PauseMS).Float64("pause_estimate_ms", sum.PauseEstimateMS).Float64("pause_estimate_max_ms", sum.PauseEstimateMaxMS).Float64("duration_ms", sum.DurationMS).
+			Strs("encrypted_to", sum.EncryptedTo).
 			Uint64("excluded_pages", sum.Pages.Excluded).Bool("exclusions_met", !sum.Unmet.Any()).
 			Uint64("hidden_pages", sum.Pages.Hidden).Uint64("unreadable_pages", sum.Pages.Unreadable).Uint64("changed_pages", sum.Pages.ChangedWhileReading).
 			Bool("consistent", sum.Consistent).Str("consistency", string(sum.Moment())).
@@ -97,6 +98,9 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	p.Width = terminalColumns(a.stderr)
 	p.AddWhole("dump", "%s", printable(sum.Output))
 	p.Add("size", "%s, %s when expanded", humanize.IBytes(sum.Bytes.Written), humanize.IBytes(sum.Bytes.Dump))
+	if len(sum.EncryptedTo) > 0 {
+		p.Add("encrypted", "to %s", printable(encryptedTo(sum.EncryptedTo)))
+	}
 	p.Add("guest", "%s, %s", sum.Guest.Windows, plural(sum.Guest.CPUs, "processor"))
 	p.Add("kernel", "System CR3 %v, %s", sum.Guest.SystemCR3, kdbgOf(&sum.Guest))
 	p.Add("pages", "%s, %s of them zero, %s unreadable", humanize.Comma(int64(sum.Pages.Written)),
@@ -112,7 +116,11 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 	}
 	if withoutSuffix(sum.Output) != sum.Output {
 		plain := fileName(sum.Domain) + ".dmp"
-		p.AddWhole("open", "%s -o %s", shellCommand("snap expand", nil, sum.Output), shellPath(plain))
+		var key []string
+		if len(sum.EncryptedTo) > 0 {
+			key = []string{"--identity", "KEYFILE"}
+		}
+		p.AddWhole("open", "%s -o %s", shellCommand("snap expand", key, sum.Output), shellPath(plain))
 		p.AddWhole("", "and then %s in WinDbg", printable(plain))
 	}
 	return p.Flush()
@@ -124,6 +132,15 @@ func inFlight(v *manifest.Verify) string {
 		return ""
 	}
 	return "; in flight, as it can't be read back"
+}
+
+// encryptedTo names the first of those to whom a dump is encrypted.
+func encryptedTo(names []string) string {
+	const most = 3
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 // kdbgOf says where the KDBG is.

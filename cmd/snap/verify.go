@@ -57,6 +57,7 @@ worst one. With --json there is then an object on a line of its own for each fil
 			return failedVerdict(args[0], v, err)
 		},
 	}
+	addIdentityFlag(cmd, a)
 	cmd.Flags().BoolVar(&a.json, "json", false, "print the verdict as JSON; of many files one object on each line")
 	return cmd
 }

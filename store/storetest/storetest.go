@@ -26,6 +26,11 @@ type Kind struct {
 	// last. The error is fs.ErrNotExist where they find nothing.
 	Content func(t *testing.T, name string) ([]byte, error)
 
+	// Stored returns what lies under a name in the place that New returned last, where
+	// that isn't what Content finds in it, because files are encrypted there: nil
+	// elsewhere. Sum is of that, and Sum and Reopen end such a file.
+	Stored func(t *testing.T, name string) ([]byte, error)
+
 	// Stream: the place takes one file, others see its bytes as they are
 	// written, and they can't be taken back.
 	Stream bool
@@ -94,6 +99,20 @@ func (k Kind) absent(t *testing.T, name string) {
 	}
 }
 
+// sums fails the test unless Sum is that of the file, of which want was written.
+func (k Kind) sums(t *testing.T, f store.File, name string, want []byte) {
+	t.Helper()
+	if k.Stored != nil {
+		var err error
+		if want, err = k.Stored(t, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.Sum(); got != hashOf(want) {
+		t.Errorf("Sum() of %d bytes = %s; want %s", len(want), got, hashOf(want))
+	}
+}
+
 func hashOf(b []byte) string {
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
@@ -139,8 +158,8 @@ func (k Kind) write(t *testing.T) {
 	for _, n := range []int{1, 0, 4096, 1<<20 + 7} {
 		write(t, f, some(n))
 		all = append(all, some(n)...)
-		if got := f.Sum(); got != hashOf(all) {
-			t.Errorf("Sum() after %d bytes = %s; want %s", len(all), got, hashOf(all))
+		if k.Stored == nil {
+			k.sums(t, f, name, all)
 		}
 		if !k.Stream {
 			k.absent(t, name)
@@ -148,19 +167,18 @@ func (k Kind) write(t *testing.T) {
 	}
 	commit(t, f)
 	k.holds(t, name, all)
-	if got := f.Sum(); got != hashOf(all) {
-		t.Errorf("Sum() after Commit = %s; want %s", got, hashOf(all))
-	}
+	k.sums(t, f, name, all)
 }
 
 func (k Kind) empty(t *testing.T) {
 	p, name := k.New(t, store.Options{})
 	f := k.create(t, p, name)
-	if got := f.Sum(); got != hashOf(nil) {
-		t.Errorf("Sum() of nothing = %s; want %s", got, hashOf(nil))
+	if k.Stored == nil {
+		k.sums(t, f, name, nil)
 	}
 	commit(t, f)
 	k.holds(t, name, nil)
+	k.sums(t, f, name, nil)
 }
 
 // hole: holes are zeros, wherever they are.
@@ -282,7 +300,8 @@ func (k Kind) noSum(t *testing.T) {
 	k.holds(t, name, some(10))
 }
 
-// reopen: what was written so far is read back, and more may follow.
+// reopen: what was written so far is read back, and more may follow, but where files are
+// encrypted.
 func (k Kind) reopen(t *testing.T) {
 	p, name := k.New(t, store.Options{})
 	f := k.create(t, p, name)
@@ -301,6 +320,17 @@ func (k Kind) reopen(t *testing.T) {
 	}
 	if n, err := r.ReadAt(got[:2], size-1); n != 1 || !errors.Is(err, io.EOF) {
 		t.Errorf("ReadAt across the end = %d, %v; want 1, EOF", n, err)
+	}
+	if k.Stored != nil {
+		if n, err := f.Write(want); n != 0 || err == nil {
+			t.Errorf("Write after Reopen = %d, %v; want an error", n, err)
+		}
+		if _, size, err := f.Reopen(t.Context()); err != nil || size != int64(len(want)) {
+			t.Errorf("Reopen again = %d bytes, %v; want %d", size, err, len(want))
+		}
+		commit(t, f)
+		k.holds(t, name, want)
+		return
 	}
 	write(t, f, want)
 	if _, size, err := f.Reopen(t.Context()); err != nil || size != int64(2*len(want)) {
