@@ -298,8 +298,14 @@ func TestRemove(t *testing.T) {
 		{
 			"the manifest is gone",
 			func(s shelf) { _ = os.Remove(filepath.Join(s.dir, "a.dmp.json")) }, nil,
-			false, fs.ErrNotExist,
+			false, ErrChanged,
 			[]string{"a.dmp", "b.dmp", "b.dmp.json"},
+		},
+		{
+			"the dump is gone",
+			func(s shelf) { _ = os.Remove(filepath.Join(s.dir, "a.dmp")) }, nil,
+			false, fs.ErrNotExist,
+			[]string{"a.dmp.json", "b.dmp", "b.dmp.json"},
 		},
 		{
 			"the dump is kept", nil, func(a store.Archive) store.Archive { return keeping{a, "a.dmp"} },

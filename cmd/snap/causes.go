@@ -265,6 +265,9 @@ func causes() []cause {
 			return "see whether the name is right: ls -l " + shellPath(c.file())
 		}),
 		because(fs.ErrExist, exitFailed, existsAdvice),
+		because(errNotRemoved, exitFailed, func(c call, _ error) string {
+			return c.snap("ls", c.file()) + " says what is left; run the same command again when what failed is mended"
+		}),
 	}
 }
 

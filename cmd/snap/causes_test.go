@@ -116,6 +116,7 @@ func inSituations() map[string][]situation {
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},
 		"store.ErrNotFolder":     {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},
 		"store.ErrName":          {{place(store.ErrName), d, exitFailed, "-o", ""}},
+		"snap.errNotRemoved":     {{fmt.Errorf("%w: %w", errNotRemoved, errors.New("x")), "prune --keep-last 1 '/my backup'", exitFailed, "snap ls '/my backup'", "--force"}},
 		"catalog.ErrTooMany":     {{fmt.Errorf("look into /: %w", catalog.ErrTooMany), "ls /", exitFailed, "a folder of their own", "-o"}},
 		"catalog.ErrChanged":     {{fmt.Errorf("remove x: %w", catalog.ErrChanged), "ls /backup", exitFailed, "again", "--force"}},
 		"store.ErrNoArchive":     {{fmt.Errorf("look into -: %w", store.ErrNoArchive), "ls -", exitFailed, "name the folder", "-o"}},
@@ -237,8 +238,10 @@ var neverAlone = map[string]string{
 	"bounded.TimeoutError":    "a reason within those of who waited",
 	"bounded.endedError":      "the context's error",
 	"snap.interruption":       "the context's error, with what became of the guest",
+	"snap.errSpan":            "within snap.valueError",
 	"snap.errSize":            "within snap.valueError",
 	"tracefile.errSlow":       "a warning: the trace is lost, not the dump",
+	"snap.errOver":            "has its advice where it is made",
 	"snap.errNoManifest":      "has its advice where it is made",
 }
 

@@ -142,6 +142,7 @@ func commands() []func(*app) *cobra.Command {
 		newVerifyCommand,
 		newExpandCommand,
 		newLsCommand,
+		newPruneCommand,
 		newRecoverCommand,
 		newVersionCommand,
 		newGuardianCommand,
