@@ -112,7 +112,7 @@ func (v *benchVM) compress(b *testing.B) {
 			}
 		})
 	}
-	memory := v.pages.memory[:v.pages.index.Pages()*4096]
+	memory := v.pages.layout.(flatLayout)[:v.pages.index.Pages()*4096]
 	for len(memory) > 0 {
 		n := min(len(memory), dump.DefaultFrameSize)
 		frames <- memory[:n]

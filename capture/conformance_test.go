@@ -78,6 +78,18 @@ func TestMemoriesConform(t *testing.T) {
 	}
 	for name, opened := range map[string]func(t *testing.T) hv.Memory{
 		"copy": func(t *testing.T) hv.Memory { return copyOf(t, open(t)) },
+		"packed copy": func(t *testing.T) hv.Memory {
+			mem := open(t)
+			set, known, err := mem.Populated(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := newMemoryCopyIn(layouts(t, set.Pages())["packed"], mem, set, known)
+			if err := c.fill(t.Context(), mem, 2); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		},
 		"stabilised copy": func(t *testing.T) hv.Memory {
 			c := copyOf(t, open(t))
 			return closesBoth{later(t, c), c}

@@ -16,7 +16,7 @@ import (
 // memoryCopy is a copy of a guest's memory of one moment, in memory of the host. It
 // is the guest's memory for everything that happens after the guest runs again.
 //
-// Populated pages lie side by side in the order of their numbers; all other
+// Populated pages lie as its layout says; all other
 // pages of RAM read as zero. A page that could not be copied fails to be read
 // with the reason of that time, so that it becomes a gap of the dump.
 type memoryCopy struct {
@@ -27,7 +27,7 @@ type memoryCopy struct {
 	gaps      []copyGap
 
 	mu     sync.RWMutex // held for reading by reads, so that Close waits for them
-	memory hostMemory
+	layout copyLayout
 	closed bool
 }
 
@@ -42,21 +42,18 @@ type copyGap struct {
 // errCopyFull says that the memory is too small for the pages.
 var errCopyFull = errors.New("the spool is too small")
 
-// newMemoryCopy lays the pages of set out in memory, which belongs to the copy from
-// then on. Nothing is copied yet.
+// newMemoryCopy lays the pages of set out side by side in memory, which belongs to the
+// copy from then on. Nothing is copied yet.
 func newMemoryCopy(memory hostMemory, mem hv.Memory, set phys.Runs, known bool) (*memoryCopy, error) {
-	s := &memoryCopy{mechanism: mem.Mechanism(), ram: mem.RAM(), index: phys.NewIndex(set), known: known, memory: memory}
-	if s.index.Pages() > uint64(len(memory))/phys.PageSize {
+	if set.Pages() > uint64(len(memory))/phys.PageSize {
 		return nil, errCopyFull
 	}
-	return s, nil
+	return newMemoryCopyIn(flatLayout(memory), mem, set, known), nil
 }
 
-// place returns the memory of the pages of r, which lie side by side in one run
-// of those that were to be copied.
-func (s *memoryCopy) place(r phys.Run) []byte {
-	n, _ := s.index.Number(r.Base)
-	return s.memory[n*phys.PageSize:][:r.Size()]
+// newMemoryCopyIn is newMemoryCopy by any layout.
+func newMemoryCopyIn(l copyLayout, mem hv.Memory, set phys.Runs, known bool) *memoryCopy {
+	return &memoryCopy{mechanism: mem.Mechanism(), ram: mem.RAM(), index: phys.NewIndex(set), known: known, layout: l}
 }
 
 // Mechanism implements hv.Memory: it is that of the memory that was copied.
@@ -108,7 +105,8 @@ func (s *memoryCopy) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error
 			p, at = p[n:], at+phys.Addr(n)
 		}
 		if len(p) > 0 {
-			n := copy(p, s.place(pages[i])[at-pages[i].Base.Addr():])
+			n := min(uint64(len(p)), uint64(pages[i].End().Addr()-at))
+			s.layout.read(p[:n], s.index.NumberOfRun(i)<<phys.PageShift+uint64(at-pages[i].Base.Addr()))
 			p, at = p[n:], at+phys.Addr(n)
 		}
 	}
@@ -118,13 +116,14 @@ func (s *memoryCopy) ReadPhys(ctx context.Context, p []byte, at phys.Addr) error
 // page returns the copy of page p, nil if it is none of those that were to be
 // copied, and false if it could not be.
 func (s *memoryCopy) page(p phys.PFN) ([]byte, bool) {
-	if !s.index.Set().Has(p) {
+	n, ok := s.index.Number(p)
+	if !ok {
 		return nil, true
 	}
 	if s.gapIn(p.Addr(), phys.PageSize) != nil {
 		return nil, false
 	}
-	return s.place(phys.Run{Base: p, Pages: 1}), true
+	return s.layout.page(n), true
 }
 
 // gapIn returns the first gap in the n bytes at address at, or nil.
@@ -153,7 +152,9 @@ func (s *memoryCopy) setGaps(gaps []copyGap) {
 func (s *memoryCopy) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.memory.free()
-	s.memory, s.closed = nil, true
-	return err
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.layout.free()
 }

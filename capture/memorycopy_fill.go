@@ -36,10 +36,17 @@ type copier struct {
 	lost []copyGap
 }
 
-// chunk is a part of a run of pages.
-type chunk struct {
-	run  phys.Run
-	into []byte
+// chunk is pages to copy, by their numbers.
+type chunk struct{ first, pages uint64 }
+
+// runChunks divides pages that x numbers, so that those of a chunk are one run.
+func runChunks(x *phys.Index, pages phys.Runs) []chunk {
+	var out []chunk
+	for _, r := range chunksOf(pages) {
+		n, _ := x.Number(r.Base)
+		out = append(out, chunk{n, r.Pages})
+	}
+	return out
 }
 
 // fill copies all pages of s from mem with so many workers, or as many as mem wants
@@ -49,22 +56,19 @@ func (s *memoryCopy) fill(ctx context.Context, mem hv.Memory, workers int) error
 	return s.fillCounted(ctx, mem, workers, new(atomic.Uint64))
 }
 
-// fillPart is fill of some of the pages.
+// fillPart is fill of some of the pages of a copy in which all lie side by side.
 func (s *memoryCopy) fillPart(ctx context.Context, mem hv.Memory, part phys.Runs, workers int) error {
-	return s.fillPages(ctx, mem, part, workers, new(atomic.Uint64))
+	return s.fillChunks(ctx, mem, runChunks(s.index, part), workers, new(atomic.Uint64))
 }
 
 // fillCounted is fill; done counts the pages that are behind it.
 func (s *memoryCopy) fillCounted(ctx context.Context, mem hv.Memory, workers int, done *atomic.Uint64) error {
-	return s.fillPages(ctx, mem, s.index.Set(), workers, done)
+	return s.fillChunks(ctx, mem, s.layout.chunks(s.index), workers, done)
 }
 
-func (s *memoryCopy) fillPages(ctx context.Context, mem hv.Memory, pages phys.Runs, workers int, done *atomic.Uint64) error {
+func (s *memoryCopy) fillChunks(ctx context.Context, mem hv.Memory, chunks []chunk, workers int, done *atomic.Uint64) error {
 	batch := hv.BatchOf(mem)
-	c := &copier{memoryCopy: s, mem: batch, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
-	for _, r := range chunksOf(pages) {
-		c.chunks = append(c.chunks, chunk{r, s.place(r)})
-	}
+	c := &copier{memoryCopy: s, mem: batch, chunks: chunks, dead: phys.DeadStretch{Limit: maxDeadChunks}, done: done}
 	group, workCtx := errgroup.WithContext(ctx)
 	for range readersOf(mem, workers, len(c.chunks)) {
 		group.Go(func() error { return c.work(workCtx) })
@@ -81,20 +85,17 @@ func (s *memoryCopy) fillPages(ctx context.Context, mem hv.Memory, pages phys.Ru
 }
 
 func (c *copier) work(ctx context.Context) error {
+	filler := c.layout.filler()
 	for {
 		i := c.next.Add(1) - 1
 		if i >= int64(len(c.chunks)) {
 			return nil
 		}
-		k := c.chunks[i]
-		var gaps []copyGap
-		got, err := readGuest(ctx, c.mem, k.run, k.into, func(p phys.PFN, err error) {
-			gaps = append(gaps, copyGap{phys.Run{Base: p, Pages: 1}, err})
-		})
+		got, gaps, err := c.chunk(ctx, c.chunks[i], filler)
 		if err != nil {
 			return err
 		}
-		c.done.Add(k.run.Pages)
+		c.done.Add(c.chunks[i].pages)
 		if len(gaps) > 0 {
 			c.mu.Lock()
 			c.lost = append(c.lost, gaps...)
@@ -104,6 +105,26 @@ func (c *copier) work(ctx context.Context) error {
 			return fmt.Errorf("copy the guest's memory: not one page of %d in a row could be read: %w", maxDeadChunks*copyPages, gaps[0].err)
 		}
 	}
+}
+
+// chunk copies the pages of k, and returns how many it got and what it couldn't read.
+func (c *copier) chunk(ctx context.Context, k chunk, filler copyFiller) (got uint64, gaps []copyGap, err error) {
+	lost := func(p phys.PFN, err error) { gaps = append(gaps, copyGap{phys.Run{Base: p, Pages: 1}, err}) }
+	for first, end := k.first, k.first+k.pages; first < end; first += filler.step() {
+		n := min(filler.step(), end-first)
+		into := filler.room(first, n)
+		for at, r := range c.index.Span(first, first+n) {
+			read, err := readGuest(ctx, c.mem, r, into[(at-first)<<phys.PageShift:][:r.Size()], lost)
+			if err != nil {
+				return got, gaps, err
+			}
+			got += read
+		}
+		if err := filler.put(first, n); err != nil {
+			return got, gaps, err
+		}
+	}
+	return got, gaps, nil
 }
 
 // readersOf returns how many should read so many chunks of mem at a time, where there are

@@ -231,10 +231,11 @@ func (s *Session) copyNow(ctx context.Context, mem hv.Memory, memory hostMemory,
 	if err != nil {
 		return nil, err
 	}
-	c, err := newMemoryCopy(memory, mem, set, known)
+	l, err := s.layout(memory, set.Pages())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s of the guest's memory are populated by now", err, size(set.Pages()<<phys.PageShift))
 	}
+	c := newMemoryCopyIn(l, mem, set, known)
 	work.done.Store(0)
 	work.total.Store(set.Pages())
 	return c, c.fillCounted(ctx, mem, workers, &work.done)

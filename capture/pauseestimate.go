@@ -193,7 +193,7 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 		}
 		return p.timed, nil
 	}
-	room := min(x.Pages(), copySampleChunks*samplePages) << phys.PageShift
+	room := s.layoutRoom(min(x.Pages(), copySampleChunks*samplePages)) << phys.PageShift
 	workers := s.Options.copyWorkers()
 	memory, err := s.ahead.lend(copySampleRing*room, workers)
 	if err != nil {
@@ -215,10 +215,12 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 	var pages uint64
 	for i := 0; i < copySamplesLeast || pages < x.Pages() && !s.copySampled(all, took, meter); i++ {
 		place := uint64(i%copySampleRing) * room
-		c, err := newMemoryCopy(memory[place:place+room], s.Memory, sampleShape{copySampleChunks, samplePages}.pick(x, i), true)
+		sample := sampleShape{copySampleChunks, samplePages}.pick(x, i)
+		l, err := s.layout(memory[place:place+room], sample.Pages())
 		if err != nil {
 			return nil, err
 		}
+		c := newMemoryCopyIn(l, s.Memory, sample, true)
 		start := time.Now()
 		if err := c.fill(ctx, s.Memory, workers); err != nil {
 			return nil, fmt.Errorf("probe how fast the guest's memory can be read: %w", err)

@@ -180,7 +180,7 @@ func (s *Session) reserveAhead(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	r.begin(ctx, min(withMargin(pages)<<phys.PageShift, uint64(len(r.memory))), workers)
+	r.begin(ctx, min(s.layoutTakes(withMargin(pages))<<phys.PageShift, uint64(len(r.memory))), workers)
 	s.ahead = r
 }
 
@@ -195,7 +195,7 @@ func (s *Session) dropAhead() error {
 // many are populated now: for every page that it may have by then, as far as it is
 // allowed. Only what is expected is taken from the host beforehand.
 func (s *Session) copyRoom(mem hv.Memory, pages uint64) uint64 {
-	return min(max(mem.RAM().Pages(), pages), s.Options.MemoryCopy>>phys.PageShift) << phys.PageShift
+	return min(s.layoutRoom(max(mem.RAM().Pages(), pages)), s.Options.MemoryCopy>>phys.PageShift) << phys.PageShift
 }
 
 // reserve gets memory for a copy of the guest's pages, of which so many are
@@ -218,7 +218,7 @@ func (s *Session) reserve(ctx context.Context, mem hv.Memory, pages uint64) (hos
 			return nil, fmt.Errorf("%w: %w", errNoCopy, err)
 		}
 	}
-	if err := r.finish(ctx, min(withMargin(pages)<<phys.PageShift, room), s.Options.workers()); err != nil {
+	if err := r.finish(ctx, min(s.layoutTakes(withMargin(pages))<<phys.PageShift, room), s.Options.workers()); err != nil {
 		if ctx.Err() != nil {
 			return nil, errors.Join(err, r.free())
 		}

@@ -35,6 +35,8 @@ type Session struct {
 	probed *probe         // of a memory whose reads are dear; nil until it is made
 	ahead  *reservation   // got in the background; nil if none is
 
+	zeros *float64 // part of the populated pages that hold only zeros; nil until it is sampled
+
 	scans []time.Duration // how long it took to ask which pages are populated
 }
 
@@ -168,5 +170,6 @@ func (s *Session) copyPages(ctx context.Context) (pages uint64, fit bool, err er
 		return 0, false, err
 	}
 	pages = set.Pages()
+	s.sampleZeros(ctx, set)
 	return pages, min(withMargin(pages), s.Memory.RAM().Pages()) <= s.Options.MemoryCopy>>phys.PageShift, nil
 }
