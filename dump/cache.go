@@ -13,7 +13,8 @@ const (
 )
 
 // frameCache keeps the frames that were used last. Readers that want the same
-// frame at the same time decode it once. It is safe for concurrent use.
+// frame at the same time decode it once. What fails isn't kept: a file that could not be
+// read may be there again. It is safe for concurrent use.
 type frameCache struct {
 	limit  int // frames
 	decode func(i int) ([]byte, error)
@@ -43,8 +44,22 @@ func newFrameCache(frameSize int, decode func(i int) ([]byte, error)) *frameCach
 // valid after the frame has left the cache.
 func (c *frameCache) get(i int) ([]byte, error) {
 	f := c.entry(i)
-	f.once.Do(func() { f.data, f.err = c.decode(i) })
+	f.once.Do(func() {
+		if f.data, f.err = c.decode(i); f.err != nil {
+			c.forget(f)
+		}
+	})
 	return f.data, f.err
+}
+
+// forget drops a frame, if it is still kept.
+func (c *frameCache) forget(f *cachedFrame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.byID[f.id]; ok && e.Value == f {
+		delete(c.byID, f.id)
+		c.order.Remove(e)
+	}
 }
 
 // has reports whether frame i is kept, or is being decoded.

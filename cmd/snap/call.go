@@ -15,10 +15,14 @@ type call struct {
 	connect string // the connection, "" where it goes without saying
 }
 
+// firstIsInput annotates a command that takes more than one operand, of which the first
+// is the file that it is about.
+const firstIsInput = "first-is-input"
+
 // callOf is the call of a command with its arguments.
 func (a *app) callOf(cmd *cobra.Command, args []string) call {
 	c := call{cmd: cmd}
-	if len(args) == 1 {
+	if len(args) == 1 || len(args) > 1 && cmd.Annotations[firstIsInput] != "" {
 		c.operand = args[0]
 	}
 	if f := cmd.Flags().Lookup("connect"); f != nil && f.Changed {

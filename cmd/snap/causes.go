@@ -11,6 +11,7 @@ import (
 
 	"snap/capture"
 	"snap/catalog"
+	"snap/cmd/snap/internal/mount"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -90,6 +91,8 @@ func toWrite(writing, looking string) func(call, error) string {
 func say(text string) func(call, error) string {
 	return func(call, error) string { return text }
 }
+
+const emptyFolder = "make one for it: mkdir FOLDER, and name that"
 
 const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
 
@@ -222,6 +225,18 @@ func causes() []cause {
 		}),
 		atPlace(syscall.EROFS, exitDenied, toWrite("that file system is mounted read-only: choose another destination with -o", "that file system is mounted read-only: nothing can be removed there")),
 		atPlace(fs.ErrPermission, exitDenied, toWrite("choose with -o a place where you may write, or run as a user who may", "run as a user who may do that there")),
+		because(mount.ErrNoFUSE, exitFailed, func(c call, _ error) string {
+			return "load its module (modprobe fuse) and install fuse3, or expand the dump: " + c.snap("expand", c.file()) + " -o OUT.dmp"
+		}),
+		because(mount.ErrDenied, exitDenied, func(c call, _ error) string {
+			return "run as root, in a container with CAP_SYS_ADMIN and /dev/fuse, or expand the dump: " + c.snap("expand", c.file()) + " -o OUT.dmp"
+		}),
+		because(mount.ErrNotEmpty, exitFailed, say(emptyFolder)),
+		because(mount.ErrNotFolder, exitFailed, say(emptyFolder)),
+		because(mount.ErrNoFolder, exitFailed, say(emptyFolder)),
+		because(mount.ErrStale, exitFailed, say("take it away first: umount -l with that folder")),
+		because(mount.ErrRefused, exitFailed, say("see what the kernel says (dmesg) and fusermount3; for all users to read it, /etc/fuse.conf must have user_allow_other")),
+		because(mount.ErrBusy, exitFailed, say("nothing is left in the folder, and whoever has the file open gets errors from now on: close it there")),
 		because(catalog.ErrTooMany, exitFailed, say("keep dumps in a folder of their own, and nothing else there")),
 		because(catalog.ErrChanged, exitFailed, say("somebody else writes there: run the same command again, which looks at it anew")),
 		because(store.ErrNoArchive, exitFailed, say("name the folder that the dumps lie in")),

@@ -20,6 +20,7 @@ import (
 
 	"snap/capture"
 	"snap/catalog"
+	"snap/cmd/snap/internal/mount"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -117,6 +118,14 @@ func inSituations() map[string][]situation {
 		"store.ErrNotFolder":     {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},
 		"store.ErrName":          {{place(store.ErrName), d, exitFailed, "-o", ""}},
 		"snap.errNotRemoved":     {{fmt.Errorf("%w: %w", errNotRemoved, errors.New("x")), "prune --keep-last 1 '/my backup'", exitFailed, "snap ls '/my backup'", "--force"}},
+		"mount.ErrNoFUSE":        {{mount.ErrNoFUSE, "mount 'a b.dmp.zst' m", exitFailed, "modprobe fuse | snap expand 'a b.dmp.zst'", ""}},
+		"mount.ErrDenied":        {{fmt.Errorf("%w: %w", mount.ErrDenied, syscall.EPERM), "mount a.dmp.zst m", exitDenied, "run as root | snap expand a.dmp.zst", "ptrace"}},
+		"mount.ErrNotEmpty":      {{mount.ErrNotEmpty, "mount a.dmp.zst m", exitFailed, "mkdir", "-o"}},
+		"mount.ErrNotFolder":     {{mount.ErrNotFolder, "mount a.dmp.zst m", exitFailed, "mkdir", "-o"}},
+		"mount.ErrNoFolder":      {{fmt.Errorf("%w: %w", mount.ErrNoFolder, fs.ErrNotExist), "mount a.dmp.zst m", exitFailed, "mkdir", "-o"}},
+		"mount.ErrStale":         {{mount.ErrStale, "mount a.dmp.zst m", exitFailed, "umount -l", ""}},
+		"mount.ErrRefused":       {{mount.ErrRefused, "mount a.dmp.zst m", exitFailed, "dmesg | user_allow_other", ""}},
+		"mount.ErrBusy":          {{mount.ErrBusy, "mount a.dmp.zst m", exitFailed, "nothing is left", ""}},
 		"catalog.ErrTooMany":     {{fmt.Errorf("look into /: %w", catalog.ErrTooMany), "ls /", exitFailed, "a folder of their own", "-o"}},
 		"catalog.ErrChanged":     {{fmt.Errorf("remove x: %w", catalog.ErrChanged), "ls /backup", exitFailed, "again", "--force"}},
 		"store.ErrNoArchive":     {{fmt.Errorf("look into -: %w", store.ErrNoArchive), "ls -", exitFailed, "name the folder", "-o"}},

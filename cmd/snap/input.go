@@ -175,7 +175,7 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.Decrypted() {
+	if f.Decrypted() && scratch != noScratch {
 		scratch = "" // what was encrypted isn't left on a disk in clear
 	}
 	inside, name, err := input.Inside(f, f.Size(), sniffed)
@@ -185,6 +185,9 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 	if err == nil {
 		if d, ok := inContainer(f, inside, random); ok {
 			return f, d, nil
+		}
+		if scratch == noScratch {
+			err = fmt.Errorf("%w: it is in %s as a whole", dump.ErrSequential, name)
 		}
 	}
 	where := input.Scratch{Dir: scratch}
@@ -203,6 +206,10 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 	}
 	return x, nil, nil
 }
+
+// noScratch is what openDump takes for a folder where nothing may be expanded: what
+// would have to be is refused then, with dump.ErrSequential.
+const noScratch = "\x00"
 
 func expandedWhere(dir string) string {
 	if dir == "" {

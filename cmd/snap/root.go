@@ -141,6 +141,7 @@ func commands() []func(*app) *cobra.Command {
 		newInfoCommand,
 		newVerifyCommand,
 		newExpandCommand,
+		newMountCommand,
 		newLsCommand,
 		newPruneCommand,
 		newRecoverCommand,
