@@ -195,7 +195,7 @@ func (s *Session) timeCopy(ctx context.Context, set phys.Runs, meter *loadMeter)
 	}
 	room := s.layoutRoom(min(x.Pages(), copySampleChunks*samplePages)) << phys.PageShift
 	workers := s.Options.copyWorkers()
-	memory, err := s.ahead.lend(copySampleRing*room, workers)
+	memory, err := s.ahead.lend(ctx, copySampleRing*room, workers)
 	if err != nil {
 		return nil, err
 	}

@@ -59,11 +59,17 @@ func (r *reservation) claim(n uint64) hostMemory {
 
 // fault gets what is missing of the first n bytes by so many workers.
 func (r *reservation) fault(ctx context.Context, n uint64, workers int) error {
+	return inPieces(ctx, n, workers, r.faultPiece)
+}
+
+// inPieces has so many workers get pieces of the first n bytes of memory until there are
+// no more.
+func inPieces(ctx context.Context, n uint64, workers int, piece func(context.Context, uint64) (more bool, err error)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for range max(1, workers) {
 		group.Go(func() error {
 			for {
-				more, err := r.faultPiece(ctx, n)
+				more, err := piece(ctx, n)
 				if err != nil || !more {
 					return err
 				}
@@ -76,10 +82,16 @@ func (r *reservation) fault(ctx context.Context, n uint64, workers int) error {
 	return nil
 }
 
-// faultPiece gets the next piece of the first n bytes, false if there is none.
+// faultPiece gets the next piece of the first n bytes, false if there is none, when
+// nobody minds.
 func (r *reservation) faultPiece(ctx context.Context, n uint64) (more bool, err error) {
 	r.quiet.RLock()
 	defer r.quiet.RUnlock()
+	return r.hushedPiece(ctx, n)
+}
+
+// hushedPiece is faultPiece for who hushed the others.
+func (r *reservation) hushedPiece(ctx context.Context, n uint64) (more bool, err error) {
 	if ctx.Err() != nil {
 		return false, context.Cause(ctx)
 	}
@@ -128,22 +140,11 @@ func (r *reservation) hush() (resume func()) {
 
 // lend returns the first n bytes while r is hushed, nil where r is nil or too small.
 // What is missing of them is got by the caller.
-func (r *reservation) lend(n uint64, workers int) (hostMemory, error) {
+func (r *reservation) lend(ctx context.Context, n uint64, workers int) (hostMemory, error) {
 	if r == nil || n > uint64(len(r.memory)) {
 		return nil, nil
 	}
-	var group errgroup.Group
-	for range max(1, workers) {
-		group.Go(func() error {
-			for part := r.claim(n); part != nil; part = r.claim(n) {
-				if err := part.populate(); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return r.memory[:n], group.Wait()
+	return r.memory[:n], inPieces(ctx, n, workers, r.hushedPiece)
 }
 
 // free gives the memory back.

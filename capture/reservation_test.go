@@ -68,14 +68,14 @@ func TestReservation(t *testing.T) {
 	if n := resident(t, r.memory); n != 0 {
 		t.Fatalf("%d pages are there while nothing may be got; want none", n)
 	}
-	m, err := r.lend(lent, 2)
+	m, err := r.lend(t.Context(), lent, 2)
 	if err != nil || uint64(len(m)) != lent {
 		t.Fatalf("lend(%d) = %d bytes, %v", lent, len(m), err)
 	}
 	if n := resident(t, r.memory); n != lent/phys.PageSize {
 		t.Fatalf("%d pages are there; want %d", n, lent/phys.PageSize)
 	}
-	if m, err := r.lend(size+1, 1); m != nil || err != nil {
+	if m, err := r.lend(t.Context(), size+1, 1); m != nil || err != nil {
 		t.Fatalf("lend() of more than there is = %d bytes, %v; want none", len(m), err)
 	}
 	resume()
