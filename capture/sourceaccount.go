@@ -73,11 +73,7 @@ func ReadAccount(ctx context.Context, f *dump.File, path string, progress *dump.
 	if a.Unfit != nil {
 		return a, nil
 	}
-	size := a.Manifest.Bytes.Written
-	if len(a.Manifest.EncryptedTo) > 0 {
-		size = 0 // which is of what is encrypted
-	}
-	sum, err := hashFile(ctx, path, size, progress)
+	sum, err := hashFile(ctx, path, a.Manifest.Bytes.Written, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -146,20 +142,20 @@ func readSmall(path string) ([]byte, error) {
 }
 
 // hashFile returns the SHA-256 of a regular file of that size, as sha256sum prints
-// it; "" of any other, which need not be read for that. A size of 0 is any.
+// it; "" of any other, which need not be read for that.
 func hashFile(ctx context.Context, path string, size uint64, progress *dump.Progress) (string, error) {
 	f, err := input.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	if size != 0 && uint64(f.Size()) != size {
+	if uint64(f.Size()) != size {
 		return "", nil
 	}
 	if progress == nil {
 		progress = new(dump.Progress)
 	}
-	progress.Total.Store(uint64(f.Size()))
+	progress.Total.Store(size)
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
 	r := io.NewSectionReader(f, 0, f.Size())

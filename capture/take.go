@@ -60,6 +60,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		return nil, err
 	}
 	man.SHA256, man.Output = f.Sum(), place.Path(name)
+	man.Bytes.Written = store.Stored(f, man.Bytes.Written)
 	verified := res.verified
 	if !o.inFlight {
 		if verified, err = o.verify(ctx, f, man, res.proof, faults); err != nil {
@@ -140,7 +141,7 @@ func (o *Options) verify(ctx context.Context, f store.File, man *manifest.Manife
 		return false, err
 	}
 	ok, err = o.judge(rep, manifest.VerifiedReadBack, man, faults)
-	man.Verify.ReadBack = uint64(size)
+	man.Verify.ReadBack = store.Stored(f, uint64(size))
 	return ok, err
 }
 

@@ -64,7 +64,7 @@ type Manifest struct {
 	Bytes  Bytes  `json:"bytes"`
 	SHA256 string `json:"sha256,omitempty"` // of the file as it lies there, encrypted or not
 	// EncryptedTo are those who can decrypt the file, by their public keys; nil if it
-	// isn't encrypted. Bytes and Verify are of what is encrypted.
+	// isn't encrypted.
 	EncryptedTo []string `json:"encrypted_to,omitempty"`
 
 	Proof  *Proof  `json:"proof,omitempty"` // nil in older ones

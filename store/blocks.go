@@ -9,6 +9,7 @@ const blockBytes = 1 << 20
 type blocks struct {
 	w     io.Writer
 	block []byte
+	total uint64 // bytes written, to the block or on
 }
 
 // Write implements io.Writer.
@@ -17,6 +18,7 @@ func (b *blocks) Write(p []byte) (int, error) {
 		b.block = make([]byte, 0, blockBytes)
 	}
 	total := len(p)
+	b.total += uint64(total)
 	for len(p) > 0 {
 		n := min(len(p), cap(b.block)-len(b.block))
 		b.block = append(b.block, p[:n]...)

@@ -52,6 +52,17 @@ func Recipients(p Place) []Recipient {
 	return nil
 }
 
+// Stored returns how many bytes the place has of a file to which so many were written:
+// more if it is encrypted. Such a file ends with it.
+func Stored(f File, written uint64) uint64 {
+	e, ok := f.(*encryptedFile)
+	if !ok {
+		return written
+	}
+	_ = e.end() // which Commit tells of
+	return e.out.total
+}
+
 // InClear returns the place in which p's encrypted files lie, for what lies beside them
 // and must not be encrypted; p itself if it encrypts nothing.
 func InClear(p Place) Place {

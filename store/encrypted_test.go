@@ -289,15 +289,30 @@ func TestEncryptedWriteFails(t *testing.T) {
 }
 
 // TestEncryptedSpace: what may be written is less than what there is room for, by just
-// what is added.
+// what is added, and how much is there is known.
 func TestEncryptedSpace(t *testing.T) {
 	_, to := x25519(t)
+	inClear, err := store.Folder(t.TempDir(), store.Options{}).Create(t.Context(), "a")
+	if err != nil || store.Stored(inClear, 5) != 5 {
+		t.Errorf("Stored of a file in clear = %d, %v; want what was written", store.Stored(inClear, 5), err)
+	}
+	if err := inClear.Abort(); err != nil {
+		t.Error(err)
+	}
 	room := &fixedSpace{Place: store.Folder(t.TempDir(), store.Options{})}
 	for _, n := range []uint64{0, 1, 64 << 10, 200<<10 + 5} {
 		out := new(bytes.Buffer)
 		p, name := opened(t, "-", store.Options{Stdout: out})
-		if err := store.WriteFile(t.Context(), encrypting(t, p, to), name, make([]byte, n)); err != nil {
+		f, err := encrypting(t, p, to).Create(t.Context(), name)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if _, err := f.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		stored := store.Stored(f, n)
+		if err := f.Commit(t.Context()); err != nil || stored != uint64(out.Len()) {
+			t.Errorf("Stored = %d; want the %d bytes that are there (%v)", stored, out.Len(), err)
 		}
 		room.n = uint64(out.Len())
 		s, err := encrypting(t, room, to).Space(t.Context())
