@@ -57,6 +57,9 @@ func (Snapshot) Check(ctx context.Context, vm hv.VM) error {
 func (Snapshot) Estimate(ctx context.Context, s *Session) ([]Estimate, error) {
 	e := Estimate{Mode: Snapshot{}.Name(), Consistent: true}
 	err := Snapshot{}.Check(ctx, s.VM)
+	if err == nil && s.Options.NoSwap {
+		err = fmt.Errorf("no snapshot: %w: QEMU saves the guest to memory that can't be kept off the host's swap disks meanwhile", hv.ErrUnsupported)
+	}
 	if errors.Is(err, hv.ErrUnsupported) {
 		e.Why = err
 		return []Estimate{e}, nil

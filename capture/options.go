@@ -36,6 +36,10 @@ type Options struct {
 	// they are read as the dump is written. A snapshot is kept there too, and
 	// isn't taken where it doesn't fit.
 	MemoryCopy uint64
+	// NoSwap: the host swaps, and nothing of the guest may get on its swap disks. The
+	// caller has locked this process's memory; mode snapshot, in which QEMU writes to
+	// memory that isn't locked before it is whole, can't be taken.
+	NoSwap bool
 	// MaxChanged is how many pages may change while mode live reads them before
 	// the dump counts as degraded; nil is DefaultMaxChanged.
 	MaxChanged *ChangeLimit

@@ -112,6 +112,7 @@ func TestTakeBest(t *testing.T) {
 		paused   bool
 		refuse   error
 		fail     error
+		noSwap   bool
 
 		want string // empty: none
 		is   []error
@@ -140,6 +141,11 @@ func TestTakeBest(t *testing.T) {
 			name: "snapshot fails", mode: Snapshot{}, maxPause: time.Hour, spool: spoolSize, fail: broken,
 			is: []error{broken},
 		},
+		{
+			name: "nothing may be swapped, and the host swaps", mode: Snapshot{}, maxPause: time.Hour, spool: spoolSize, noSwap: true,
+			is: []error{hv.ErrUnsupported}, text: []string{"swap disks"},
+		},
+		{name: "nothing may be swapped, auto", maxPause: time.Hour, spool: spoolSize, noSwap: true, want: "pause"},
 		{name: "paused already", mode: Snapshot{}, maxPause: time.Nanosecond, paused: true, refuse: refused, want: "pause"},
 		{name: "paused already, auto", maxPause: time.Nanosecond, paused: true, refuse: refused, want: "pause"},
 	}
@@ -148,7 +154,7 @@ func TestTakeBest(t *testing.T) {
 			vm := newSnapshotVM(t)
 			vm.refuse, vm.fail = tt.refuse, tt.fail
 			vm.paused.Store(tt.paused)
-			job := &job{vm: vm, Options: Options{Mode: tt.mode, MemoryCopy: tt.spool, MaxPause: tt.maxPause}}
+			job := &job{vm: vm, Options: Options{Mode: tt.mode, MemoryCopy: tt.spool, MaxPause: tt.maxPause, NoSwap: tt.noSwap}}
 			res, err := job.take(t.Context(), io.Discard)
 			if (err == nil) != (tt.want != "") {
 				t.Fatalf("Take() = %v; want success: %v", err, tt.want != "")

@@ -124,6 +124,9 @@ func causes() []cause {
 		because(context.DeadlineExceeded, exitFailed, func(c call, _ error) string {
 			return "somebody didn't answer in time: see whether libvirt does with " + c.snap("list") + ", and whether the host is overloaded"
 		}),
+		because(errInClear, exitUsage, inClearAdvice),
+		because(errPeek, exitUnsupported, say("run snap on the host of the domain, as root, and leave --source away: direct reads QEMU's memory there")),
+		because(errSwap, exitDenied, say("run as root, or let snap lock its memory (ulimit -l unlimited; LimitMEMLOCK=infinity in a unit of systemd's), or take the host's swap away while it runs: swapoff -a")),
 		inState(hv.ErrNotRunning, exitNoDomain),
 		inState(hv.ErrBusy, exitBusy),
 		inState(hv.ErrUnsupported, exitUnsupported),
@@ -301,6 +304,8 @@ func unsupportedAdvice(c call, _ error) string {
 		}
 	}
 	switch {
+	case c.value(requireFlag) == "true" && c.value("source") == string(hv.MechanismAuto) && len(free) == 0:
+		return "run snap on the host of the domain, as root: under --" + requireFlag + " only QEMU's own memory is read there; " + c.snap("check -v", c.domain()) + " says what is in the way"
 	case len(free) > 0:
 		return fmt.Sprintf("let snap choose: %s; %s says what works", strings.Join(free, " "), c.snap("check", c.domain()))
 	case c.has("mode"):

@@ -69,6 +69,9 @@ func inSituations() map[string][]situation {
 		"context.Canceled":         {{context.Canceled, d, exitInterrupted, "", ""}},
 		"snap.errOverdue":          {{fmt.Errorf("%w: %w", errOverdue, context.DeadlineExceeded), "dump --timeout 10m web01", exitFailed, "more than 10m0s with --timeout", "systemctl"}},
 		"context.DeadlineExceeded": {{context.DeadlineExceeded, "list", exitFailed, "answer", "--timeout"}, {context.DeadlineExceeded, d, exitFailed, "answer", "--timeout"}},
+		"snap.errInClear":          {{errInClear, "dump --require-encryption web01", exitUsage, "--encrypt-to KEY", "machine of"}, {errInClear, "expand --require-encryption x -o y", exitUsage, "on the machine of whoever has the key", "--encrypt-to"}},
+		"snap.errPeek":             {{errPeek, "dump --source peek web01", exitUnsupported, "on the host of the domain", "--source auto"}},
+		"snap.errSwap":             {{fmt.Errorf("%w: %w", errSwap, syscall.EPERM), d, exitDenied, "LimitMEMLOCK=infinity | swapoff -a", "-o"}},
 		"hv.ErrNoDomain":           {{hv.ErrNoDomain, d, exitNoDomain, "snap list -c lab:///", ""}},
 		"hv.ErrNotRunning":         {{hv.ErrNotRunning, d, exitNoDomain, "snap list", "start it | virsh start"}},
 		"hv.ErrConfidential":       {{hv.ErrConfidential, d, exitConfidential, "inside the guest", ""}},
@@ -147,6 +150,7 @@ func inSituations() map[string][]situation {
 			{hv.ErrUnsupported, "dump --source direct web01", exitUnsupported, "--source auto", "--mode auto"},
 			{hv.ErrUnsupported, "dump --source direct --mode live web01", exitUnsupported, "--source auto | --mode auto", ""},
 			{hv.ErrUnsupported, "dump web01", exitUnsupported, "virsh -c qemu:///system dump --memory-only web01", "--mode auto | --source auto"},
+			{hv.ErrUnsupported, "dump --require-encryption web01", exitUnsupported, "on the host of the domain, as root", "virsh"},
 			{hv.ErrUnsupported, "header web01", exitUnsupported, "snap list", "--mode | --source"},
 		},
 		"hv.ErrDenied": {

@@ -221,7 +221,12 @@ func (f *dumpFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 	if o.Mode, err = capture.ModeByName(f.mode.value); err != nil {
 		return nil, err // can't be: the flag takes no other names
 	}
-	o.Mechanism = f.source.value
+	if o.Mechanism, err = a.mechanism(f.source.value); err != nil {
+		return nil, err
+	}
+	if o.NoSwap, err = a.mustNotSwap(); err != nil {
+		return nil, err
+	}
 	o.CopyWorkers = limits.CPUs(0)
 	limits.CPUs(f.file.cpus)
 	if f.timeout < 0 {

@@ -37,10 +37,14 @@ holes, so that the file takes no more room than it must.`,
 	}
 	to.addTo(cmd, "", "; the plain dump, which ends in .dmp")
 	addIdentityFlag(cmd, a)
+	addRequireFlag(cmd, a, "refuse, as what is expanded is in clear")
 	return cmd
 }
 
 func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err error) {
+	if err := a.mayWriteClear(); err != nil {
+		return err
+	}
 	s := ofFile(path)
 	s.made = "{input}" // as what it is of
 	place, name, err := o.placeFor(ctx, a, s, []fileKind{dumpFile(dump.CompressionNone)})

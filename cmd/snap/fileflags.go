@@ -48,6 +48,7 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	addChoice(cmd, &f.level, "level", dump.Levels(), alternatives(words(dump.Levels())))
 	addChoice(cmd, &f.verify, "verify", dump.Verifications(), verifyUsage())
 	f.encrypt.addTo(cmd)
+	addRequireFlag(cmd, a, "write no guest memory in clear anywhere, and let none get on a swap disk")
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
@@ -79,6 +80,11 @@ func (f *fileFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 	if err := f.encrypt.read(ctx, f.output); err != nil {
 		return nil, err
 	}
+	if len(f.encrypt.to) == 0 {
+		if err := a.mayWriteClear(); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.check(a, f.kinds()); err != nil {
 		return nil, err
 	}
@@ -86,6 +92,9 @@ func (f *fileFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 		return nil, wrongValue("cpus", f.cpus, "a number of processors like 2, 0 for all")
 	}
 	if f.account, err = f.openSummary(); err != nil {
+		return nil, err
+	}
+	if err := a.lockMemory(); err != nil {
 		return nil, err
 	}
 	limits.Memory(memory)

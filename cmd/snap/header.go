@@ -43,6 +43,7 @@ header holds for as long as the guest's memory ranges don't change.`,
 	addConnectFlag(cmd, a)
 	in.addTo(cmd)
 	addIdentityFlag(cmd, a)
+	addRequireFlag(cmd, a, "refuse, as a header has a processor's registers, in clear")
 	look.addTo(cmd)
 	to.addTo(cmd, stdoutDestination, "; {domain} and {time} stand for those")
 	return cmd
@@ -50,6 +51,9 @@ header holds for as long as the guest's memory ranges don't change.`,
 
 // header is snap header.
 func (a *app) header(ctx context.Context, source string, in *inputFlags, l *lookFlags, o *outputFlags) error {
+	if err := a.mayWriteClear(); err != nil {
+		return err
+	}
 	look, err := l.options()
 	if err != nil {
 		return err

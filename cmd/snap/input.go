@@ -175,8 +175,8 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.Decrypted() && scratch != noScratch {
-		scratch = "" // what was encrypted isn't left on a disk in clear
+	if (f.Decrypted() || a.requireEncryption) && scratch != noScratch {
+		scratch = "" // what is or must be encrypted isn't left on a disk in clear
 	}
 	inside, name, err := input.Inside(f, f.Size(), sniffed)
 	if name == "" && err == nil {
@@ -189,6 +189,9 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 		if scratch == noScratch {
 			err = fmt.Errorf("%w: it is in %s as a whole", dump.ErrSequential, name)
 		}
+	}
+	if err == nil {
+		err = a.mayExpandInMemory()
 	}
 	where := input.Scratch{Dir: scratch}
 	if err == nil && scratch == "" {

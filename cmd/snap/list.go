@@ -57,6 +57,7 @@ listed with "no answer"; -v says of each what was in the way.`,
 	}
 	addConnectFlag(cmd, a)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	addRequireFlag(cmd, a, "look at no guest by way of a file of libvirt's on a disk")
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 	return cmd
 }
@@ -162,9 +163,14 @@ func (a *app) lookForList(ctx context.Context, e *listEntry) error {
 		return err
 	}
 	defer closeVM()
+	mechanism, err := a.mechanism(hv.MechanismAuto)
+	if err != nil {
+		return err // can't be: nobody asked for peek
+	}
 	sess, err := capture.Open(ctx, vm, capture.Options{
-		Tries: 1, // most domains are no Windows at all
-		Look:  capture.LookOptions{Exclusion: capture.Exclusion{NoAdvertised: true}},
+		Mechanism: mechanism,
+		Tries:     1, // most domains are no Windows at all
+		Look:      capture.LookOptions{Exclusion: capture.Exclusion{NoAdvertised: true}},
 	})
 	if err != nil {
 		return err

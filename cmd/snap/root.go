@@ -32,6 +32,8 @@ type app struct {
 	logFormat string
 	json      bool
 
+	requireEncryption bool // nothing of a guest's memory is written in clear
+
 	identities   []string         // files with private keys, for encrypted inputs
 	identityKeys []input.Identity // those in the first keysRead of them
 	keysRead     int
