@@ -11,6 +11,10 @@ import (
 // maxText bounds the texts that are kept of a manifest, which may say anything.
 const maxText = 300 // bytes
 
+// maxRecipients bounds how many are kept of those to whom a dump is encrypted: no snap
+// encrypts to more.
+const maxRecipients = 100
+
 // Account is what a catalogue keeps of a manifest: its word, whatever it is. Texts are
 // cut off behind 300 bytes and may hold anything but broken UTF-8.
 type Account struct {
@@ -27,6 +31,9 @@ type Account struct {
 	Written  uint64 // bytes of the file
 	Expanded uint64 // bytes of the dump in it
 	SHA256   string // of the file
+
+	// EncryptedTo are those who can decrypt the file, nil if it isn't encrypted.
+	EncryptedTo []string
 
 	// Verified: it was verified as far as it was to be, and nothing failed. ReadBack is
 	// how many bytes of the file were read back for that.
@@ -46,6 +53,9 @@ func accountOf(m *manifest.Manifest) *Account {
 		Started: m.Started, Finished: m.Finished, Output: clip(m.Output), Mode: clip(m.Mode), Moment: m.Moment(),
 		Windows: clip(m.Guest.Windows), Written: m.Bytes.Written, Expanded: m.Bytes.Dump, SHA256: clip(m.SHA256),
 		Degraded: m.ExitCode == manifest.ExitDegraded,
+	}
+	for _, name := range m.EncryptedTo[:min(len(m.EncryptedTo), maxRecipients)] {
+		a.EncryptedTo = append(a.EncryptedTo, clip(name))
 	}
 	if v := m.Verify; v != nil {
 		a.Verified, a.ReadBack = v.OK, v.ReadBack

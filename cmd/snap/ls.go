@@ -22,8 +22,8 @@ func newLsCommand(a *app) *cobra.Command {
 		Short: "Say which dumps lie in a folder or bucket, by their manifests",
 		Long: fmt.Sprintf(`Say which dumps lie where snap dump wrote them, by the manifests beside them
 (NAME.json beside NAME): of which domain and moment each is, how large, in which mode
-it was taken, whether its pages are of one point in time, how it was verified, and
-whether the guest had crashed. DEST is %s. No dump is opened.
+it was taken, whether its pages are of one point in time, how it was verified, to whom
+it is encrypted, and whether the guest had crashed. DEST is %s. No dump is opened.
 
 All of that is the manifest's word. What doesn't fit it is named: a dump that isn't as
 long as its manifest says is damaged; a dump without a manifest is unfinished, or no
@@ -97,6 +97,7 @@ type lsDump struct {
 	Windows     string               `json:"windows,omitempty"`
 	Size        uint64               `json:"expanded_size"` // bytes
 	SHA256      string               `json:"sha256,omitempty"`
+	EncryptedTo []string             `json:"encrypted_to,omitempty"`
 	Verified    bool                 `json:"verified"`
 	How         string               `json:"verified_how,omitempty"`
 	Degraded    bool                 `json:"degraded"`
@@ -118,7 +119,7 @@ func lsFileOf(archive store.Archive, e *catalog.Entry) lsFile {
 	f.Dump = &lsDump{
 		Domain: m.Domain, UUID: m.UUID, Host: m.Host, Started: m.Started.UTC(), Finished: m.Finished.UTC(),
 		Mode: m.Mode, Consistent: m.Moment == manifest.OnePointInTime, Consistency: m.Moment,
-		Windows: m.Windows, Size: m.Expanded, SHA256: m.SHA256, Verified: m.Verified, How: verifiedHow(m),
+		Windows: m.Windows, Size: m.Expanded, SHA256: m.SHA256, EncryptedTo: m.EncryptedTo, Verified: m.Verified, How: verifiedHow(m),
 		Degraded: m.Degraded, BugCheck: bugCheckOf(m),
 	}
 	return f
@@ -200,6 +201,9 @@ func (a *app) printDumps(of []*catalog.Entry) error {
 func notesOf(e *catalog.Entry) (notes []string) {
 	if e.State == catalog.Damaged {
 		notes = append(notes, "DAMAGED: "+e.Why)
+	}
+	if to := e.Account.EncryptedTo; len(to) > 0 {
+		notes = append(notes, "encrypted to "+printable(encryptedTo(to)))
 	}
 	if b := bugCheckOf(e.Account); b != nil {
 		note := "bug check " + b.Code.String()
