@@ -16,6 +16,9 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 
+. scripts/tools.sh
+servers
+
 # Some guests are under KVM, where that works: their tests log it, too.
 go run ./internal/lab/cmd/lab accel
 

@@ -12,6 +12,11 @@ tool() {
 	touch "$stamp"
 }
 
+# servers: what tests speak to, beside what deps.sh installs.
+servers() {
+	tool versitygw github.com/versity/versitygw/cmd/versitygw v1.8.0
+}
+
 # formatted: fail, and say which, if files aren't as gofumpt writes them.
 formatted() {
 	tool gofumpt mvdan.cc/gofumpt v0.12.0

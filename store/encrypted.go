@@ -117,7 +117,7 @@ func (e *encrypted) Create(ctx context.Context, name string) (File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Abort())
 	}
-	return &encryptedFile{file: f, out: out, w: w, key: key}, nil
+	return &encryptedFile{file: f, out: out, w: w, key: key, header: int64(e.header)}, nil
 }
 
 // begin begins a file in w, and returns its key.
@@ -166,11 +166,16 @@ type encryptedFile struct {
 	w    io.WriteCloser // encrypts to out
 	key  *keeper
 
+	header int64 // bytes ahead of what is encrypted
+
 	err   error // of a write, or of the end
 	ended bool  // nothing can be written any more
 }
 
-var _ HeldWriter = (*encryptedFile)(nil)
+var (
+	_ HeldWriter = (*encryptedFile)(nil)
+	_ Sized      = (*encryptedFile)(nil)
+)
 
 // Write implements File.
 func (f *encryptedFile) Write(p []byte) (int, error) {
@@ -190,6 +195,19 @@ func (f *encryptedFile) Held(held bool) {
 	if h, ok := f.file.(HeldWriter); ok {
 		h.Held(held)
 	}
+}
+
+// Expect implements Sized.
+func (f *encryptedFile) Expect(size int64) {
+	s, ok := f.file.(Sized)
+	if !ok {
+		return
+	}
+	tags := (size/ageChunk + 1) * ageOverhead
+	if size > math.MaxInt64-tags-f.header {
+		size = math.MaxInt64 - tags - f.header
+	}
+	s.Expect(size + tags + f.header)
 }
 
 // end writes what is left of the file. Nothing can follow it.

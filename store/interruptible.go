@@ -179,6 +179,13 @@ func (g *interruptibleFile) Held(held bool) {
 	}
 }
 
+// Expect implements Sized.
+func (g *interruptibleFile) Expect(size int64) {
+	if s, ok := g.f.(Sized); ok && g.busy == nil {
+		s.Expect(size)
+	}
+}
+
 // Reopen implements File.
 func (g *interruptibleFile) Reopen(ctx context.Context) (io.ReaderAt, int64, error) {
 	var r io.ReaderAt
@@ -227,9 +234,17 @@ func (g *interruptibleFile) Abort() error {
 	defer cancel()
 	_, err := await(ctx, 0, call, nil)
 	if errors.Is(err, errGivenUp) {
-		return fmt.Errorf("%s: %w: nothing answers there; look for %s%s*", g.path, ErrLeftBehind, g.path, partialInfix)
+		return fmt.Errorf("%s: %w: nothing answers there; look for %s", g.path, ErrLeftBehind, leftBehind(g.path))
 	}
 	return err
+}
+
+// leftBehind is what to look for where the file of a path wasn't finished.
+func leftBehind(path string) string {
+	if IsS3(path) {
+		return "an unfinished upload of it"
+	}
+	return path + partialInfix + "*"
 }
 
 // interruptibleHoles is such a file that can leave out zeros.

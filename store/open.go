@@ -19,6 +19,12 @@ type Options struct {
 
 	// Stdout is what "-" stands for; nil is os.Stdout.
 	Stdout io.Writer
+
+	// S3 is of places in buckets.
+	S3 S3
+
+	// Note, if not nil, is told what a place could not be asked, though it does no harm.
+	Note func(text string)
 }
 
 // kind is one kind of place. A new one is one file with a function that returns
@@ -43,12 +49,13 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		stdoutKind(),
+		s3Kind(),
 		folderKind(),
 	}
 }
 
 // Open returns the place that a destination names: standard output (see IsStdout),
-// or a path. The name is that of the file there; it is empty, and
+// a bucket (see IsS3), or a path. The name is that of the file there; it is empty, and
 // the caller makes one, where the destination is a folder: it exists as such, or
 // ends in "/". Of a destination without a place, such as a folder that doesn't
 // exist, the error is that of the place alone.

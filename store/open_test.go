@@ -61,7 +61,7 @@ func TestOpen(t *testing.T) {
 }
 
 func TestForms(t *testing.T) {
-	if diff := cmp.Diff([]string{"- for standard output", "a file", "a folder"}, Forms()); diff != "" {
+	if diff := cmp.Diff([]string{"- for standard output", "s3://BUCKET/KEY", "s3://BUCKET/PREFIX/", "a file", "a folder"}, Forms()); diff != "" {
 		t.Errorf("Forms() (-want +got):\n%s", diff)
 	}
 }

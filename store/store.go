@@ -92,6 +92,15 @@ type HeldWriter interface {
 	Held(held bool)
 }
 
+// Sized is a File of a place that wants to know beforehand how long files become.
+type Sized interface {
+	File
+
+	// Expect says, before anything is written, how many bytes the file has at most, as
+	// far as that is known.
+	Expect(size int64)
+}
+
 // Borrower is a File that can write memory without a copy of its own.
 type Borrower interface {
 	File
@@ -108,6 +117,8 @@ type Guardian interface {
 	Token() string
 
 	// Expect is called with the path of what is about to be made. If it fails
-	// nobody would remove it, and so it isn't made.
+	// nobody would remove it, and so it isn't made. What gets its name only from whoever
+	// makes it, as an upload, is told of before anything is in it: RemoveUnfinished knows
+	// such a path.
 	Expect(paths ...string) error
 }

@@ -34,6 +34,10 @@ type Kind struct {
 	// Stream: the place takes one file, others see its bytes as they are
 	// written, and they can't be taken back.
 	Stream bool
+
+	// Begun is how many bytes of a file are written before the place has any of it: a
+	// file of fewer gets there when it is whole.
+	Begun int
 }
 
 // TestPlace holds a kind of place against the contract of package store.
@@ -155,7 +159,7 @@ func (k Kind) write(t *testing.T) {
 	}
 	f := k.create(t, p, name)
 	var all []byte
-	for _, n := range []int{1, 0, 4096, 1<<20 + 7} {
+	for _, n := range []int{1, 0, 4096, 1<<20 + 7, k.Begun} {
 		write(t, f, some(n))
 		all = append(all, some(n)...)
 		if k.Stored == nil {
@@ -343,7 +347,7 @@ func (k Kind) reopen(t *testing.T) {
 func (k Kind) abort(t *testing.T) {
 	p, name := k.New(t, store.Options{})
 	f := k.create(t, p, name)
-	write(t, f, some(5000))
+	write(t, f, some(5000+k.Begun))
 	for range 2 {
 		if err := f.Abort(); err != nil {
 			t.Errorf("Abort failed: %v", err)
@@ -431,7 +435,7 @@ func (k Kind) taken(t *testing.T) {
 func (k Kind) takenMeanwhile(t *testing.T) {
 	p, name := k.New(t, store.Options{})
 	f := k.create(t, p, name)
-	write(t, f, some(9))
+	write(t, f, some(9+k.Begun))
 	k.put(t, p, name, some(7))
 	if err := f.Commit(t.Context()); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("Commit to a name that was taken meanwhile = %v; want %v", err, fs.ErrExist)
@@ -477,15 +481,21 @@ func (k *Guardian) Expect(paths ...string) error {
 func (k Kind) guardian(t *testing.T) {
 	var told Guardian
 	p, name := k.New(t, store.Options{Guardian: &told})
-	k.put(t, p, name, some(7))
+	k.put(t, p, name, some(7+k.Begun))
 	if len(told.Expected) != 1 || !strings.HasSuffix(told.Expected[0], told.Token()) {
 		t.Errorf("the guardian was told of %q; want one path that ends in its token", told.Expected)
 	}
-	k.holds(t, name, some(7))
+	k.holds(t, name, some(7+k.Begun))
 	told.Err = errors.New("guardian is dead")
 	f, err := p.Create(context.WithoutCancel(t.Context()), name+".json")
+	if err == nil && k.Begun > 0 {
+		_, err = f.Write(some(7 + k.Begun))
+		if abortErr := f.Abort(); abortErr != nil {
+			t.Errorf("Abort failed: %v", abortErr)
+		}
+	}
 	if !errors.Is(err, told.Err) {
-		t.Errorf("Create with a guardian that fails = %v, %v; want its error", f, err)
+		t.Errorf("a file with a guardian that fails: %v, %v; want its error", f, err)
 	}
 	k.absent(t, name+".json")
 }
