@@ -219,7 +219,7 @@ func TestForce(t *testing.T) {
 		if err != nil || !done.Running || !strings.Contains(done.Who, p.Host) || len(y.left) > 0 {
 			t.Errorf("%s: RecoverMarked() = %+v, %v; want that it runs, and where", name, done, err)
 		}
-		begin := (&Guardian{dir: dir, run: *r}).clear(t.Context(), y, y.open)
+		begin := (&Guardian{dir: dir, run: *r}).clear(t.Context(), y, y.open, nil)
 		if !errors.Is(begin, ErrLocked) || !strings.Contains(begin.Error(), "snap recover --force") {
 			t.Errorf("%s: a dump that begins ends with %v; want %v, and what to do", name, begin, ErrLocked)
 		}
@@ -251,7 +251,7 @@ func TestDamagedState(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := &Guardian{dir: dir, run: *r}
-		if err := g.clear(t.Context(), y, y.open); err != nil || len(g.recovered) != 1 || strings.Contains(g.recovered[0], "\x1b") {
+		if err := g.clear(t.Context(), y, y.open, nil); err != nil || len(g.recovered) != 1 || strings.Contains(g.recovered[0], "\x1b") {
 			t.Errorf("clear() with the state file %q = %v, %q; want no error, and one note", garbage, err, g.recovered)
 		}
 	}
@@ -282,7 +282,7 @@ func TestOldPartial(t *testing.T) {
 		}
 		g := &Guardian{dir: dir, run: *aRun(t)}
 		g.run.ID = newID()
-		if err := g.clear(t.Context(), y, y.open); err != nil || !slices.ContainsFunc(g.recovered, func(s string) bool { return strings.Contains(s, mount) }) {
+		if err := g.clear(t.Context(), y, y.open, nil); err != nil || !slices.ContainsFunc(g.recovered, func(s string) bool { return strings.Contains(s, mount) }) {
 			t.Fatalf("clear() = %v, %q; want no error, and the file told of", err, g.recovered)
 		}
 		if err := g.run.save(dir); err != nil {

@@ -1,6 +1,7 @@
 package guardian
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,6 +69,9 @@ var errRemoved = errors.New("it is gone")
 // and is a regular file of this user's, is what the run made: nothing else is
 // touched, wherever the path leads by now.
 func (r *Run) removeFile(path string) error {
+	if isFar(path) {
+		return r.removeFar(path)
+	}
 	name := filepath.Base(path)
 	if !filepath.IsAbs(path) || !strings.HasSuffix(name, partialInfix+r.ID) {
 		return fmt.Errorf("%w: it is not a partial file of this dump", hv.ErrFormat)
@@ -92,6 +96,23 @@ func (r *Run) removeFile(path string) error {
 		return err
 	}
 	return nil
+}
+
+// isFar reports whether a path is the URL of something at another host.
+func isFar(path string) bool { return !filepath.IsAbs(path) && strings.Contains(path, "://") }
+
+// removeFar removes what is at another host.
+func (r *Run) removeFar(url string) error {
+	if r.Remove == nil {
+		return fmt.Errorf("%w: there are no files at another host here", hv.ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), filesFor)
+	defer cancel()
+	err := r.Remove(ctx, url, r.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errRemoved
+	}
+	return err
 }
 
 // setAside gives the state file of a dump of which only partial files are left a name

@@ -109,6 +109,7 @@ type Connect func(ctx context.Context, uri string) (hv.Connection, error)
 type Program struct {
 	Guardian []string // arguments with which it calls Serve
 	Gate     []string // and ServeGate
+	Remove   Remove   // of what an earlier dump left at other hosts, nil for none
 }
 
 // Start locks the domain and starts its guardian. When it returns the guardian is
@@ -132,7 +133,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, p Program) (_ 
 	if g.lock, err = g.run.lock(dir); err != nil {
 		return nil, err
 	}
-	if err := g.clear(ctx, vm, connect); err != nil {
+	if err := g.clear(ctx, vm, connect, p.Remove); err != nil {
 		return nil, errors.Join(err, g.lock.Close())
 	}
 	if err := g.run.save(dir); err != nil {
@@ -150,8 +151,8 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, p Program) (_ 
 }
 
 // clear undoes what a killed dump of the same domain left, before this one begins.
-func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) error {
-	if err := g.clearState(ctx, connect); err != nil {
+func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect, remove Remove) error {
+	if err := g.clearState(ctx, connect, remove); err != nil {
 		return err
 	}
 	m, err := vm.Marker(ctx)
@@ -176,7 +177,7 @@ func (g *Guardian) clear(ctx context.Context, vm hv.Guardable, connect Connect) 
 // clearState undoes what a killed dump left by its state file. Files of it that can't
 // be removed don't keep this dump from being taken elsewhere, and neither does a state
 // file of which nothing can be believed: the lock says that nobody uses it.
-func (g *Guardian) clearState(ctx context.Context, connect Connect) error {
+func (g *Guardian) clearState(ctx context.Context, connect Connect, remove Remove) error {
 	left, err := load(g.run.path(g.dir))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -187,6 +188,7 @@ func (g *Guardian) clearState(ctx context.Context, connect Connect) error {
 	case err != nil:
 		return err
 	}
+	left.Remove = remove
 	did, err := left.undo(ctx, g.dir, by(connect), recoverFor)
 	g.recovered = append(g.recovered, did...)
 	if files, ok := errors.AsType[*FilesError](err); ok {
@@ -292,11 +294,14 @@ func (g *Guardian) Expect(paths ...string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range paths {
-		abs, err := filepath.Abs(p)
-		if err != nil {
-			return err
+		if !isFar(p) {
+			abs, err := filepath.Abs(p)
+			if err != nil {
+				return err
+			}
+			p = abs
 		}
-		g.run.Files = append(g.run.Files, abs)
+		g.run.Files = append(g.run.Files, p)
 	}
 	return g.tell(answer)
 }

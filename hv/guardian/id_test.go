@@ -41,7 +41,7 @@ func TestForgedMark(t *testing.T) {
 		m.Run, m.Host, m.Boot, m.PID, m.Start = run, r.Snap.Host, r.Snap.Boot, r.Snap.PID, r.Snap.Start
 		y.marker = &m
 		_, err := RecoverMarked(t.Context(), dir, y, y.marker, false)
-		begin := (&Guardian{dir: dir, run: *r}).clear(t.Context(), y, y.open)
+		begin := (&Guardian{dir: dir, run: *r}).clear(t.Context(), y, y.open, nil)
 		for what, err := range map[string]error{"RecoverMarked": err, "a dump that begins": begin} {
 			if !errors.Is(err, hv.ErrFormat) || !strings.Contains(err.Error(), "--remove") {
 				t.Errorf("run %.40q: %s ends with %v; want %v and how to remove the mark", run, what, err, hv.ErrFormat)

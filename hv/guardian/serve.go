@@ -25,6 +25,7 @@ type server struct {
 	dir     string
 	socket  *os.File
 	connect Connect
+	remove  Remove
 	report  func(string)
 
 	self  Process
@@ -37,9 +38,10 @@ type server struct {
 }
 
 // Serve is the guardian's process: it returns when there is nothing left to do,
-// or nothing that can be done. connect opens the way to the domain that snap names;
-// report gets what the host's log should say.
-func Serve(connect Connect, report func(string)) error {
+// or nothing that can be done. connect opens the way to the domain that snap names,
+// remove is for what snap has begun at other hosts, and report gets what the host's log
+// should say.
+func Serve(connect Connect, remove Remove, report func(string)) error {
 	// Nothing but the end of its work ends a guardian, SIGKILL apart.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGUSR1, unix.SIGUSR2)
 	socket, err := inherited("guardian")
@@ -55,7 +57,7 @@ func Serve(connect Connect, report func(string)) error {
 	if err != nil {
 		return err
 	}
-	s := &server{dir: dir, socket: socket, connect: connect, report: report}
+	s := &server{dir: dir, socket: socket, connect: connect, remove: remove, report: report}
 	if s.self, err = Self(); err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (s *server) undo() error {
 	r := s.run
 	s.promise.end() // what it began is done again
 	s.report(fmt.Sprintf("snap, process %d, died during a dump of domain %q; undoing it", r.Snap.PID, r.Name))
-	r.Guardian = s.self
+	r.Guardian, r.Remove = s.self, s.remove
 	did, err := r.undo(context.Background(), s.dir, known(s.vm, s.watch), tryFor)
 	if err == nil {
 		s.report(fmt.Sprintf("domain %q: %s", r.Name, strings.Join(append(did, "nothing is left of the dump"), "; ")))

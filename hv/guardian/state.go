@@ -55,10 +55,18 @@ type Run struct {
 	Began    time.Time `json:"began"`
 	Holding  bool      `json:"holding"`           // the guest is, or is about to be, held
 	Why      hv.Reason `json:"why,omitempty"`     // for what
-	Files    []string  `json:"files,omitempty"`   // partial ones, absolute
+	Files    []string  `json:"files,omitempty"`   // partial ones, absolute, or what Remove takes
 	Trouble  string    `json:"trouble,omitempty"` // why undoing it failed so far
 	Aside    bool      `json:"aside,omitempty"`   // only partial files are left of it (setAside)
+
+	// Remove removes those of Files that aren't of this host; nil where none can be.
+	Remove Remove `json:"-"`
 }
+
+// Remove removes what a run has begun at another host, such as an upload, by how the run
+// calls it: a URL. id is the run's, by which Remove knows that it is of that run; what it
+// is given may be anybody's. The error is fs.ErrNotExist where there is no such thing.
+type Remove func(ctx context.Context, url, id string) error
 
 // Dir returns the folder of locks and state files: /run/snap for root, a folder
 // of the user's own elsewhere. It is made if need be, and refused if others may

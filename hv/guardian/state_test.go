@@ -1,6 +1,7 @@
 package guardian
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -242,5 +243,41 @@ func TestProcess(t *testing.T) {
 			f.Close()
 			t.Errorf("open() of a process %s succeeded", what)
 		}
+	}
+}
+
+// TestRemoveFar: what isn't of this host is removed by whoever can do that, and is told
+// which run it has to be of.
+func TestRemoveFar(t *testing.T) {
+	const left = "s3://bucket/a.dmp?upload=1"
+	denied := errors.New("denied")
+	for name, tt := range map[string]struct {
+		err  error
+		gone []string
+		want error
+	}{
+		"removed": {nil, []string{left}, nil},
+		"missing": {fs.ErrNotExist, nil, nil},
+		"denied":  {denied, nil, denied},
+	} {
+		r := aRun(t)
+		r.Files = []string{left}
+		var asked []string
+		r.Remove = func(_ context.Context, url, id string) error {
+			asked = append(asked, url, id)
+			return tt.err
+		}
+		gone, err := r.removeFiles()
+		if !slices.Equal(gone, tt.gone) || !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+			t.Errorf("%s: removeFiles() = %q, %v; want %q, %v", name, gone, err, tt.gone, tt.want)
+		}
+		if want := []string{left, r.ID}; !slices.Equal(asked, want) {
+			t.Errorf("%s: Remove was called with %q; want %q", name, asked, want)
+		}
+	}
+	r := aRun(t)
+	r.Files = []string{left}
+	if gone, err := r.removeFiles(); len(gone) > 0 || !errors.Is(err, hv.ErrUnsupported) {
+		t.Errorf("removeFiles() without a Remove = %q, %v; want %v", gone, err, hv.ErrUnsupported)
 	}
 }
