@@ -85,6 +85,9 @@ func Repack(ctx context.Context, f *dump.File, source *SourceAccount, id hv.Iden
 			return man.Compact()
 		}
 		o.tell(Event{Phase: PhaseWrite, Progress: wo.Progress})
+		if err := announce(w, plan); err != nil {
+			return nil, err
+		}
 		st, err := dump.Write(ctx, w, f, plan, wo)
 		if err != nil {
 			return nil, err

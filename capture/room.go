@@ -3,6 +3,7 @@ package capture
 import (
 	"bytes"
 	"context"
+	"io"
 	"math"
 
 	"snap/dump"
@@ -106,6 +107,20 @@ func (s *sampledFrames) spread(scale float64) float64 {
 func worstBytes(p *dump.Plan, pages uint64) uint64 {
 	n := uint64(len(p.Header)) + pages<<phys.PageShift
 	return n + (n/dump.DefaultFrameSize+1)*frameOverhead + tailBytes
+}
+
+// announce tells a place that asks for it how long the dump of a plan can become.
+func announce(w io.Writer, p *dump.Plan) error {
+	s, ok := w.(store.Sized)
+	if !ok {
+		return nil
+	}
+	pages, err := phys.SetOf(p.Runs)
+	if err != nil {
+		return err
+	}
+	s.Expect(int64(min(worstBytes(p, pages.Pages()), math.MaxInt64)))
+	return nil
 }
 
 // atMost is size of what can't have more bytes than that.

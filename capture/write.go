@@ -113,6 +113,9 @@ func (o *Options) writeMoment(m *Moment, a *Analysis, w io.Writer, man *manifest
 	}
 	wo.Progress = new(dump.Progress)
 	o.tell(Event{Phase: PhaseWrite, Held: m.Account.Held, Progress: wo.Progress})
+	if err := announce(w, a.Plan); err != nil {
+		return nil, err
+	}
 	if h, ok := w.(store.HeldWriter); ok {
 		h.Held(m.Account.Held)
 	}

@@ -9,11 +9,11 @@ import (
 )
 
 // archiveForms says what a DEST of commands that look at dumps can be.
-const archiveForms = "a folder"
+const archiveForms = "a folder, or s3://BUCKET/PREFIX/"
 
 // openArchive opens where dumps lie, as the command line names it.
 func (a *app) openArchive(ctx context.Context, dest string) (store.Archive, error) {
-	return store.OpenArchive(ctx, dest, store.Options{})
+	return store.OpenArchive(ctx, dest, store.Options{S3: a.s3.options()})
 }
 
 // completeArchives completes a DEST of commands that look at dumps.

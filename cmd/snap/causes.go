@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -106,7 +107,10 @@ func oddKernel(c call, _ error) string {
 
 // causes are all of them, the gravest first, then the narrower before the wider: the
 // first that an error has decides.
-func causes() []cause {
+func causes() []cause { return slices.Concat(gravestCauses(), s3Causes(), otherCauses()) }
+
+// gravestCauses are those that decide whatever else there is.
+func gravestCauses() []cause {
 	return []cause{
 		because(hv.ErrStillPaused, exitStillPaused, func(c call, _ error) string {
 			return fmt.Sprintf("resume the guest now: %s; or %s", c.snap("recover", c.domain()), c.virsh("resume"))
@@ -121,6 +125,12 @@ func causes() []cause {
 		because(errOverdue, exitFailed, func(c call, _ error) string {
 			return fmt.Sprintf("allow more than %s with --timeout, or leave it out", c.value("timeout"))
 		}),
+	}
+}
+
+// otherCauses are all others.
+func otherCauses() []cause {
+	return []cause{
 		because(context.DeadlineExceeded, exitFailed, func(c call, _ error) string {
 			return "somebody didn't answer in time: see whether libvirt does with " + c.snap("list") + ", and whether the host is overloaded"
 		}),

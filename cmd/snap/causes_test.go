@@ -48,6 +48,7 @@ type situation struct {
 // name may have many: what to do depends on where it happened.
 func inSituations() map[string][]situation {
 	place := func(err error) error { return &store.Error{Doing: "create", Path: "/backup/a b.dmp.zst", Err: err} }
+	bucket := func(err error) error { return &store.Error{Doing: "open", Path: "s3://b/a.dmp", Err: err} }
 	folder := func(err error) error { return &guardian.FolderError{Doing: "lock", Dir: "/run/snap", Err: err} }
 	path := func(path string, err error) error { return &fs.PathError{Op: "open", Path: path, Err: err} }
 	const d = "dump -c lab:/// web01"
@@ -136,6 +137,23 @@ func inSituations() map[string][]situation {
 		"store.ErrOneFile":       {{place(store.ErrOneFile), d, exitFailed, "-o", ""}},
 		"store.ErrDecrypt":       {{store.ErrDecrypt, d, exitFailed, "take the dump again | dmesg", "--force"}},
 		"store.ErrRecipient":     {{fmt.Errorf("--encrypt-to: %w", store.ErrRecipient), "dump --encrypt-to web01 web01", exitUsage, "age-keygen -y", ""}},
+		"store.ErrUpload": {
+			{bucket(fmt.Errorf("%w: odd", store.ErrUpload)), d, exitUpload, "again", ""},
+			{bucket(fmt.Errorf("%w: %w", store.ErrUpload, store.ErrCredentials)), d, exitUpload, "still valid", ""},
+			{bucket(fmt.Errorf("%w: %w", store.ErrUpload, fs.ErrExist)), d, exitFailed, "another name", "again"},
+			{bucket(fmt.Errorf("%w: %w", store.ErrUpload, context.Canceled)), d, exitInterrupted, "", ""},
+		},
+		"store.ErrNoCredentials": {{bucket(store.ErrNoCredentials), d, exitDenied, "AWS_PROFILE | --s3-credentials", ""}},
+		"store.ErrCredentials":   {{bucket(store.ErrCredentials), d, exitDenied, "valid | --s3-endpoint", ""}},
+		"store.ErrClock":         {{bucket(store.ErrClock), d, exitFailed, "timedatectl", ""}},
+		"store.ErrNoBucket":      {{bucket(store.ErrNoBucket), d, exitFailed, "make the bucket", "mkdir"}},
+		"store.ErrRegion":        {{bucket(store.ErrRegion), d, exitFailed, "--s3-region", ""}},
+		"store.ErrNoRetention":   {{bucket(store.ErrNoRetention), d, exitFailed, "object lock", ""}},
+		"store.ErrEndpoint":      {{bucket(store.ErrEndpoint), d, exitUsage, "--s3-endpoint", ""}},
+		"store.ErrTooLong":       {{bucket(fmt.Errorf("%w: %w", store.ErrUpload, store.ErrTooLong)), d, exitUpload, "a folder", ""}},
+		"store.ErrChecksum":      {{bucket(fmt.Errorf("%w: %w", store.ErrUpload, store.ErrChecksum)), d, exitUpload, "changes bytes", ""}},
+		"store.ErrReplaced":      {{bucket(store.ErrReplaced), "verify s3://b/a.dmp", exitFailed, "the same command", ""}},
+		"store.ErrServer":        {{bucket(store.ErrServer), "verify s3://b/a.dmp", exitFailed, "--s3-endpoint", ""}, {bucket(fs.ErrPermission), "verify s3://b/a.dmp", exitDenied, "docs/s3.md", "-o"}, {bucket(fs.ErrNotExist), "verify s3://b/a.dmp", exitFailed, "the key", "mkdir | ls"}},
 		"store.SpaceError":       {{&store.SpaceError{Size: store.Size{Most: 5 << 20}, Space: store.Space{Most: 1 << 20}}, d, exitNoSpace, "5 MiB | -o", ""}},
 		"snap.valueError":        {{wrongValue("nice", 20, "0 to 19"), d, exitUsage, "snap dump --help", ""}},
 		"snap.cmdError":          {{usageError("wrong"), "list", exitUsage, "snap list --help", ""}, {next(errDegraded, "read"), d, exitFailed, "read", ""}},
@@ -226,6 +244,7 @@ var neverAlone = map[string]string{
 	"exclude.TooManyError":    "exclude.ErrTooMany",
 	"dump.ErrPlan":            "a fault of snap's own: -v",
 	"dump.FormatError":        "dump.ErrFormat",
+	"store.errNegative":       "a fault of snap's own: -v",
 	"store.errGivenUp":        "with the context's error",
 	"guardian.errRemoved":     "what was to be removed is gone",
 	"catalog.errTooLarge":     "why a file of a catalogue is no manifest, or catalog.ErrChanged",

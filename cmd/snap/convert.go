@@ -61,7 +61,7 @@ account inside, or beside it if the hash is the file's: that is kept as
 converted_from in the new one, and what it says of the moment, of pages left out
 and of pages that could not be read holds for the new dump, exit code 3 included.`,
 		Args:        oneArg("INPUT"),
-		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace, exitUnmet),
+		Annotations: exitCodes(exitDegraded, exitDenied, exitNotWindows, exitNoSpace, exitUpload, exitUnmet),
 		Example: "  virsh dump --memory-only web01 web01.elf\n  snap convert web01.elf -o web01.dmp.zst\n" +
 			"  snap convert --raw --ram 0+2GiB --ram 4GiB+2GiB@2GiB mem.raw -o mem.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -98,7 +98,7 @@ func (a *app) convert(ctx context.Context, path string, in *inputFlags, l *lookF
 	if err := f.account.check(ctx); err != nil {
 		return err
 	}
-	given, err := openInput(path)
+	given, err := a.openInput(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type outputFlags struct {
 	output string
 	given  *pflag.Flag // of output
 	force  bool
+	retain retainFlags
 }
 
 // addTo gives cmd the flags. byDefault is where the file goes if nobody says so; ""
@@ -37,10 +38,14 @@ func (f *outputFlags) addTo(cmd *cobra.Command, byDefault, usage string) {
 	fl.StringVarP(&f.output, "output", "o", byDefault, fmt.Sprintf("`dest`: %s%s", alternatives(store.Forms()), usage))
 	fl.BoolVar(&f.force, "force", false, "replace an existing output file")
 	f.given = fl.Lookup("output")
+	f.retain.addTo(fl)
 }
 
 // toStdout reports whether the file goes to standard output.
 func (f *outputFlags) toStdout() bool { return store.IsStdout(f.output) }
+
+// toS3 reports whether the file goes to a bucket.
+func (f *outputFlags) toS3() bool { return store.IsS3(f.output) }
 
 // subject is what a command makes a file of.
 type subject struct {
@@ -74,10 +79,14 @@ type target struct {
 	kind int    // of those that the file may be
 
 	encryptTo []store.Recipient // none for a file in clear
+	s3        store.S3
 }
 
 // check refuses what is wrong with -o whatever the subject is.
 func (f *outputFlags) check(a *app, kinds []fileKind) error {
+	if _, err := f.retain.parse(f.toS3()); err != nil {
+		return err
+	}
 	switch {
 	case f.given.Changed && f.output == "":
 		return usageError("-o is empty; name a file or folder, or leave it out")
@@ -86,7 +95,7 @@ func (f *outputFlags) check(a *app, kinds []fileKind) error {
 	case f.toStdout():
 		return nil
 	}
-	if scheme, rest, ok := strings.Cut(f.output, "://"); ok && schemeWord.MatchString(scheme) {
+	if scheme, rest, ok := strings.Cut(f.output, "://"); ok && schemeWord.MatchString(scheme) && !f.toS3() {
 		err := usageError("-o is %s://%s; there is no such kind of place, only %s", scheme, rest, alternatives(store.Forms()))
 		return next(err, "write to standard output, and let another program take it there: -o - | …")
 	}
@@ -132,7 +141,9 @@ func (f *outputFlags) target(a *app, s subject, kinds []fileKind) (*target, erro
 	if err := f.check(a, kinds); err != nil {
 		return nil, err
 	}
-	t := &target{dest: f.output}
+	t := &target{dest: f.output, s3: a.s3.options()}
+	t.s3.Retain, _ = f.retain.parse(f.toS3()) // which was checked
+	t.s3.Governance = f.retain.governance
 	if f.toStdout() {
 		return t, nil
 	}
@@ -171,6 +182,9 @@ func (f *outputFlags) choose(path string, kinds []fileKind) (int, error) {
 
 // isFolder reports whether a destination leaves the name of the file to others.
 func isFolder(dest string) bool {
+	if store.IsS3(dest) {
+		return strings.HasSuffix(dest, "/") || strings.Count(dest, "/") == strings.Count("s3://", "/")
+	}
 	info, err := os.Stat(dest)
 	return dest == "" || strings.HasSuffix(dest, "/") || err == nil && info.IsDir()
 }
@@ -209,6 +223,8 @@ func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 	if f := outlet.File(a.stdout); f != nil {
 		o.Stdout = f // which may be a file with holes
 	}
+	o.S3 = t.s3
+	o.Note = func(text string) { a.log.Warn().Msg(printable(text)) }
 	place, name, err := store.Open(t.dest, o)
 	if err != nil {
 		err = fmt.Errorf("write to %s: %w", t.dest, err)
@@ -245,6 +261,9 @@ func (f *outputFlags) placeFor(ctx context.Context, a *app, s subject, kinds []f
 
 // sameFile reports whether both paths name one existing file.
 func sameFile(a, b string) bool {
+	if store.IsS3(a) || store.IsS3(b) {
+		return a == b
+	}
 	ia, err := os.Stat(a)
 	if err != nil {
 		return false

@@ -140,7 +140,7 @@ func TestDestinations(t *testing.T) {
 		{dest: "link", flags: []string{"--force"}, code: exitFailed, say: "it is a symbolic link"},
 
 		{dest: "", code: exitUsage, say: "-o is empty"},
-		{dest: "s3://bucket/new", code: exitUsage, say: "no such kind of place"},
+		{dest: "gs://bucket/new", code: exitUsage, say: "no such kind of place"},
 		{dest: "file:///tmp/new", code: exitUsage, say: "no such kind of place"},
 		{dest: "{date}", code: exitUsage, say: `{date}.*{time}`},
 		{dest: "new.json", code: exitUsage, say: "next: call it what it is: -o new[.]"},

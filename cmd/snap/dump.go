@@ -96,7 +96,7 @@ func (f *dumpFlags) addTo(cmd *cobra.Command, a *app) {
 // dumpExitCodes are those that a dump, and so a check of one, can end with.
 func dumpExitCodes() map[string]string {
 	return exitCodes(exitDegraded, exitNoDomain, exitLocked, exitDenied, exitNotWindows, exitConfidential,
-		exitNoSpace, exitBusy, exitTooLong, exitUnsupported, exitStillPaused, exitUnmet)
+		exitNoSpace, exitBusy, exitTooLong, exitUpload, exitUnsupported, exitStillPaused, exitUnmet)
 }
 
 // addModeFlag gives cmd the flag that chooses among the library's modes.

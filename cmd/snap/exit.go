@@ -19,6 +19,7 @@ const (
 	exitNoSpace      = 15
 	exitBusy         = 16
 	exitTooLong      = 17
+	exitUpload       = 18
 	exitUnsupported  = 19
 	exitStillPaused  = 20
 	exitUnmet        = 21
@@ -39,6 +40,7 @@ var exitMeaning = map[int]string{
 	exitNoSpace:      "no space at the destination",
 	exitBusy:         "the domain is migrating, being saved or being dumped",
 	exitTooLong:      "the pause would be, or became, too long",
+	exitUpload:       "the upload to S3 failed; no object and no unfinished upload is left, unless the error says so",
 	exitUnsupported:  "the mode or source that was asked for can't work safely here",
 	exitStillPaused:  "THE GUEST MAY STILL BE PAUSED: act now",
 	exitUnmet:        "no dump: pages that were to stay out would, or might, be in it (--require-exclusions)",

@@ -23,7 +23,7 @@ func newExpandCommand(a *app) *cobra.Command {
 open. Every checksum is verified on the way, and stretches of zeros become
 holes, so that the file takes no more room than it must.`,
 		Args:        oneArg("FILE"),
-		Annotations: exitCodes(exitDenied, exitNoSpace),
+		Annotations: exitCodes(exitDenied, exitNoSpace, exitUpload),
 		Example:     "  snap expand web01-20261122T010000Z.dmp.zst -o web01.dmp",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !to.given.Changed {
@@ -64,6 +64,9 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Abort()) }()
+	if s, ok := out.(store.Sized); ok {
+		s.Expect(f.Size())
+	}
 	var p dump.Progress
 	stop := a.showProgress("expanding", "expanding "+filepath.Base(path), &p)
 	st, err := dump.Expand(ctx, f, out, &p)

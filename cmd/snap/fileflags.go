@@ -119,6 +119,10 @@ func (f *fileFlags) target(a *app, s subject, o *capture.Options) (*target, erro
 	}
 	o.Write.Compression = f.containers()[t.kind]
 	t.encryptTo = f.encrypt.to
+	if f.toS3() {
+		t.s3.Memory = o.Write.Memory / 3 // for what the server doesn't have yet
+		o.Write.Memory -= t.s3.Memory
+	}
 	return t, nil
 }
 

@@ -45,7 +45,9 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 	if !ok {
 		return nil, nil
 	}
-	g, err := guardian.Start(ctx, d, connect.Open, guardian.Program{Guardian: []string{guardianCommand}, Gate: []string{gateCommand}})
+	g, err := guardian.Start(ctx, d, connect.Open, guardian.Program{
+		Guardian: []string{guardianCommand}, Gate: []string{gateCommand}, Remove: removeUpload(a.s3.options()),
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +61,13 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 	h := &held{guardian: g, watch: w, vm: d}
 	d.Guard(g.Guard(h, w))
 	return h, nil
+}
+
+// removeUpload is how uploads are aborted that a killed snap has begun.
+func removeUpload(at store.S3) guardian.Remove {
+	return func(ctx context.Context, url, id string) error {
+		return store.RemoveUnfinished(ctx, url, id, store.Options{S3: at})
+	}
 }
 
 // busyWithDump returns err, or who takes a dump of the domain if that is why it is
@@ -173,7 +182,9 @@ func (h *held) whyEnded(err error) error {
 
 func newGuardianCommand(*app) *cobra.Command {
 	return ownCommand(guardianCommand, "Undo a dump whose snap is killed or stopped (started by snap dump)",
-		func() error { return guardian.Serve(connect.Open, within(syslogFor, toSyslog)) })
+		func() error {
+			return guardian.Serve(connect.Open, removeUpload(s3FromEnv()), within(syslogFor, toSyslog))
+		})
 }
 
 func newGateCommand(*app) *cobra.Command {

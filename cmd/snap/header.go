@@ -30,7 +30,7 @@ the guest would get from KeInitializeCrashDumpHeader. SOURCE is a domain, or a
 file (whatever snap convert takes). A running guest is not paused. The
 header holds for as long as the guest's memory ranges don't change.`,
 		Args: oneArg("SOURCE"),
-		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitNoSpace,
+		Annotations: exitCodes(exitDegraded, exitNoDomain, exitDenied, exitNotWindows, exitConfidential, exitNoSpace, exitUpload,
 			exitBusy, exitUnsupported, exitUnmet),
 		Example: "  snap header web01 -o web01.hdr\n  snap header web01 | xxd | head",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -123,7 +123,7 @@ func (a *app) headerSource(ctx context.Context, source string, in *inputFlags) (
 		}
 		return &headerSource{of: ofDomain(vm.Identity().Name), guest: vm, close: closeVM}, nil
 	}
-	given, err := openInput(source)
+	given, err := a.openInput(ctx, source)
 	if err != nil {
 		return nil, err
 	}

@@ -16,10 +16,19 @@ import (
 	"snap/hv"
 	"snap/hv/file"
 	"snap/input"
+	"snap/store"
 )
 
-// openInput opens a file that was named on the command line, whatever is in it.
-func openInput(path string) (*input.File, error) {
+// openInput opens a file that was named on the command line, whatever is in it. ctx is
+// that of its reads, where it is at a server.
+func (a *app) openInput(ctx context.Context, path string) (*input.File, error) {
+	if store.IsS3(path) {
+		r, err := store.OpenObject(ctx, path, store.Options{S3: a.s3.options()})
+		if err != nil {
+			return nil, err
+		}
+		return input.New(path, r)
+	}
 	f, err := input.Open(path)
 	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(path, "/") {
 		err = next(err, "check the name; it is a file that is wanted: a domain is dumped with snap dump %s", shellWord(path))
@@ -33,7 +42,7 @@ func openInput(path string) (*input.File, error) {
 // as a whole is expanded to memory, or into the folder scratch; with random, also
 // one that could be read, but only from its start.
 func (a *app) openDump(ctx context.Context, path, scratch string, random bool) (*dump.File, error) {
-	f, err := openInput(path)
+	f, err := a.openInput(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +256,7 @@ func inContainer(f *input.File, inside []byte, random bool) (*dump.File, bool) {
 
 // scratchBeside returns the folder of an output that is a file there; "" for memory.
 func scratchBeside(output string) string {
-	if output == stdoutDestination {
+	if output == stdoutDestination || store.IsS3(output) {
 		return ""
 	}
 	return filepath.Dir(output)

@@ -83,6 +83,7 @@ func (a *app) recover(ctx context.Context, ref string, force bool) error {
 	for _, run := range runs {
 		if ref == "" || ref == run.Name || ref == run.UUID {
 			r.known[run.ID] = true
+			run.Remove = removeUpload(a.s3.options())
 			done, err := guardian.Recover(ctx, connect.Open, dir, run, force)
 			r.tell(run.Name, done, err)
 		}

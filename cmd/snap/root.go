@@ -31,6 +31,7 @@ type app struct {
 	verbose   bool
 	logFormat string
 	json      bool
+	s3        s3Flags
 
 	requireEncryption bool // nothing of a guest's memory is written in clear
 
@@ -106,6 +107,9 @@ in the guest, and nothing is downloaded.`,
 			if err := a.flagsFromEnv(cmd); err != nil {
 				return err
 			}
+			if err := a.s3.export(); err != nil {
+				return err
+			}
 			a.call = a.callOf(cmd, args)
 			if err := a.setUpLog(); err != nil {
 				return err
@@ -121,6 +125,7 @@ in the guest, and nothing is downloaded.`,
 	pf.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors, and what a dump lacks or holds against somebody's wish")
 	pf.BoolVarP(&a.verbose, "verbose", "v", false, "print a debug log")
 	pf.StringVar(&a.logFormat, "log-format", "", "console or json (default console on a terminal, else json)")
+	a.s3.addTo(pf)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetFlagErrorFunc(flagError)
 	root.SetVersionTemplate("snap {{.Version}}\n")
