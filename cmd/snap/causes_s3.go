@@ -33,7 +33,12 @@ func s3Causes() []cause {
 		atBucket(fs.ErrPermission, exitDenied, say("see what the credentials may do: docs/s3.md has the least that snap needs, to write and to read")),
 		atBucket(store.ErrServer, exitFailed, say("see whether the server answers (--s3-endpoint) and what it says in its log, then try again")),
 	}
-	var rows []cause
+	rows := []cause{
+		ofType[*store.KeptError](exitUpload, func(_ call, err error) string {
+			e, _ := errors.AsType[*store.KeptError](err)
+			return "put it there by other means, and see why this did not work: " + shellPath(e.Path)
+		}),
+	}
 	for _, r := range reasons {
 		began := r
 		began.code = exitUpload

@@ -143,6 +143,7 @@ func inSituations() map[string][]situation {
 			{bucket(fmt.Errorf("%w: %w", store.ErrUpload, fs.ErrExist)), d, exitFailed, "another name", "again"},
 			{bucket(fmt.Errorf("%w: %w", store.ErrUpload, context.Canceled)), d, exitInterrupted, "", ""},
 		},
+		"store.KeptError":        {{&store.KeptError{Path: "/var/dumps/a b.dmp", Err: bucket(fmt.Errorf("%w: %w", store.ErrUpload, fs.ErrExist))}, d, exitUpload, "'/var/dumps/a b.dmp'", "--force"}},
 		"store.ErrNoCredentials": {{bucket(store.ErrNoCredentials), d, exitDenied, "AWS_PROFILE | --s3-credentials", ""}},
 		"store.ErrCredentials":   {{bucket(store.ErrCredentials), d, exitDenied, "valid | --s3-endpoint", ""}},
 		"store.ErrClock":         {{bucket(store.ErrClock), d, exitFailed, "timedatectl", ""}},

@@ -80,6 +80,8 @@ type target struct {
 
 	encryptTo []store.Recipient // none for a file in clear
 	s3        store.S3
+
+	keepLocal string // a folder for what a bucket doesn't get, "" for none
 }
 
 // check refuses what is wrong with -o whatever the subject is.
@@ -143,7 +145,7 @@ func (f *outputFlags) target(a *app, s subject, kinds []fileKind) (*target, erro
 	}
 	t := &target{dest: f.output, s3: a.s3.options()}
 	t.s3.Retain, _ = f.retain.parse(f.toS3()) // which was checked
-	t.s3.Governance = f.retain.governance
+	t.s3.Governance, t.keepLocal = f.retain.governance, f.retain.local
 	if f.toStdout() {
 		return t, nil
 	}
@@ -238,6 +240,9 @@ func (t *target) open(a *app, o store.Options) (store.Place, string, error) {
 	}
 	if name == "" {
 		name = t.name
+	}
+	if t.keepLocal != "" {
+		place = store.KeepLocal(place, store.Folder(t.keepLocal, o), o.Note)
 	}
 	if len(t.encryptTo) > 0 {
 		place, err = store.Encrypt(place, t.encryptTo...)

@@ -40,7 +40,7 @@ var exitMeaning = map[int]string{
 	exitNoSpace:      "no space at the destination",
 	exitBusy:         "the domain is migrating, being saved or being dumped",
 	exitTooLong:      "the pause would be, or became, too long",
-	exitUpload:       "the upload to S3 failed; no object and no unfinished upload is left, unless the error says so",
+	exitUpload:       "the upload to S3 failed: no object is left, no unfinished upload unless the error says so, and a copy if --keep-local asked for one",
 	exitUnsupported:  "the mode or source that was asked for can't work safely here",
 	exitStillPaused:  "THE GUEST MAY STILL BE PAUSED: act now",
 	exitUnmet:        "no dump: pages that were to stay out would, or might, be in it (--require-exclusions)",

@@ -50,6 +50,36 @@ func TestS3Scripts(t *testing.T) {
 	})
 }
 
+// TestKeepLocalDump: a dump whose upload fails is kept whole, and the error says where.
+func TestKeepLocalDump(t *testing.T) {
+	s := s3server.Start(t)
+	s.Bucket(t, "dumps", false)
+	proxy := s.Proxy(t)
+	s3server.Environment(t, proxy.Endpoint, s3server.Access, s3server.Secret)
+	proxy.Fail(func(w http.ResponseWriter, r *http.Request) bool {
+		return s3server.IsPart(r) && s3server.Answer(w, r, http.StatusForbidden, "AccessDenied")
+	})
+	kept := filepath.Join(t.TempDir(), "a.dmp")
+	var stdout, stderr bytes.Buffer
+	args := []string{"dump", "-c", "lab:///", "win10-22h2", "-o", "s3://dumps/a.dmp", "--keep-local", filepath.Dir(kept)}
+	if code := run(t.Context(), args, &stdout, &stderr); code != exitUpload || !strings.Contains(stderr.String(), kept) {
+		t.Errorf("exit code %d; want %d and where the dump is kept:\n%s", code, exitUpload, &stderr)
+	}
+	if code := run(t.Context(), []string{"verify", kept}, &stdout, &stderr); code != exitOK {
+		t.Errorf("verify of what was kept: exit code %d\n%s%s", code, &stdout, &stderr)
+	}
+	proxy.Fail(nil)
+	if err := os.Remove(kept); err != nil {
+		t.Fatal(err)
+	}
+	if code := run(t.Context(), args, &stdout, &stderr); code != exitOK {
+		t.Errorf("exit code %d of an upload that works; want %d:\n%s", code, exitOK, &stderr)
+	}
+	if left, err := os.ReadDir(filepath.Dir(kept)); err != nil || len(left) > 0 {
+		t.Errorf("%d files are left, %v; want none", len(left), err)
+	}
+}
+
 // TestS3Fails: when the server fails in the middle of a dump, the exit code and the next
 // step say so, nothing that looks like a dump is there, and no word tells the secret.
 func TestS3Fails(t *testing.T) {

@@ -68,15 +68,18 @@ func s3FromEnv() store.S3 {
 	}
 }
 
-// retainFlags say how long a bucket has to keep what is put there.
+// retainFlags say how long a bucket has to keep what is put there, and what becomes of
+// what can't be put there.
 type retainFlags struct {
 	retain     string
 	governance bool
+	local      string // a folder, "" for none
 }
 
 func (f *retainFlags) addTo(fl *pflag.FlagSet) {
 	fl.StringVar(&f.retain, "s3-retain", "", "have the bucket keep the object for that `time`, such as 30d: nobody can remove it before\n(object lock, mode compliance)")
 	fl.BoolVar(&f.governance, "s3-governance", false, "--s3-retain that those can end who have the right to (mode governance)")
+	fl.StringVar(&f.local, "keep-local", "", "`folder` where a copy is kept if the upload to S3 fails; it is written beside the upload")
 }
 
 // maxRetain bounds how long an object is kept: what is longer was meant otherwise.
@@ -86,6 +89,8 @@ const maxRetain = 100 * 366 * 24 * time.Hour
 // to a bucket: nothing else keeps files.
 func (f *retainFlags) parse(s3 bool) (time.Duration, error) {
 	switch {
+	case f.local != "" && !s3:
+		return 0, usageError("--keep-local is of uploads, and the file doesn't go to a bucket: -o s3://BUCKET/KEY")
 	case f.retain == "" && f.governance:
 		return 0, usageError("--s3-governance is of --s3-retain: say for how long, such as --s3-retain 30d")
 	case f.retain == "":
