@@ -138,6 +138,9 @@ func (a *Analysis) facts(ctx context.Context, comment string) *header.Facts {
 		BootID:              sys.BootID,
 		Comment:             phys.Know(comment, "snap"),
 	}
+	if f.Machine.Value == header.MachineI386 {
+		f.PAE = phys.Know(sys.Space.Paging().PAE(), "how the System process's page tables are built")
+	}
 	f.SetBugCheck(sys.BugCheck.Code, sys.BugCheck.Parameter)
 	if at := f.PfnDatabase.Value; !at.Kernel() {
 		a.warn("MmPfnDatabase is %#x, no kernel address: the header does without it", uint64(at))

@@ -32,6 +32,7 @@ func contextFree(needed []guest.ProtectedPages) phys.Runs {
 func (a *Analysis) contextPlace(at phys.VirtAddr) error {
 	s := a.System
 	end := at + phys.VirtAddr(s.Arch.ContextSize())
+	listHead := phys.VirtAddr(s.Arch.ListEntrySize())
 	for _, v := range []struct {
 		what string
 		at   phys.VirtAddr
@@ -47,18 +48,13 @@ func (a *Analysis) contextPlace(at phys.VirtAddr) error {
 		}
 	}
 	for _, p := range s.Processors {
-		if at < p.KPCR+kpcrHead && p.KPCR < end {
+		if at < p.KPCR+phys.VirtAddr(s.Arch.KPCRHead()) && p.KPCR < end {
 			return fmt.Errorf("its place, %#x, is the KPCR of processor %d", uint64(at), p.Number)
 		}
 	}
 	return nil
 }
 
-const (
-	listHead = 16 // LIST_ENTRY
-	// eprocessHead is the beginning of an EPROCESS, with its page table, and kpcrHead
-	// that of a KPCR up to the first fields of its KPRCB, in every x64 Windows (public
-	// ntkrnlmp symbols).
-	eprocessHead = 0x30
-	kpcrHead     = 0x1C0
-)
+// eprocessHead is the beginning of an EPROCESS, with its page table, in every Windows
+// (public ntkrnlmp and ntkrpamp symbols).
+const eprocessHead = 0x30

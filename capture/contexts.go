@@ -2,7 +2,6 @@ package capture
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	"snap/dump/verify"
@@ -125,12 +124,13 @@ func (a *Analysis) usableContext(ctx context.Context, at phys.VirtAddr, from con
 	if at == 0 {
 		return nil
 	}
-	c := &processorContext{data: make([]byte, header.ContextSizeAMD64), from: from}
+	m := header.Machine(a.System.Machine.Value)
+	c := &processorContext{data: make([]byte, m.ContextSize()), from: from}
 	if err := a.System.Space.ReadVirt(ctx, c.data, at); err != nil {
 		return nil
 	}
 	var err error
-	if c.Context, err = header.DecodeContextAMD64(c.data); err != nil || verify.PlausibleContext(&c.Context, a.System.Space) != nil {
+	if c.Context, err = header.DecodeContext(m, c.data); err != nil || verify.PlausibleContext(&c.Context, a.System.Space) != nil {
 		return nil
 	}
 	return c
@@ -143,10 +143,6 @@ func (a *Analysis) madeContext(r *phys.Registers, from contextOrigin) *processor
 	c.Context, _ = header.DecodeContext(m, c.data) // it is as long as it must be
 	return c
 }
-
-// switchReturn is where a thread's saved stack holds the address to which it
-// returns: KSWITCH_FRAME.Return of x64 (public ntkrnlmp symbols).
-const switchReturn = 0x38
 
 // switchFrame returns the stack of the thread that a processor runs as it was when
 // the thread was last switched, and the address there to which it returned. It is
@@ -165,7 +161,7 @@ func (a *Analysis) switchFrame(ctx context.Context, p guest.Processor) (stack, b
 			return 0, 0, false
 		}
 	}
-	back, ok = a.pointer(ctx, at+switchReturn)
+	back, ok = a.pointer(ctx, at+phys.VirtAddr(a.System.Arch.SwitchReturn()))
 	kernel := a.System.Kernel
 	inKernel := back >= kernel.Base && back-kernel.Base < phys.VirtAddr(kernel.Size)
 	return at, back, ok && inKernel
@@ -173,10 +169,6 @@ func (a *Analysis) switchFrame(ctx context.Context, p guest.Processor) (stack, b
 
 // pointer reads a kernel pointer.
 func (a *Analysis) pointer(ctx context.Context, at phys.VirtAddr) (phys.VirtAddr, bool) {
-	var b [8]byte
-	if err := a.System.Space.ReadVirt(ctx, b[:], at); err != nil {
-		return 0, false
-	}
-	v := phys.VirtAddr(binary.LittleEndian.Uint64(b[:]))
-	return v, v.Kernel()
+	v, err := a.System.Space.Pointer(ctx, at)
+	return v, err == nil && v.Kernel()
 }

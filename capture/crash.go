@@ -35,7 +35,7 @@ func (a *Analysis) crashedProcessor(ctx context.Context) (at int, how string) {
 		if a.hasArguments(&c.Context) {
 			byArguments = append(byArguments, i)
 		}
-		if err == nil && phys.VirtAddr(c.Rip)-entry < bugCheckRange { // wraps below it
+		if err == nil && a.System.Arch.Address(c.Rip)-entry < bugCheckRange { // wraps below it
 			byPlace = append(byPlace, i)
 		}
 	}
@@ -53,10 +53,11 @@ func (a *Analysis) crashedProcessor(ctx context.Context) (at int, how string) {
 }
 
 // hasArguments reports whether a processor had the bug check's code and parameters
-// where a call of KeBugCheckEx has its arguments.
+// where a call of KeBugCheckEx has its arguments; on x86 that is the stack, of which the
+// context says nothing.
 func (a *Analysis) hasArguments(c *header.Context) bool {
 	b := a.System.BugCheck.Values()
-	return header.SameBugCheck(uint32(c.Rcx), uint32(b[0])) && c.Rdx == b[1] && c.R8 == b[2] && c.R9 == b[3]
+	return c.Flags&header.ContextFlagAMD64 != 0 && header.SameBugCheck(uint32(c.Rcx), uint32(b[0])) && c.Rdx == b[1] && c.R8 == b[2] && c.R9 == b[3]
 }
 
 // chooseHeaderContext returns the CONTEXT that a debugger shows first, and where it is

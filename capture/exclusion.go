@@ -66,6 +66,7 @@ func (a *Analysis) planExclusion(ctx context.Context, needed []guest.ProtectedPa
 		}
 		in.Requests = append(in.Requests, requests...)
 	}
+	a.canonical(in.Requests)
 	a.Exclusions, err = exclude.NewPlan(ctx, in)
 	if err != nil {
 		return fmt.Errorf("leave out what was asked for: %w", err)
@@ -75,6 +76,16 @@ func (a *Analysis) planExclusion(ctx context.Context, needed []guest.ProtectedPa
 		return err
 	}
 	return a.checkUnmet(x)
+}
+
+// canonical gives virtual addresses of requests the form that the guest's have: a driver
+// or an operator names those of a 32-bit guest by 32 bits.
+func (a *Analysis) canonical(requests []exclude.Request) {
+	for i := range requests {
+		if r := &requests[i]; r.Flags&exclude.FlagVirtual != 0 && r.Address>>32 == 0 {
+			r.Address = uint64(a.System.Arch.Address(r.Address))
+		}
+	}
 }
 
 // ErrNotExcluded is the class of an operator's request that leaves out nothing. There

@@ -190,7 +190,7 @@ func TestCompareReadings(t *testing.T) {
 		{"some are tables", before, &guest.Metadata{Tables: phys.Runs{{Base: 0, Pages: 3}}}, readingDiff{tables: 2, others: 2}},
 		{"all are tables", before, &guest.Metadata{Tables: phys.Runs{{Base: 0, Pages: 6}}}, readingDiff{tables: 4}},
 	} {
-		if got := compareReadings(guest.AMD64().SameTable, tt.before, now, tt.facts); got != tt.want {
+		if got := compareReadings(guest.AMD64().Pagings()[0].SameTable, tt.before, now, tt.facts); got != tt.want {
 			t.Errorf("%s: compareReadings() = %+v; want %+v", tt.name, got, tt.want)
 		}
 	}

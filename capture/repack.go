@@ -260,5 +260,5 @@ func OpenDump(ctx context.Context, f *dump.File) (*guest.System, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the dump's header: %w", err)
 	}
-	return guest.Open(ctx, f, f.RAM(), h.DirectoryTableBase&^(phys.PageSize-1), h.KdDebuggerDataBlock)
+	return guest.Open(ctx, f, f.RAM(), tableOf(h), h.Width.Address(h.KdDebuggerDataBlock))
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"snap/dump"
+	"snap/header"
 	"snap/input"
 	"snap/manifest"
 	"snap/phys"
@@ -90,6 +91,15 @@ func (a *SourceAccount) read(f *dump.File) {
 	}
 }
 
+// tableOf returns the address of the page table that a header names, without what else a
+// CR3 has: with PAE the table is aligned to 32 bytes.
+func tableOf(h *header.Header) phys.Addr {
+	if h.Width == header.Width32 && h.PaeEnabled == 1 {
+		return h.DirectoryTableBase &^ 31
+	}
+	return h.DirectoryTableBase &^ (phys.PageSize - 1)
+}
+
 // fits holds what an account says of a dump against the dump.
 func fits(m *manifest.Manifest, f *dump.File) error {
 	h, err := f.Header()
@@ -104,8 +114,8 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 		{"pages in the file", f.RAM().Pages(), p.Written},
 		{"type of the dump", uint64(h.DumpType), uint64(m.Header.DumpType)},
 		{"length of the expanded dump", uint64(f.Size()), m.Bytes.Dump},
-		{"System CR3", uint64(h.DirectoryTableBase &^ (phys.PageSize - 1)), uint64(m.Guest.SystemCR3)},
-		{"address of the KDBG", uint64(h.KdDebuggerDataBlock), uint64(m.Guest.KDBG)},
+		{"System CR3", uint64(tableOf(h)), uint64(m.Guest.SystemCR3)},
+		{"address of the KDBG", uint64(h.Width.Address(h.KdDebuggerDataBlock)), uint64(m.Guest.KDBG)},
 	} {
 		if c.say == 0 && m.Guest.Windows == "" && c.have != 0 {
 			continue // of a damaged guest, which was converted before, nothing is known

@@ -34,7 +34,7 @@ var defaultCaps = stabiliseCaps{pages: 1 << 16, rounds: 16, time: 10 * time.Seco
 // if
 //
 //   - the page tables have the same entries, but for bits that don't say where an
-//     entry leads (guest.Arch.SameTable), and
+//     entry leads (guest.Paging.SameTable), and
 //   - all else reads the same: the kernel, the KDBG, the processors' blocks, the
 //     memory ranges, each module and each process in the order of its list, which
 //     page everything lies on, and where a list is broken, how.
@@ -76,7 +76,7 @@ func (s *Session) stabilise(ctx context.Context, mem, base hv.Memory) (out *stab
 		}
 		md.Rounds++
 		md.Pages = pages.Pages()
-		d := compareReadings(s.Analysis.System.Arch.SameTable, out.metadata, fresh, last)
+		d := compareReadings(s.Analysis.System.Space.Paging().SameTable, out.metadata, fresh, last)
 		if err = out.replace(fresh); err != nil {
 			return out, nil, md, err
 		}

@@ -37,20 +37,20 @@ func (s *System) eachModule(ctx context.Context, visit func(m loadedModule) erro
 }
 
 func (s *System) readModule(ctx context.Context, entry phys.VirtAddr) loadedModule {
-	m := loadedModule{entry: entry}
-	r, err := readRecord(ctx, s.Space, "KLDR_DATA_TABLE_ENTRY", entry, ldrSize)
+	m, l := loadedModule{entry: entry}, &s.Space.arch.layout
+	r, err := readRecord(ctx, s.Space, "KLDR_DATA_TABLE_ENTRY", entry, l.ldrSize)
 	if err != nil {
 		m.err, m.name = err, fmt.Sprintf("module entry %#x", uint64(entry))
 		return m
 	}
-	m.base, m.size = r.va(ldrDllBase), r.u32(ldrSizeOfImage)
+	m.base, m.size = r.va(l.ldrDllBase), r.u32(l.ldrSizeOfImage)
 	if end, ok := m.base.Add(uint64(m.size)); !ok || !s.Space.kernel(m.base) || !s.Space.kernel(end) ||
 		m.size == 0 || m.size > maxImageSize {
 		m.err = malformed(r.what, entry, "image of %#x bytes at %#x", m.size, uint64(m.base))
 	}
 	// A name that can't be had is one that isn't there.
-	name, _ := s.unicodeString(ctx, r, ldrBaseDllName)
-	path, _ := s.unicodeString(ctx, r, ldrFullDllName)
+	name, _ := s.unicodeString(ctx, r, l.ldrBaseDllName)
+	path, _ := s.unicodeString(ctx, r, l.ldrFullDllName)
 	if name == "" {
 		name = path[strings.LastIndexByte(path, '\\')+1:]
 	}

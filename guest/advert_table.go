@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -12,16 +13,17 @@ import (
 // advertHead is the fixed part of a table.
 type advertHead [advertHeadSize]byte
 
-func (h *advertHead) record(at phys.VirtAddr) *record {
-	return &record{what: "table", at: at, b: h[:]}
+func (h *advertHead) record(arch *Arch, at phys.VirtAddr) *record {
+	return &record{arch: arch, what: "table", at: at, b: h[:]}
 }
 
-func (h *advertHead) sequence() uint32 { return h.record(0).u32(advertSequenceAt) }
-func (h *advertHead) count() uint32    { return h.record(0).u32(advertCountAt) }
+func (h *advertHead) sequence() uint32 { return binary.LittleEndian.Uint32(h[advertSequenceAt:]) }
+func (h *advertHead) count() uint32    { return binary.LittleEndian.Uint32(h[advertCountAt:]) }
 
-// check says what makes the table none of this protocol.
-func (h *advertHead) check(at phys.VirtAddr) error {
-	r := h.record(at)
+// check says what makes the table none of this protocol, whose entries have as many
+// bytes as the guest's architecture has it.
+func (h *advertHead) check(arch *Arch, at phys.VirtAddr) error {
+	r := h.record(arch, at)
 	version, size := r.u16(advertVersionAt), r.u16(advertEntryAt)
 	capacity, count := r.u32(advertCapacityAt), h.count()
 	switch {
@@ -29,8 +31,8 @@ func (h *advertHead) check(at phys.VirtAddr) error {
 		return malformed(r.what, at, "it begins with %q, not with %q", h[:len(advertMagic)], advertMagic)
 	case version != advertVersion:
 		return malformed(r.what, at, "version %d, not %d", version, advertVersion)
-	case size != advertEntrySize:
-		return malformed(r.what, at, "entries of %#x bytes, not %#x", size, advertEntrySize)
+	case int(size) != arch.layout.removePages:
+		return malformed(r.what, at, "entries of %#x bytes, not %#x", size, arch.layout.removePages)
 	case count > capacity:
 		return malformed(r.what, at, "%d entries, with room for %d", count, capacity)
 	}
@@ -62,7 +64,7 @@ func (a *advertReader) chain(ctx context.Context, module string, at phys.VirtAdd
 			return
 		}
 		link = t.at + advertNextAt
-		at = t.head.record(t.at).va(advertNextAt)
+		at = t.head.record(a.sys.Space.arch, t.at).va(advertNextAt)
 	}
 }
 
@@ -74,13 +76,13 @@ func (a *advertReader) add(t *advertTry) {
 		})
 		return
 	}
-	a.entries -= len(t.entries) / advertEntrySize
-	r := t.head.record(t.at)
+	a.entries -= len(t.entries) / a.size
+	r := t.head.record(a.sys.Space.arch, t.at)
 	a.out.Tables = append(a.out.Tables, AdvertTable{
-		Module: t.module, At: t.at, EntrySize: advertEntrySize, Capacity: r.u32(advertCapacityAt),
+		Module: t.module, At: t.at, EntrySize: uint32(a.size), Capacity: r.u32(advertCapacityAt),
 		Count: t.head.count(), Sequence: t.head.sequence(), Entries: t.entries,
 	})
-	if got := len(t.entries) / advertEntrySize; uint32(got) < t.head.count() {
+	if got := len(t.entries) / a.size; uint32(got) < t.head.count() {
 		a.problem(t.module, t.at, fmt.Sprintf("only the first %d of %d entries are read", got, t.head.count()))
 	}
 }
@@ -125,7 +127,7 @@ func (t *advertTry) read(ctx context.Context, a *advertReader) {
 // again prepares another try, and reports false if there may be none. A driver
 // may have turned to another table since.
 func (t *advertTry) again(ctx context.Context, a *advertReader) bool {
-	if a.retried -= 1 + len(t.entries)/advertEntrySize; a.retried < 0 {
+	if a.retried -= 1 + len(t.entries)/a.size; a.retried < 0 {
 		return false
 	}
 	if a.pauses > 0 {
@@ -156,11 +158,11 @@ func (t *advertTry) once(ctx context.Context, a *advertReader) bool {
 	if t.err = a.now.ReadVirt(ctx, t.head[:], t.at); t.err != nil || t.head.sequence()%2 != 0 {
 		return false
 	}
-	fault := t.head.check(t.at)
+	fault := t.head.check(a.sys.Space.arch, t.at)
 	sound := fault == nil
 	if sound {
 		n := min(int(t.head.count()), maxTableEntries, a.entries)
-		t.entries, fault = readEntries(ctx, a.now, t.at+advertHeadSize, n)
+		t.entries, fault = readEntries(ctx, a.now, t.at+advertHeadSize, n*a.size)
 	}
 	var after advertHead
 	if t.err = a.now.ReadVirt(ctx, after[:], t.at); t.err != nil || after != t.head {
@@ -174,9 +176,9 @@ func (t *advertTry) once(ctx context.Context, a *advertReader) bool {
 // more is than there are.
 const advertChunk = 64 << 10
 
-func readEntries(ctx context.Context, mem VirtReader, at phys.VirtAddr, n int) ([]byte, error) {
+func readEntries(ctx context.Context, mem VirtReader, at phys.VirtAddr, size int) ([]byte, error) {
 	var out []byte
-	for size := n * advertEntrySize; len(out) < size; {
+	for len(out) < size {
 		had := len(out)
 		out = slices.Grow(out, min(advertChunk, size-had))[:had+min(advertChunk, size-had)]
 		if err := mem.ReadVirt(ctx, out[had:], at+phys.VirtAddr(had)); err != nil {

@@ -62,15 +62,14 @@ const (
 	advertSymbol = "SnapRemovePages"
 	advertMagic  = "SNAPRMPG"
 
-	advertVersion   = 1
-	advertEntrySize = 0x20 // KBUGCHECK_REMOVE_PAGES of 64-bit kernels (wdm.h)
+	advertVersion = 1
 
 	advertVersionAt  = 0x08 // 2 bytes
-	advertEntryAt    = 0x0A // 2 bytes
+	advertEntryAt    = 0x0A // 2 bytes, sizeof(KBUGCHECK_REMOVE_PAGES)
 	advertCapacityAt = 0x0C // 4 bytes
 	advertSequenceAt = 0x10 // 4 bytes, odd while the table changes
 	advertCountAt    = 0x14 // 4 bytes
-	advertNextAt     = 0x18 // 8 bytes
+	advertNextAt     = 0x18 // 8 bytes, of which the kernel uses as many as a pointer has
 	advertHeadSize   = 0x20 // the entries follow
 )
 
@@ -139,6 +138,7 @@ func (r *watchedReader) failure(ctx context.Context, what string) error {
 // advertReader is the state of one Adverts.
 type advertReader struct {
 	sys     *System
+	size    int        // of an entry, bytes
 	now     VirtReader // of tables, which are whole only if each reading is one of memory
 	out     *Adverts
 	seen    map[phys.VirtAddr]bool   // bases of modules
@@ -153,7 +153,7 @@ type advertReader struct {
 
 func newAdvertReader(s *System) *advertReader {
 	return &advertReader{
-		sys: s, now: s.Space.Anew(), out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
+		sys: s, size: s.Space.arch.layout.removePages, now: s.Space.Anew(), out: &Adverts{}, seen: map[phys.VirtAddr]bool{}, tables: map[phys.VirtAddr]string{},
 		entries: maxAdvertEntries, retried: maxAdvertRetried, pauses: maxAdvertPauses,
 	}
 }

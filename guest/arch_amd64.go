@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"snap/phys"
@@ -15,14 +16,37 @@ const KUSERAddress phys.VirtAddr = 0xFFFF_F780_0000_0000
 var amd64 = Arch{
 	name: "amd64", machine: MachineAMD64, pointer: 8,
 	pagings:    []*Paging{&fourLevels, &fiveLevels},
-	entries:    entryAMD64,
-	kernelsLow: 0xFFFF_F800_0000_0000, kernelsHigh: 0xFFFF_F900_0000_0000,
+	kernelsLow: 0xFFFF_F800_0000_0000, kernelsLast: 0xFFFF_F8FF_FFFF_FFFF,
 	kuser:       KUSERAddress,
 	contextSize: 0x4D0, contextAlign: 16, // CONTEXT of winnt.h
+	layout:    layoutAMD64,
+	image:     imagePE32Plus,
+	runsIn:    func(m cpuMode) bool { return m != modePaged32 },
+	lowStubs:  true,
 	registers: RegisterNames{ProgramCounter: "RIP", StackPointer: "RSP", PageTableRoot: "CR3"},
 	pagingsOf: pagingsOfAMD64,
 	kpcrs:     kpcrsAMD64,
 	hints:     hintsAMD64,
+}
+
+// layoutAMD64: public ntkrnlmp symbols, the same from Server 2003 on; UNICODE_STRING
+// (ntdef.h), PHYSICAL_MEMORY_DESCRIPTOR64 (QEMU, include/qemu/win_dump_defs.h),
+// KBUGCHECK_REASON_CALLBACK_RECORD and KBUGCHECK_REMOVE_PAGES (wdm.h).
+var layoutAMD64 = layout{
+	ldrDllBase: 0x30, ldrEntryPoint: 0x38, ldrSizeOfImage: 0x40, ldrFullDllName: 0x48, ldrBaseDllName: 0x58,
+	ldrSize: 0x68, unicodeBuffer: 8,
+
+	kprocessDirectoryTableBase: 0x28,
+
+	kpcrGdtBase: 0x00, kpcrIdtBase: 0x38, kpcrSelf: 0x18, kpcrPrcb: 0x180, kpcrSize: 0x40, kpcrHead: 0x1C0,
+	prcbNumber: 0x24, prcbLegacyNumber: 0x04, switchReturn: 0x38,
+
+	descriptorPages: 0x08, descriptorRuns: 0x10,
+
+	callbackRoutine: 0x10, callbackComponent: 0x18, callbackChecksum: 0x20, callbackReason: 0x28,
+	callbackState: 0x2C, callbackSize: 0x30,
+
+	removePages: 0x20,
 }
 
 // What x86-64 has of pagings in long mode: CR4.LA57 is set for that with 5 levels,
@@ -37,6 +61,7 @@ var (
 // Transition, Prototype and SwizzleBit are MMPTE_TRANSITION in the public ntkrnlmp
 // symbols; kernels that have no SwizzleBit hide no frame numbers either.
 var entryAMD64 = entryBits{
+	size:    8,
 	present: 1 << 0, write: 1 << 1, user: 1 << 2, large: 1 << 7, noExec: 1 << 63,
 	prototype: 1 << 10, transition: 1 << 11, swizzle: 1 << 4,
 	frame: 0x000f_ffff_ffff_f000, // bits 51..12
@@ -44,18 +69,23 @@ var entryAMD64 = entryBits{
 	// ignores or takes for a protection key, and where Windows keeps a page's age
 	// (MMPTE_HARDWARE in the public ntkrnlmp symbols).
 	ignored: 1<<5 | 1<<6 | 0x7ff<<52,
+	// ProtoAddress is the upper 48 bits.
+	protoShift: 16, pageFileShift: 32,
 }
 
 // pagingAMD64: the same volumes.
 func pagingAMD64(levels int) Paging {
 	const perLevel = 9 // bits of an address
 	p := Paging{
-		top: levels, addressBits: phys.PageShift + perLevel*uint(levels),
+		name: fmt.Sprintf("%d-level paging", levels),
+		top:  levels, kept: levels, addressBits: phys.PageShift + perLevel*uint(levels),
+		rootMask:  entryAMD64.frame,
 		largest:   3, // 1 GiB
 		entryBits: entryAMD64,
 	}
 	for level := 1; level <= levels; level++ {
 		p.shifts[level] = uint8(phys.PageShift + perLevel*(level-1))
+		p.counts[level] = 1 << perLevel
 	}
 	return p
 }
@@ -81,7 +111,7 @@ func pagingsOfAMD64(c *phys.Registers) []*Paging {
 // kpcrsAMD64: in user mode the KPCR is in KernelGSBase, and GS base is the
 // program's own affair; in kernel mode it is the other way round, but for a few
 // instructions after an entry and before an exit.
-func kpcrsAMD64(c *phys.Registers) []phys.VirtAddr {
+func kpcrsAMD64(_ context.Context, _ *AddressSpace, c *phys.Registers) []phys.VirtAddr {
 	var claims []phys.VirtAddr
 	if !c.UserMode() {
 		claims = append(claims, phys.VirtAddr(c.GS.Base))
@@ -116,8 +146,9 @@ func hintsAMD64(ctx context.Context, space *AddressSpace, cpus []phys.Registers)
 		if c.HasLSTAR {
 			add(c.LSTAR, c.CPU, "LSTAR")
 		}
-		if gate, err := readRecord(ctx, space, "IDT", phys.VirtAddr(c.IDT.Base), 16); err == nil {
-			add(gateOffset(gate), c.CPU, "IDT")
+		var gate [16]byte
+		if space.ReadVirt(ctx, gate[:], phys.VirtAddr(c.IDT.Base)) == nil {
+			add(gateOffset(&gate), c.CPU, "IDT")
 		}
 	}
 	for i := range cpus {
@@ -133,6 +164,7 @@ func hintsAMD64(ctx context.Context, space *AddressSpace, cpus []phys.Registers)
 
 // gateOffset returns the handler's address from a 64-bit interrupt gate (Intel
 // SDM volume 3, 6.14.1).
-func gateOffset(g *record) uint64 {
-	return uint64(g.u16(0)) | uint64(g.u16(6))<<16 | uint64(g.u32(8))<<32
+func gateOffset(g *[16]byte) uint64 {
+	le := binary.LittleEndian
+	return uint64(le.Uint16(g[0:])) | uint64(le.Uint16(g[6:]))<<16 | uint64(le.Uint32(g[8:]))<<32
 }

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"math/bits"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,7 +19,7 @@ func TestSameTable(t *testing.T) {
 		}
 		return b
 	}
-	same := AMD64().SameTable
+	same := fourLevels.SameTable
 	const present = 0x8000_0000_1234_5863 // NX, dirty, accessed, writable, present
 	got := map[string]bool{}
 	for name, b := range map[string]uint64{
@@ -47,27 +48,32 @@ func TestArchs(t *testing.T) {
 			testPaging(t, a, p)
 		}
 	}
-	a := AMD64()
-	want := []any{"amd64", uint16(0x8664), 8, "[4-level paging 5-level paging]", 0x4D0, RegisterNames{"RIP", "RSP", "CR3"}}
-	got := []any{a.Name(), a.Machine(), a.PointerSize(), fmt.Sprint(a.Pagings()), a.ContextSize(), a.Registers()}
+	want := [][]any{
+		{"amd64", uint16(0x8664), 8, "[4-level paging 5-level paging]", 0x4D0, RegisterNames{"RIP", "RSP", "CR3"}, 0x20},
+		{"x86", uint16(0x14C), 4, "[PAE paging 32-bit paging]", 0x2CC, RegisterNames{"EIP", "ESP", "CR3"}, 0x14},
+	}
+	var got [][]any
+	for _, a := range Archs() {
+		got = append(got, []any{a.Name(), a.Machine(), a.PointerSize(), fmt.Sprint(a.Pagings()), a.ContextSize(), a.Registers(), a.RemovePagesSize()})
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("AMD64 (-want +got):\n%s", diff)
+		t.Errorf("Archs (-want +got):\n%s", diff)
 	}
 }
 
 func testPaging(t *testing.T, a *Arch, p *Paging) {
-	if got := p.shift(p.top) + 9; got != p.addressBits || p.shift(1) != phys.PageShift {
+	if got := p.shift(p.top) + uint(bits.Len64(p.entries(p.top)-1)); got != p.addressBits || p.shift(1) != phys.PageShift {
 		t.Errorf("%v: the tables translate %d bits; want %d", p, got, p.addressBits)
 	}
-	for _, va := range []phys.VirtAddr{p.kernelHalf(), a.kernelsLow, a.kernelsHigh - 1, a.KUSER(), ^phys.VirtAddr(0)} {
-		if !p.canonical(va) || va < p.kernelHalf() || p.index(va, p.top) < kernelEntry {
+	for _, va := range []phys.VirtAddr{p.kernelHalf(), a.kernelsLow, a.kernelsLast, a.KUSER(), ^phys.VirtAddr(0)} {
+		if !p.canonical(va) || va < p.kernelHalf() || p.index(va, p.top) < p.kernelEntry() {
 			t.Errorf("%v: %#x is no address of the kernel's half", p, uint64(va))
 		}
 	}
 	if p.canonical(p.kernelHalf()-1) || !p.canonical(1<<(p.addressBits-1)-1) {
 		t.Errorf("%v: canonical() disagrees with the kernel's half", p)
 	}
-	if n := p.index(a.kernelsHigh-1, p.top) - p.index(a.kernelsLow, p.top) + 1; n > kernelSlots {
+	if n := p.index(a.kernelsLast, p.top) - p.index(a.kernelsLow, p.top) + 1; a.pointer == 8 && n > kernelSlots {
 		t.Errorf("%v: kernels are in %d entries of the root; want at most %d", p, n, kernelSlots)
 	}
 }

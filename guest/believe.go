@@ -2,6 +2,8 @@ package guest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -92,6 +94,7 @@ func (d *discovery) followBy(ctx context.Context, c candidate, space *AddressSpa
 type kernelHalf struct {
 	paging  *Paging
 	entries [kernelSlots]uint64
+	others  [sha256.Size]byte // hash of all, where there are more
 }
 
 // kernelIn is a kernel image in a kernel half.
@@ -101,15 +104,25 @@ type kernelIn struct {
 }
 
 func (s *AddressSpace) kernelHalf(ctx context.Context) (half kernelHalf, err error) {
-	t, err := s.table(ctx, s.root)
+	t, err := s.table(ctx, s.root, s.paging.top)
 	if err != nil {
 		return half, err
 	}
 	p := s.paging
 	half.paging = p
-	first, last := p.index(s.arch.kernelsLow, p.top), p.index(s.arch.kernelsHigh-1, p.top)
-	for i := range min(last-first+1, kernelSlots) {
-		half.entries[i] = t.entries[first+i] & (p.frame | p.present)
+	leads := func(e uint64) uint64 { return e & (p.frame | p.present) }
+	all := t.entries[p.index(s.arch.kernelsLow, p.top) : p.index(s.arch.kernelsLast, p.top)+1]
+	for i, e := range all[:min(len(all), kernelSlots)] {
+		half.entries[i] = leads(e)
+	}
+	if len(all) > kernelSlots {
+		h := sha256.New()
+		for _, e := range all {
+			if p.at(e) != s.root { // a process's own
+				h.Write(binary.LittleEndian.AppendUint64(nil, leads(e)))
+			}
+		}
+		h.Sum(half.others[:0])
 	}
 	return half, nil
 }
@@ -273,7 +286,7 @@ func sameGuest(ctx context.Context, space, own *AddressSpace, kernBase phys.Virt
 // selfMapSlot returns the slot of the top-level table's one entry for itself,
 // which must be where the KDBG's PteBase says, if it says.
 func selfMapSlot(ctx context.Context, space *AddressSpace, k *KDBG) (int, error) {
-	slots, err := space.selfMapSlots(ctx)
+	slots, err := space.SelfMapSlots(ctx)
 	if err != nil {
 		return 0, err
 	}

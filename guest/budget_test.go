@@ -183,7 +183,7 @@ func (h *hostileSpace) kernels(table phys.Addr) {
 // same makes a table all of whose entries are e.
 func (h *hostileSpace) same(e uint64) phys.Addr {
 	at := h.page()
-	for i := range uint64(tableEntries) {
+	for i := range fourLevels.entries(1) {
 		h.entry(at, i, e)
 	}
 	return at
@@ -197,7 +197,7 @@ var hostileSpaces = map[string]struct {
 }{
 	"a table of itself at all levels": {func(h *hostileSpace) {
 		at := h.page()
-		for i := range uint64(tableEntries) {
+		for i := range fourLevels.entries(1) {
 			h.entry(at, i, uint64(at)|3)
 		}
 		h.kernels(at)
@@ -215,7 +215,7 @@ var hostileSpaces = map[string]struct {
 	"the running kernel, mapped whole time and again": {func(h *hostileSpace) {
 		pd := h.page()
 		size := uint64(h.im.Truth.KernelSize+2<<20-1) / (2 << 20)
-		for i := range uint64(tableEntries) {
+		for i := range fourLevels.entries(1) {
 			at, ok := h.im.Translate(h.im.Truth.KernelBase&^(2<<20-1) + phys.VirtAddr(i%(size+1)*(2<<20)))
 			if ok && i%(size+1) < size {
 				h.entry(pd, i, uint64(at)&^(2<<20-1)|0x83)

@@ -10,17 +10,10 @@ import (
 	"snap/phys"
 )
 
-// KBUGCHECK_REASON_CALLBACK_RECORD of 64-bit kernels, what its Reason is for a
-// KbCallbackRemovePages routine, and its State (wdm.h).
+// What Reason is in the KBUGCHECK_REASON_CALLBACK_RECORD of a KbCallbackRemovePages
+// routine, and its State (wdm.h). Entry, a LIST_ENTRY, is first in it; Component is the
+// address of an ASCII string, and State a byte.
 const (
-	// Entry, a LIST_ENTRY, is first.
-	callbackRoutine   = 0x10 // 8 bytes
-	callbackComponent = 0x18 // 8 bytes, address of an ASCII string
-	callbackChecksum  = 0x20 // 8 bytes
-	callbackReason    = 0x28 // 4 bytes
-	callbackState     = 0x2C // 1 byte
-	callbackSize      = 0x30
-
 	reasonRemovePages = 6
 
 	// A record that isn't registered is BufferEmpty, 0. Registration makes it
@@ -110,13 +103,14 @@ func (s *silentSearch) prefetchData(ctx context.Context, modules []*advertModule
 // module looks through the sections of one module.
 func (s *silentSearch) module(ctx context.Context, m *advertModule) {
 	left := min(s.left, maxCallbackModule)
+	word, size := phys.VirtAddr(s.sys.Space.arch.pointer), phys.VirtAddr(s.sys.Space.arch.layout.callbackSize)
 	for _, sec := range m.image.Sections {
 		if !sec.writable() {
 			continue
 		}
-		at := m.base + phys.VirtAddr(sec.VirtualAddress+7)&^7
+		at := m.base + (phys.VirtAddr(sec.VirtualAddress)+word-1)&^(word-1)
 		end := m.base + phys.VirtAddr(sec.VirtualAddress) + phys.VirtAddr(sec.VirtualSize)
-		for at+callbackSize <= end && left > 0 {
+		for at+size <= end && left > 0 {
 			n := min(int(end-at), len(s.buf), left)
 			left -= n
 			s.left -= n
@@ -129,16 +123,19 @@ func (s *silentSearch) module(ctx context.Context, m *advertModule) {
 				break
 			}
 			// A record may straddle two reads.
-			at += phys.VirtAddr(n) - callbackSize + 8
+			at += phys.VirtAddr(n) - size + word
 		}
 	}
 }
 
 // records looks at each position of b, which is memory from at on.
 func (s *silentSearch) records(ctx context.Context, b []byte, at phys.VirtAddr) {
-	for ; len(b) >= callbackSize; b, at = b[8:], at+8 {
-		if s.inspect(ctx, b[:callbackSize], at) {
-			s.follow(ctx, phys.VirtAddr(binary.LittleEndian.Uint64(b)))
+	arch := s.sys.Space.arch
+	word, size := arch.pointer, arch.layout.callbackSize
+	for ; len(b) >= size; b, at = b[word:], at+phys.VirtAddr(word) {
+		if s.inspect(ctx, b[:size], at) {
+			r := record{arch: arch, b: b}
+			s.follow(ctx, r.va(0))
 		}
 	}
 }
@@ -146,9 +143,9 @@ func (s *silentSearch) records(ctx context.Context, b []byte, at phys.VirtAddr) 
 // follow goes on from a record to those that it is linked with, whose drivers
 // may keep them in pool. The list's head is in the way, and is no record.
 func (s *silentSearch) follow(ctx context.Context, at phys.VirtAddr) {
-	for len(s.linked) < maxCallbackList && !s.linked[at] && kernelPointer("list entry", at, 8) == nil {
+	for len(s.linked) < maxCallbackList && !s.linked[at] && alignedPointer(s.sys.Space, "list entry", at) == nil {
 		s.linked[at] = true
-		r, err := readRecord(ctx, s.sys.Space, "list entry", at, callbackSize)
+		r, err := readRecord(ctx, s.sys.Space, "list entry", at, s.sys.Space.arch.layout.callbackSize)
 		if err != nil {
 			return
 		}
@@ -160,13 +157,14 @@ func (s *silentSearch) follow(ctx context.Context, at phys.VirtAddr) {
 // inspect reports whether b, the memory at at, is a record, and notes a driver
 // that is silent.
 func (s *silentSearch) inspect(ctx context.Context, b []byte, at phys.VirtAddr) bool {
-	if binary.LittleEndian.Uint32(b[callbackReason:]) != reasonRemovePages {
+	arch := s.sys.Space.arch
+	l := &arch.layout
+	if binary.LittleEndian.Uint32(b[l.callbackReason:]) != reasonRemovePages {
 		return false
 	}
-	r := &record{what: "KBUGCHECK_REASON_CALLBACK_RECORD", at: at, b: b}
-	routine, component, state := r.va(callbackRoutine), r.va(callbackComponent), r.u8(callbackState)
-	sum := uint64(routine) + reasonRemovePages + uint64(component)
-	if r.u64(callbackChecksum) != sum || state < stateInserted || state > stateIncomplete {
+	r := &record{arch: arch, what: "KBUGCHECK_REASON_CALLBACK_RECORD", at: at, b: b}
+	routine, component, state := r.va(l.callbackRoutine), r.va(l.callbackComponent), r.u8(l.callbackState)
+	if r.va(l.callbackChecksum) != arch.Address(uint64(routine)+reasonRemovePages+uint64(component)) || state < stateInserted || state > stateIncomplete {
 		return false
 	}
 	owner := s.holder(routine)

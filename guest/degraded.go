@@ -89,25 +89,26 @@ func (d *discovery) withoutKDBG(ctx context.Context, space *AddressSpace, kernel
 // each the head of a list without end: what is followed is in b.
 func (s *System) processHead(ctx context.Context, b *budget) (phys.Known[phys.VirtAddr], error) {
 	const what = "EPROCESS of System"
-	r := &record{what: what, at: s.PsInitialSystemProcess, b: make([]byte, maxEProcess)}
+	r := &record{arch: s.Space.arch, what: what, at: s.PsInitialSystemProcess, b: make([]byte, maxEProcess)}
 	if _, err := readSparse(ctx, s.Space, r.b, r.at); err != nil {
 		return phys.Known[phys.VirtAddr]{}, err
 	}
 	if kind := r.u8(0); kind != processObject {
 		return phys.Known[phys.VirtAddr]{}, malformed(what, r.at, "it begins as an object of type %d", kind)
 	}
-	for pid := minProcessID; pid+24 <= maxEProcess; pid += 8 {
-		links := r.at + phys.VirtAddr(pid) + 8
-		if r.u64(pid) != systemPID || !isPointer(r.va(pid+8)) || !isPointer(r.va(pid+16)) {
+	word := s.Space.arch.pointer
+	for pid := minProcessID; pid+3*word <= maxEProcess; pid += word {
+		links := r.at + phys.VirtAddr(pid+word)
+		if r.word(pid) != systemPID || !s.isPointer(r.va(pid+word)) || !s.isPointer(r.va(pid+2*word)) {
 			continue
 		}
 		const from = "links of the System process"
-		if head := r.va(pid + 16); s.isHeadOf(ctx, head, links) {
+		if head := r.va(pid + 2*word); s.isHeadOf(ctx, head, links) {
 			return phys.Know(head, from), nil
 		}
 		var head phys.VirtAddr
 		err := walkList(ctx, s.Space, what, links, maxProcesses, func(entry phys.VirtAddr) error {
-			if s.Kernel.Holds(entry, listEntrySize) {
+			if s.Kernel.Holds(entry, uint64(2*word)) {
 				head = entry
 				return errFound
 			}
@@ -135,7 +136,7 @@ var errFound = errors.New("found")
 // isHeadOf reports whether the list head at head, a variable of the kernel, has the
 // entry at first for its first one.
 func (s *System) isHeadOf(ctx context.Context, head, first phys.VirtAddr) bool {
-	if !s.Kernel.Holds(head, listEntrySize) || head%8 != 0 {
+	if !s.Kernel.Holds(head, uint64(s.Space.arch.ListEntrySize())) || !s.isPointer(head) {
 		return false
 	}
 	got, err := readVA(ctx, s.Space, "PsActiveProcessHead", head)
@@ -175,10 +176,10 @@ func (s *System) modulesWorth(ctx context.Context) (int, error) {
 	const what = "PsLoadedModuleList"
 	head := s.PsLoadedModuleList.Value
 	first, err := readVA(ctx, s.Space, what, head)
-	if err != nil || !isPointer(first) || first == head {
+	if err != nil || !s.isPointer(first) || first == head {
 		return 0, ctx.Err()
 	}
-	base, err := readVA(ctx, s.Space, "DllBase", first+ldrDllBase)
+	base, err := readVA(ctx, s.Space, "DllBase", first+phys.VirtAddr(s.Space.arch.layout.ldrDllBase))
 	switch {
 	case err != nil:
 		return 0, ctx.Err()
@@ -229,8 +230,8 @@ func (s *System) processorsOfCPUs(ctx context.Context, cpus []phys.Registers) []
 	by := map[int]Processor{}
 	placeless := s.few("processors have no place for their context")
 	for i := range cpus {
-		for _, kpcr := range s.Space.arch.kpcrs(&cpus[i]) {
-			prcb := kpcr + phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
+		for _, kpcr := range s.Space.arch.kpcrs(ctx, s.Space, &cpus[i]) {
+			prcb := kpcr + phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, s.Space.arch.layout.kpcrPrcb))
 			n, err := s.numberOf(ctx, prcb)
 			if err != nil || n >= maxProcessors || s.isProcessor(ctx, int(n), prcb) != nil {
 				continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"snap/phys"
 )
@@ -20,7 +21,7 @@ func (r Reason) Error() string { return string(r) }
 const (
 	ReasonUnreadable Reason = "unreadable"        // memory could not be read, so nothing is known
 	ReasonFirmware   Reason = "firmware"          // the guest is in its BIOS or UEFI firmware, or in a boot loader
-	Reason32Bit      Reason = "32-bit"            // its processors run in 32-bit mode
+	Reason32Bit      Reason = "32-bit"            // its processors run in 32-bit mode, and no Windows is found
 	ReasonEncrypted  Reason = "encrypted"         // its page tables are marked as encrypted memory
 	ReasonKernel     Reason = "kernel"            // a Windows kernel is there, and isn't understood
 	ReasonNoKernel   Reason = "no-kernel"         // Windows is there, but no image with a kernel's name
@@ -37,7 +38,7 @@ type diagnosis struct {
 	// why says in words how it is recognised, for the end of a sentence; empty if
 	// it isn't the cause.
 	why func(context.Context, *discovery) string
-	// certain: where processors are in that state no 64-bit Windows runs, and what
+	// certain: where processors are in that state no Windows runs, and what
 	// memory still holds of one is of an earlier boot. It is asked first, and
 	// nothing is searched.
 	certain bool
@@ -48,7 +49,6 @@ type diagnosis struct {
 func diagnoses() []diagnosis {
 	return []diagnosis{
 		{ReasonFirmware, inBIOS, true},
-		{Reason32Bit, in32Bit, true},
 		{ReasonFirmware, inUEFI, true},
 		{ReasonEncrypted, isEncrypted, false},
 		{ReasonKernel, hasOddKernel, false},
@@ -57,6 +57,7 @@ func diagnoses() []diagnosis {
 		{ReasonLinux, looksLikeLinux, false},
 		{ReasonNested, inNestedHypervisor, false},
 		{ReasonRAMMap, isAstray, false},
+		{Reason32Bit, in32Bit, false},
 		{ReasonUnknown, isUnknown, false},
 	}
 }
@@ -94,7 +95,7 @@ func in32Bit(_ context.Context, d *discovery) string {
 	if cpu.CR4&cr4PAE != 0 {
 		kind = "PAE"
 	}
-	return fmt.Sprintf("32-bit guest: vCPU %d runs in 32-bit mode (%s page tables), and no other in 64-bit mode", cpu.CPU, kind)
+	return fmt.Sprintf("32-bit guest that isn't Windows, or not yet: vCPU %d runs in 32-bit mode (%s page tables), and no page table of its processors or in its memory maps what Windows maps", cpu.CPU, kind)
 }
 
 // inUEFI: UEFI firmware and boot loaders run with page tables that map memory at
@@ -125,11 +126,11 @@ func inUEFI(ctx context.Context, d *discovery) string {
 // is its own physical address, by tables without any entry for a kernel.
 func (d *discovery) identityOnly(ctx context.Context, c *phys.Registers) bool {
 	space := d.spaceOf(c)
-	t, err := space.table(ctx, space.root)
+	t, err := space.table(ctx, space.root, space.paging.top)
 	if err != nil {
 		return false
 	}
-	for _, e := range t.entries[kernelEntry:] {
+	for _, e := range t.entries[space.paging.kernelEntry():] {
 		if e&space.paging.present != 0 {
 			return false
 		}
@@ -210,11 +211,11 @@ func looksLikeLinux(ctx context.Context, d *discovery) string {
 			continue
 		}
 		space := d.spaceOf(c)
-		gate, err := readRecord(ctx, space, "IDT", idt, 16)
-		if err != nil {
+		var gate [16]byte
+		if space.ReadVirt(ctx, gate[:], idt) != nil {
 			continue
 		}
-		if at := phys.VirtAddr(gateOffset(gate)); at >= linuxTextLow && at < linuxTextHigh {
+		if at := phys.VirtAddr(gateOffset(&gate)); at >= linuxTextLow && at < linuxTextHigh {
 			return fmt.Sprintf("it looks like Linux: vCPU %d takes interrupts at %#x", c.CPU, uint64(at))
 		}
 	}
@@ -259,7 +260,8 @@ func (d *discovery) leadsAstray(ctx context.Context, c candidate) string {
 		return fmt.Sprintf("a %s names the page table %#x, which is no RAM", c.from, uint64(c.root))
 	}
 	page := make([]byte, phys.PageSize)
-	if d.mem.ReadPhys(ctx, page, c.root) != nil || !d.arch.entries.selfMapped(page, c.root) {
+	like := func(p *Paging) bool { return p.selfMapped(page, c.root) }
+	if d.mem.ReadPhys(ctx, page, c.root&^(phys.PageSize-1)) != nil || !slices.ContainsFunc(c.pagings, like) {
 		if !c.named {
 			return ""
 		}

@@ -17,8 +17,9 @@ import (
 // where memory could not be read, it is the reader's instead. Both are of type
 // *NotFoundError.
 //
-// Where all processors are in firmware or in 32-bit mode, no 64-bit Windows runs,
-// and memory is not searched for what an earlier boot may have left there.
+// Where all processors are in firmware, no Windows runs, and where they are in 32-bit
+// mode, no 64-bit one: memory is not searched for what an earlier boot may have left
+// there.
 //
 // The work is bounded whatever the guest has in its memory: a search that ends at
 // a limit says so in its attempt.
@@ -54,29 +55,32 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 	watched := &watchedReader{Reader: mem}
 	var tried attempts
 	none := &NotFoundError{}
-	for _, arch := range Archs() {
+	for _, arch := range archsOf(cpus) {
 		d := newDiscovery(arch, watched, ram, cpus, len(by), &tried)
 		d.scanned, d.published = o.Scanned, o.Published
-		certain, why := d.diagnose(ctx, true)
-		switch {
-		case certain != "":
+		reason, why := d.diagnose(ctx, true)
+		certain := reason != ""
+		if certain {
 			for _, f := range by {
 				tried.note(f.Finder, errNotTried)
 			}
-		default:
+		} else {
 			if err := d.run(ctx, by); err != nil || d.found != nil {
 				if d.found != nil {
 					d.found.comparePublished(o.Published)
 				}
 				return d.found, err
 			}
-			certain, why = d.diagnose(ctx, false)
+			reason, why = d.diagnose(ctx, false)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("look for Windows: %w", err)
 		}
-		if none.Reason == "" {
-			none.Reason, none.Why, none.PassedOver, none.Ended = certain, why, d.search.passed.list, d.anyEnded
+		if none.Reason == "" || none.Reason == ReasonUnknown {
+			none.Reason, none.Why, none.PassedOver, none.Ended = reason, why, d.search.passed.list, d.anyEnded
+		}
+		if certain {
+			break
 		}
 	}
 	none.Attempts, none.More, none.FailedReads, none.ReadErr = tried.list, tried.more, watched.failed, watched.err
@@ -84,6 +88,18 @@ func discover(ctx context.Context, mem phys.Reader, ram phys.Runs, cpus []phys.R
 		none.Reason, none.Why = ReasonUnreadable, ""
 	}
 	return nil, none
+}
+
+// archsOf returns the architectures whose Windows may run on processors. Code, or a
+// table, that is beyond 4 GiB is of 64 bits, whatever else is known of its processor.
+func archsOf(cpus []phys.Registers) []*Arch {
+	mode, _ := furthest(cpus)
+	for i := range cpus {
+		if c := &cpus[i]; mode == modeUnknown && (c.RIP|c.IDT.Base|c.GDT.Base|c.LSTAR)>>32 != 0 {
+			mode = modeLong
+		}
+	}
+	return slices.DeleteFunc(Archs(), func(a *Arch) bool { return !a.runsIn(mode) })
 }
 
 // errNotTried is the result of a finder where it is certain without it that no

@@ -35,11 +35,11 @@ func (s *AddressSpace) Extent(ctx context.Context, va phys.VirtAddr) (phys.Exten
 	}
 	next := s.root
 	for level := p.top; ; level-- {
-		t, err := s.table(ctx, next)
+		t, err := s.table(ctx, next, level)
 		if err != nil {
 			return phys.Extent{}, p.walkError(va, level, uint64(next), err)
 		}
-		size, i := p.size(level), p.index(va, level)
+		size, i := p.maps(level), p.index(va, level)
 		offset := uint64(va) & (size - 1)
 		first := s.entries().lead(t.entries[i], level)
 		if first.kind == leadsToTable {
@@ -70,11 +70,11 @@ func (s *AddressSpace) alike(t *table, level int, i uint64, first lead) uint64 {
 	if first.kind == leadsToEntry {
 		return 1
 	}
-	end := uint64(tableEntries)
-	if level == s.paging.top && i < kernelEntry {
-		end = kernelEntry // what follows is the other half
+	end := s.paging.entries(level)
+	if half := s.paging.kernelEntry(); level == s.paging.top && i < half {
+		end = half // what follows is the other half
 	}
-	f, size := s.entries(), s.paging.size(level)
+	f, size := s.entries(), s.paging.maps(level)
 	n := uint64(1)
 	for ; i+n < end; n++ {
 		l := f.lead(t.entries[i+n], level)

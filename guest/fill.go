@@ -131,7 +131,7 @@ func (s *System) fillPFNDatabase(ctx context.Context) {
 	s.MmPfnDatabaseAt = s.KDBG.va(kdbgMmPfnDatabase)
 	v, err := readKernelVariable(ctx, s.Space, "MmPfnDatabase", s.MmPfnDatabaseAt)
 	if err == nil {
-		err = kernelPointer("MmPfnDatabase", v, 8)
+		err = alignedPointer(s.Space, "MmPfnDatabase", v)
 	}
 	if err != nil {
 		s.warn("%v", err)
@@ -140,29 +140,30 @@ func (s *System) fillPFNDatabase(ctx context.Context) {
 	s.MmPfnDatabase = phys.Know(v, "KDBG MmPfnDatabase")
 }
 
-// fillBugCheck reads KiBugcheckData: code and parameters of 8 bytes each.
+// fillBugCheck reads KiBugcheckData: code and parameters, as wide as pointers.
 func (s *System) fillBugCheck(ctx context.Context) {
 	const what = "KiBugcheckData"
 	at := s.KDBG.va(kdbgKiBugcheckData)
-	err := kernelPointer(what, at, 8)
+	word := s.Space.arch.pointer
+	err := alignedPointer(s.Space, what, at)
 	var r *record
 	if err == nil {
-		r, err = readRecord(ctx, s.Space, what, at, 8*len(s.BugCheck.Values()))
+		r, err = readRecord(ctx, s.Space, what, at, word*len(s.BugCheck.Values()))
 	}
 	if err != nil {
 		s.warn("%v", err)
 		return
 	}
 	const from = "KDBG KiBugcheckData"
-	s.BugCheck.Code = phys.Know(r.u64(0), from)
+	s.BugCheck.Code = phys.Know(r.word(0), from)
 	for i := range s.BugCheck.Parameter {
-		s.BugCheck.Parameter[i] = phys.Know(r.u64(8+8*i), from)
+		s.BugCheck.Parameter[i] = phys.Know(r.word(word*(1+i)), from)
 	}
 }
 
 // readKernelVariable reads a pointer variable at an address that the KDBG gave.
 func readKernelVariable(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (phys.VirtAddr, error) {
-	if err := kernelPointer("address of "+what, at, 8); err != nil {
+	if err := alignedPointer(mem, "address of "+what, at); err != nil {
 		return 0, err
 	}
 	return readVA(ctx, mem, what, at)

@@ -16,6 +16,9 @@ var findLowStub = finder{
 		Trust: "Windows starts processors and wakes up by it, but what was there before may still be",
 	},
 	find: func(ctx context.Context, d *discovery, try func(candidate) bool) (string, error) {
+		if !d.arch.lowStubs {
+			return "", nil
+		}
 		stubs, err := lowStubs(ctx, d.arch, d.mem, d.ram)
 		if err != nil {
 			return "", err

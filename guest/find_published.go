@@ -18,7 +18,7 @@ var findPublished = finder{
 			return err.Error(), nil
 		}
 		const from = "published header"
-		c := candidate{root: d.arch.entries.at(h.table), from: from, hints: []hint{
+		c := candidate{root: d.arch.pagings[0].root(h.table), from: from, hints: []hint{
 			{h.kdbg, from + " KdDebuggerDataBlock"}, {h.modules, from + " PsLoadedModuleList"},
 		}}
 		return offer([]candidate{c}, try, ""), nil

@@ -27,9 +27,12 @@ func registerCandidates(arch *Arch, cpus []phys.Registers) []candidate {
 	seen := map[builtAs]bool{}
 	for i := range cpus {
 		c := &cpus[i]
-		root := c.PageTableRoot()
 		pagings := arch.pagingsOf(c)
-		if len(pagings) == 0 || root == 0 || seen[builtAs{root, pagings[0]}] {
+		if len(pagings) == 0 {
+			continue
+		}
+		root := pagings[0].root(c.CR3)
+		if root == 0 || seen[builtAs{root, pagings[0]}] {
 			continue
 		}
 		seen[builtAs{root, pagings[0]}] = true

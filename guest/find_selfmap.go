@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	"snap/phys"
@@ -50,12 +49,12 @@ func lowMemory() phys.Runs {
 // scanForSelfMaps offers try the pages of area that look like a top-level table, in
 // ascending order: those that have exactly one entry for themselves in their kernel
 // half, which is the upper half of their entries in every paging. Any process's kernel
-// page table looks so: their kernel halves are alike. scanned hears how far it is. The
+// page table looks so: their kernel halves are alike. Where the top-level table is but a
+// row of entries, the table that begins with the same ones does for it. scanned hears how far it is. The
 // note ends with ended.
 func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, scanned func(done, total uint64), ended string, try func(candidate) bool) (string, error) {
 	found := 0
-	like := func(page []byte, at phys.Addr) bool { return d.mapsShared(page) && d.arch.entries.selfMapped(page, at) }
-	scan := ramScan{mem: d.mem.Reader, area: area, like: like, scanned: scanned}
+	scan := ramScan{mem: d.mem.Reader, area: area, like: d.likeRoot, scanned: scanned}
 	err := scan.each(ctx, d.mem, func(root phys.Addr) bool {
 		found++
 		return try(candidate{root: root, from: fmt.Sprintf("self-map scan at %#x", uint64(root))})
@@ -63,14 +62,14 @@ func scanForSelfMaps(ctx context.Context, d *discovery, area phys.Runs, scanned 
 	return fmt.Sprintf("%d page tables with a self-map in %d MiB of RAM, none with a kernel%s", found, area.Pages()>>8, ended), err
 }
 
-// mapsShared reports whether a page, as a top-level table of any paging, may have a
-// table in RAM for the address of KUSER_SHARED_DATA, which every Windows maps. It looks
-// at one entry for each paging, so that a scan costs hardly more than its reading.
-func (d *discovery) mapsShared(page []byte) bool {
-	b := &d.arch.entries
+// likeRoot reports whether a page looks like a top-level table of any paging: it maps
+// itself, and may have a table in RAM for the address of KUSER_SHARED_DATA, which every
+// Windows maps. Of nearly all pages it looks at one entry for each paging, so that a
+// scan costs hardly more than its reading.
+func (d *discovery) likeRoot(page []byte, at phys.Addr) bool {
 	for _, p := range d.pagings {
-		e := binary.LittleEndian.Uint64(page[8*p.index(d.arch.kuser, p.top):])
-		if e&b.present != 0 && b.at(e).PFN() < d.ram.End() {
+		e := p.entry(page, p.index(d.arch.kuser, p.top))
+		if e&p.present != 0 && p.at(e).PFN() < d.ram.End() && p.selfMapped(page, at) {
 			return true
 		}
 	}

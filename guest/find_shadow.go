@@ -49,7 +49,7 @@ const maxShadowReads = 64 << 10
 
 // KPRCB.KernelDirectoryTableBase is the first of what a processor in user mode needs to
 // go into the kernel. All of that fills pages of its own, which alone are mapped for
-// user mode, so that it begins a page of the KPCR: the 6th (7601) to the 11th (26100) in
+// user mode, so that it begins a page of the KPCR: the 5th (x86) to the 11th (26100) in
 // all kernels with page table isolation whose symbols are public (internal/ntlab,
 // testdata/windows/kernels.csv). Which page isn't known before the kernel is found; what
 // begins each is only a candidate.
@@ -65,14 +65,14 @@ func shadowCandidates(ctx context.Context, space *AddressSpace, cpus []phys.Regi
 	var out []candidate
 	for i := range cpus {
 		c := &cpus[i]
-		for _, kpcr := range space.arch.kpcrs(c) {
+		for _, kpcr := range space.arch.kpcrs(ctx, space, c) {
 			for off := shadowFirst; off < shadowEnd; off += phys.PageSize {
 				if *left == 0 {
 					return out
 				}
 				*left--
 				cr3, err := readVA(ctx, space, "KernelDirectoryTableBase", kpcr+off)
-				root := space.paging.at(uint64(cr3))
+				root := space.paging.root(uint64(cr3))
 				if err == nil && root != 0 && space.ram.Has(root.PFN()) {
 					out = append(out, candidate{
 						root: root, from: fmt.Sprintf("vCPU %d KPRCB", c.CPU), pagings: []*Paging{space.paging},

@@ -11,14 +11,15 @@
 //
 // [Finders] are the ways in which Discover looks for page tables, each in a file
 // of its own; [System.Attempts] says what they found. [Arch] is what differs
-// between processor architectures; AMD64 is the only one yet. [Paging] is how page
-// tables are built: by 4 or 5 levels, which an [AddressSpace] has and a guest decides.
+// between processor architectures: AMD64 and X86. [Paging] is how page tables are built:
+// by 4 or 5 levels, or on x86 with PAE or without, which an [AddressSpace] has and a
+// guest decides.
 //
 // Everything read here is hostile input. Every count, length and pointer is
 // bounded by a named constant and checked before use; a guest that lies gets an
 // error or a warning, never a panic, a hang or an unbounded allocation.
 //
-// Only x86-64 guests are supported.
+// Only x86-64 and x86 guests are supported.
 package guest
 
 import (

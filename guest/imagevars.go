@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/binary"
 
 	"snap/phys"
 )
@@ -48,19 +47,21 @@ func (s *System) scanHeld(ctx context.Context, b *budget) (heldVariables, error)
 // head that lies across two chunks is not found: neither does any compiler put one
 // there.
 func (h *holdScan) chunk(b []byte, at phys.VirtAddr) error {
-	p := phys.VirtAddr(binary.LittleEndian.Uint64(b))
-	for i := 0; i < len(b); i += 8 {
+	r := record{arch: h.sys.Space.arch, what: "kernel image", at: at, b: b}
+	word := r.arch.pointer
+	p := r.va(0)
+	for i := 0; i < len(b); i += word {
 		var next phys.VirtAddr
-		if i+16 <= len(b) {
-			next = phys.VirtAddr(binary.LittleEndian.Uint64(b[i+8:]))
+		if i+2*word <= len(b) {
+			next = r.va(i + word)
 		}
 		va := at + phys.VirtAddr(i)
-		if isPointer(p) && isPointer(next) && p != va && (h.modules == 0 || h.processes == 0) {
+		if h.sys.isPointer(p) && h.sys.isPointer(next) && p != va && (h.modules == 0 || h.processes == 0) {
 			if err := h.list(va, p); err != nil {
 				return err
 			}
 		}
-		if isPointer(p) && p%prcbAlign == 0 {
+		if h.sys.isPointer(p) && p%prcbAlign == 0 {
 			if err := h.block(va, p); err != nil {
 				return err
 			}
@@ -70,7 +71,10 @@ func (h *holdScan) chunk(b []byte, at phys.VirtAddr) error {
 	return h.ctx.Err()
 }
 
-func isPointer(p phys.VirtAddr) bool { return p.Kernel() && p%8 == 0 }
+// isPointer reports whether p may be a pointer of the kernel to a structure.
+func (s *System) isPointer(p phys.VirtAddr) bool {
+	return p.Kernel() && p%phys.VirtAddr(s.Space.arch.pointer) == 0
+}
 
 // prcbAlign is what KPRCBs are aligned to: they are for cache lines (winnt's
 // DECLSPEC_CACHEALIGN in the public symbols of every x64 kernel).
@@ -87,16 +91,17 @@ func (h *holdScan) list(va, first phys.VirtAddr) error {
 		return err
 	}
 	space := h.sys.Space
-	if back, err := readVA(h.ctx, space, "LIST_ENTRY", first+8); err != nil || back != va {
+	word := phys.VirtAddr(space.arch.pointer)
+	if back, err := readVA(h.ctx, space, "LIST_ENTRY", first+word); err != nil || back != va {
 		return nil
 	}
 	if listHead(h.ctx, space, "LIST_ENTRY", va) != nil {
 		return nil
 	}
-	if base, err := readVA(h.ctx, space, "DllBase", first+ldrDllBase); h.modules == 0 && err == nil && base == h.sys.Kernel.Base {
+	if base, err := readVA(h.ctx, space, "DllBase", first+phys.VirtAddr(space.arch.layout.ldrDllBase)); h.modules == 0 && err == nil && base == h.sys.Kernel.Base {
 		h.modules = va
 	}
-	if pid, err := readVA(h.ctx, space, "UniqueProcessId", first-8); h.processes == 0 && err == nil && pid == systemPID {
+	if pid, err := readVA(h.ctx, space, "UniqueProcessId", first-word); h.processes == 0 && err == nil && pid == systemPID {
 		h.processes = va
 	}
 	return nil
@@ -104,7 +109,7 @@ func (h *holdScan) list(va, first phys.VirtAddr) error {
 
 // block looks at the KiProcessorBlock that may be at va, whose first entry is prcb.
 func (h *holdScan) block(va, prcb phys.VirtAddr) error {
-	n := 0
+	n, word := 0, h.sys.Space.arch.pointer
 	for ; n < maxProcessors; n++ {
 		if err := h.follow(); err != nil {
 			return err
@@ -113,7 +118,7 @@ func (h *holdScan) block(va, prcb phys.VirtAddr) error {
 			break
 		}
 		var err error
-		if prcb, err = readVA(h.ctx, h.sys.Space, "KiProcessorBlock", va+phys.VirtAddr(8*(n+1))); err != nil {
+		if prcb, err = readVA(h.ctx, h.sys.Space, "KiProcessorBlock", va+phys.VirtAddr(word*(n+1))); err != nil {
 			n++
 			break
 		}

@@ -26,7 +26,7 @@ type KDBG struct {
 // ReadKDBG reads the block at a virtual address, where it must be in plain form.
 func ReadKDBG(ctx context.Context, mem VirtReader, at phys.VirtAddr) (KDBG, error) {
 	const what = "KDBG"
-	if err := kernelPointer(what, at, 8); err != nil {
+	if err := alignedPointer(mem, what, at); err != nil {
 		return KDBG{}, err
 	}
 	head, err := readRecord(ctx, mem, what, at, kdbgHeaderSize)
@@ -45,7 +45,7 @@ func ReadKDBG(ctx context.Context, mem VirtReader, at phys.VirtAddr) (KDBG, erro
 		return KDBG{}, err
 	}
 	k := KDBG{At: at, Block: r.b}
-	return k, k.check(0)
+	return k, k.check(archOf(mem), 0)
 }
 
 // kdbgSizeOK reports whether a block can be so long. Windows 2000 to 11 have
@@ -55,14 +55,14 @@ func kdbgSizeOK(size uint32) bool {
 }
 
 // check tells a KDBG from other bytes: links, size, kernel base, page size and
-// list heads must be what every Windows writes. imageSize bounds the list
+// list heads must be what every Windows for arch writes. imageSize bounds the list
 // heads, 0 if it isn't known.
-func (k *KDBG) check(imageSize uint32) error {
+func (k *KDBG) check(arch *Arch, imageSize uint32) error {
 	const what = "KDBG"
 	if size := k.u32(kdbgSize); size != uint32(len(k.Block)) || !kdbgSizeOK(size) {
 		return malformed(what, k.At, "size %#x in a block of %#x bytes", size, len(k.Block))
 	}
-	if why, value := k.unsound(imageSize); why != "" {
+	if why, value := k.unsound(arch, imageSize); why != "" {
 		return malformed(what, k.At, "%s %#x", why, value)
 	}
 	return nil
@@ -70,7 +70,7 @@ func (k *KDBG) check(imageSize uint32) error {
 
 // unsound returns the first field that no Windows would write so, and "" if all
 // are sound, of the fields within the first kdbgProbe bytes and but for the size.
-func (k *KDBG) unsound(imageSize uint32) (field string, value uint64) {
+func (k *KDBG) unsound(arch *Arch, imageSize uint32) (field string, value uint64) {
 	base := k.va(kdbgKernBase)
 	switch {
 	case k.u32(kdbgOwnerTag) != kdbgTag:
@@ -81,13 +81,13 @@ func (k *KDBG) unsound(imageSize uint32) (field string, value uint64) {
 		return "page size", k.u64(kdbgMmPageSize)
 	}
 	for _, f := range [...]Field{kdbgFlink, kdbgBlink, kdbgPsLoadedModuleList, kdbgPsActiveProcessHead} {
-		if p := k.va(f); !p.Kernel() || p%8 != 0 {
+		if p := k.va(f); !p.Kernel() || p%phys.VirtAddr(arch.pointer) != 0 {
 			return f.Name, uint64(p)
 		}
 	}
 	for _, f := range [...]Field{kdbgPsLoadedModuleList, kdbgPsActiveProcessHead} {
 		p := k.va(f)
-		if imageSize != 0 && uint64(p-base) > uint64(imageSize)-listEntrySize { // wraps below the base
+		if imageSize != 0 && uint64(p-base) > uint64(imageSize)-uint64(arch.ListEntrySize()) { // wraps below the base
 			return f.Name + " outside the kernel image", uint64(p)
 		}
 	}

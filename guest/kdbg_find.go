@@ -226,7 +226,7 @@ func (s *kdbgScan) probe(ctx context.Context, probe []byte, at phys.VirtAddr, m 
 		k.Block = b[:copy(b[:], probe)]
 		m.cipher.decode(k.Block)
 	}
-	if why, value := k.unsound(s.imageSize); why != "" {
+	if why, value := k.unsound(archOf(s.mem), s.imageSize); why != "" {
 		if s.rejected == nil {
 			s.rejected = malformed("KDBG", at, "%s %#x", why, value)
 		}
@@ -244,7 +244,7 @@ func (s *kdbgScan) probe(ctx context.Context, probe []byte, at phys.VirtAddr, m 
 		m.cipher.decode(k.Block)
 	}
 	// The guest runs: it may have changed since it was probed.
-	if err := k.check(s.imageSize); err == nil {
+	if err := k.check(archOf(s.mem), s.imageSize); err == nil {
 		s.found = append(s.found, k)
 	} else if s.rejected == nil {
 		s.rejected = err

@@ -78,7 +78,7 @@ func TestRealKDBGs(t *testing.T) {
 	blocks := realBlocks(t)
 	for arch, file := range map[string]string{"x64": "kdbg_19041_amd64.bin", "arm64": "kdbg_22000_arm64.bin"} {
 		k := KDBG{Block: blocks[file]}
-		if err := k.check(0); err != nil {
+		if err := k.check(AMD64(), 0); err != nil {
 			t.Errorf("%s: the block isn't taken: %v", arch, err)
 		}
 		facts := dumps[arch]["KDBG"]

@@ -324,7 +324,7 @@ func FuzzKDBG(f *testing.F) {
 			t.Fatalf("scan failed: %v", err)
 		}
 		for _, k := range s.found {
-			if k.KernBase() != base.Page() || len(k.Block) != int(k.u32(kdbgSize)) || k.check(realImageSize) != nil {
+			if k.KernBase() != base.Page() || len(k.Block) != int(k.u32(kdbgSize)) || k.check(AMD64(), realImageSize) != nil {
 				t.Errorf("found %+v, which is no KDBG of the kernel at %#x", k, uint64(base.Page()))
 			}
 			for _, field := range kdbgFields {

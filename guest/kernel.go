@@ -14,7 +14,7 @@ const (
 	kernelReach = 32 << 20
 
 	// kernelSlots is how many entries of the top-level table the range takes at
-	// most where kernels are.
+	// most where 64-bit kernels are.
 	kernelSlots = 2
 
 	// maxKernelSize bounds the image that is looked into: three times the largest

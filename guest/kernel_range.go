@@ -24,10 +24,10 @@ func (k *kernelSearch) inRange(ctx context.Context, space *AddressSpace, accept 
 	arch, p := space.arch, space.paging
 	w := &rangeWalk{
 		kernelSearch: k, space: space, accept: accept,
-		low: arch.kernelsLow, last: arch.kernelsHigh - 1, from: foundInRange,
+		low: arch.kernelsLow, last: arch.kernelsLast, from: foundInRange,
 	}
 	done, err := w.table(ctx, space.root, p.top, p.entryAddress(0))
-	if done || err != nil || p == arch.pagings[0] {
+	if done || err != nil || p == arch.pagings[0] || w.low == p.kernelHalf() {
 		return done, err
 	}
 	w.low, w.last, w.from = p.kernelHalf(), ^phys.VirtAddr(0), foundInHalf
@@ -56,10 +56,10 @@ func (w *rangeWalk) table(ctx context.Context, at phys.Addr, level int, base phy
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if err := w.budget.spend(workEntries, tableEntries); err != nil {
+	if err := w.budget.spend(workEntries, w.space.paging.entries(level)); err != nil {
 		return false, err
 	}
-	t, err := w.space.table(ctx, at)
+	t, err := w.space.table(ctx, at, level)
 	if err != nil {
 		return false, ctx.Err()
 	}
@@ -68,7 +68,7 @@ func (w *rangeWalk) table(ctx context.Context, at phys.Addr, level int, base phy
 	if done, err := w.entries(ctx, t, level, base, first, end); done || err != nil {
 		return done, err
 	}
-	if w.met == met && end-first == tableEntries {
+	if w.met == met && end-first == w.space.paging.entries(level) {
 		w.barren[key] = true
 	}
 	return false, nil
@@ -78,11 +78,11 @@ func (w *rangeWalk) table(ctx context.Context, at phys.Addr, level int, base phy
 // end of them.
 func (w *rangeWalk) within(level int, base phys.VirtAddr) (first, end uint64) {
 	p := w.space.paging
-	end = tableEntries
+	end = p.entries(level)
 	if base < w.low {
 		first = p.index(w.low, level)
 	}
-	if last := base + phys.VirtAddr(tableEntries*p.size(level)-1); last > w.last {
+	if last := base + phys.VirtAddr(p.entries(level)*p.maps(level)-1); last > w.last {
 		end = p.index(w.last, level) + 1
 	}
 	return first, end
@@ -93,13 +93,13 @@ func (w *rangeWalk) entries(ctx context.Context, t *table, level int, base phys.
 	p := w.space.paging
 	for i := first; i < end; {
 		n := uint64(1)
-		va := base + phys.VirtAddr(i*p.size(level))
+		va := base + phys.VirtAddr(i*p.maps(level))
 		switch l := w.space.entries().lead(t.entries[i], level); {
-		case l.kind == leadsToTable && level == p.top && l.at == w.space.root:
+		case l.kind == leadsToTable && level == p.top && l.at == w.space.root && !p.row:
 			// the self-map shows tables
 		case l.kind == leadsToPage:
 			n = w.space.alike(t, level, i, l)
-			done, err = w.inPages(ctx, w.space, va, l.at, n*p.size(level), w.from, w.accept)
+			done, err = w.inPages(ctx, w.space, va, l.at, n*p.maps(level), w.from, w.accept)
 		case l.kind == leadsToTable:
 			done, err = w.table(ctx, l.at, level-1, va)
 		}

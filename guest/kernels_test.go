@@ -13,9 +13,10 @@ const realKernels = "../internal/ntlab/testdata/windows/"
 
 // realKernel is a row of kernels.csv.
 type realKernel struct {
-	t   *testing.T
-	row map[string]string
-	met map[string]int // how often each column was used, of all rows
+	t    *testing.T
+	arch *Arch
+	row  map[string]string
+	met  map[string]int // how often each column was used, of all rows
 }
 
 // value returns a column's number, and false where the row has none.
@@ -40,8 +41,11 @@ func (k realKernel) value(column string) (int, bool) {
 func (k realKernel) build() int {
 	digits, _, _ := strings.Cut(k.row["build"], " ")
 	n, err := strconv.Atoi(digits)
-	if err != nil {
-		return 22621 // the two rows that don't state it are of that age
+	switch {
+	case strings.HasPrefix(k.row["version"], "win7"):
+		return 7601 // the one row that doesn't state it, and one that states its revision
+	case err != nil:
+		return 22621 // the others that don't state it are of Windows 10 and 11
 	}
 	return n
 }
@@ -63,73 +67,102 @@ func (k realKernel) within(column string, low, high int) {
 }
 
 // TestConstantsOfKernels holds every constant of the package that is of a structure of
-// Windows against all x64 kernels whose structures are known.
+// Windows against all kernels of each architecture whose structures are known.
 func TestConstantsOfKernels(t *testing.T) {
+	for arch, want := range map[*Arch]int{AMD64(): 238, X86(): 25} {
+		t.Run(arch.Name(), func(t *testing.T) { testConstants(t, arch, want) })
+	}
+}
+
+func testConstants(t *testing.T, arch *Arch, want int) {
 	met := map[string]int{}
 	kernels := 0
 	for _, row := range kerneltables.Read(t, realKernels+"kernels.csv") {
-		if row["arch"] != "amd64" {
+		if row["arch"] != arch.Name() {
 			continue
 		}
 		kernels++
-		k := realKernel{t, row, met}
+		k := realKernel{t, arch, row, met}
 		k.processor()
 		k.process()
 		k.lists()
 		k.shared()
 		k.entries()
-		k.is("CONTEXT_size", amd64.contextSize)
+		k.is("CONTEXT_size", arch.contextSize)
 		k.within("KDBG_room", kdbgMinSize, kdbgMaxSize)
 		k.within("KiProcessorBlock_entries", 1, maxProcessors)
 	}
-	if kernels < 238 {
-		t.Errorf("%d x64 kernels; want the 238 of the table", kernels)
+	if kernels < want {
+		t.Errorf("%d kernels; want the %d of the table", kernels, want)
 	}
 	for column, n := range met {
-		if n < 6 {
+		if n < 3 {
 			t.Errorf("only %d rows have %s", n, column)
 		}
 	}
 }
 
 func (k realKernel) processor() {
-	k.is("KPCR_GdtBase", kpcrGdtBase)
-	k.is("KPCR_Self", kpcrSelf)
-	k.is("KPCR_IdtBase", kpcrIdtBase)
-	k.is("KPCR_Prcb", kpcrPrcb)
-	k.within("KPCR_size", kpcrSize, kpcrSizeMost)
-	k.within("KPRCB_size", 0, kpcrSizeMost-kpcrPrcb)
-	k.is("KPRCB_LegacyNumber", prcbLegacyNumber)
+	l := &k.arch.layout
+	k.is("KPCR_GdtBase", l.kpcrGdtBase)
+	k.is("KPCR_Self", l.kpcrSelf)
+	k.is("KPCR_IdtBase", l.kpcrIdtBase)
+	k.containedPRCB()
+	k.within("KPCR_size", l.kpcrSize, kpcrSizeMost)
+	k.within("KPRCB_size", 0, kpcrSizeMost-l.kpcrPrcb)
+	k.within("KPRCB_ProcessorState", l.kpcrHead-l.kpcrPrcb, kpcrSizeMost)
+	k.is("KPRCB_LegacyNumber", l.prcbLegacyNumber)
 	if k.build() < prcbNumberSince {
-		k.is("KPRCB_Number", prcbLegacyNumber)
+		k.is("KPRCB_Number", l.prcbLegacyNumber)
 	} else {
-		k.is("KPRCB_Number", prcbNumber)
+		k.is("KPRCB_Number", l.prcbNumber)
+	}
+	if l.prcbContext != 0 && k.build() < prcbNumberSince {
+		state, _ := k.value("KPRCB_ProcessorState")
+		k.is("KPROCESSOR_STATE_ContextFrame", l.prcbContext-state)
+	}
+	if at, ok := k.value("KPRCB_KernelDirectoryTableBase"); ok {
+		if page := phys.VirtAddr(l.kpcrPrcb + at); page.Offset() != 0 || page < shadowFirst || page >= shadowEnd {
+			k.t.Errorf("%s: KernelDirectoryTableBase is at %#x of the KPCR", k.row["version"], uint64(page))
+		}
 	}
 }
 
+// containedPRCB: where in its KPCR a KPRCB is. On x86 the table has no word of it but
+// the sizes: it is the last of it.
+func (k realKernel) containedPRCB() {
+	if k.arch == X86() {
+		size, _ := k.value("KPCR_size")
+		k.is("KPRCB_size", size-k.arch.layout.kpcrPrcb)
+		return
+	}
+	k.is("KPCR_Prcb", k.arch.layout.kpcrPrcb)
+}
+
 func (k realKernel) process() {
-	k.is("KPROCESS_DirectoryTableBase", kprocessDirectoryTableBase)
+	k.is("KPROCESS_DirectoryTableBase", k.arch.layout.kprocessDirectoryTableBase)
 	k.within("EPROCESS_size", minEProcess, maxEProcess)
 	pid, ok := k.value("EPROCESS_UniqueProcessId")
 	if !ok {
 		return
 	}
 	size, _ := k.value("EPROCESS_size")
-	k.is("EPROCESS_ActiveProcessLinks", pid+8)
+	k.is("EPROCESS_ActiveProcessLinks", pid+k.arch.pointer)
 	k.within("EPROCESS_UniqueProcessId", minProcessID, size)
 	k.within("EPROCESS_ImageFileName", 0, size-imageFileNameSize)
 }
 
 func (k realKernel) lists() {
-	k.is("LDR_DllBase", ldrDllBase)
-	k.is("LDR_EntryPoint", ldrEntryPoint)
-	k.is("LDR_SizeOfImage", ldrSizeOfImage)
-	k.is("LDR_FullDllName", ldrFullDllName)
-	k.is("LDR_BaseDllName", ldrBaseDllName)
-	k.within("LDR_size", ldrSize, 1<<16)
-	k.is("PHYSMEM_NumberOfPages", 8)
-	k.is("PHYSMEM_Run", descriptorHead)
-	k.is("PHYSMEM_size", descriptorHead+descriptorRun)
+	l := &k.arch.layout
+	k.is("LDR_DllBase", l.ldrDllBase)
+	k.is("LDR_EntryPoint", l.ldrEntryPoint)
+	k.is("LDR_SizeOfImage", l.ldrSizeOfImage)
+	k.is("LDR_FullDllName", l.ldrFullDllName)
+	k.is("LDR_BaseDllName", l.ldrBaseDllName)
+	k.within("LDR_size", l.ldrSize, 1<<16)
+	k.is("PHYSMEM_NumberOfPages", l.descriptorPages)
+	k.is("PHYSMEM_Run", l.descriptorRuns)
+	k.is("PHYSMEM_size", l.descriptorRuns+2*k.arch.pointer)
 }
 
 // shared: KUSER_SHARED_DATA, and which of its fields this Windows has.
@@ -223,7 +256,7 @@ func TestBasesOfKernels(t *testing.T) {
 	rows := kerneltables.Read(t, realKernels+"kernel_bases.csv")
 	for _, r := range rows {
 		base, err := strconv.ParseUint(r["KernBase"], 0, 64)
-		if at := phys.VirtAddr(base); err != nil || at < amd64.kernelsLow || at >= amd64.kernelsHigh || at.Offset() != 0 {
+		if at := phys.VirtAddr(base); err != nil || at < amd64.kernelsLow || at > amd64.kernelsLast || at.Offset() != 0 {
 			t.Errorf("%s: kernels are not looked for at %s (%v)", r["build"], r["KernBase"], err)
 		}
 	}

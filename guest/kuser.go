@@ -62,11 +62,11 @@ func (s *System) InterruptTime(ctx context.Context) (phys.Addr, error) {
 }
 
 // ReadKUSER reads KUSER_SHARED_DATA. It fails with ErrMalformed on a page that
-// no x64 Windows would have there.
+// no Windows for the architecture of mem would have there.
 func ReadKUSER(ctx context.Context, mem VirtReader) (KUSER, error) {
-	k, err := readKUSER(ctx, AMD64(), mem)
+	k, err := readKUSER(ctx, archOf(mem), mem)
 	if err == nil {
-		err = k.readTimes(ctx, AMD64(), mem)
+		err = k.readTimes(ctx, archOf(mem), mem)
 	}
 	if err != nil {
 		return KUSER{}, err

@@ -6,21 +6,19 @@ import (
 	"snap/phys"
 )
 
-// listEntry is a LIST_ENTRY: Flink and Blink.
-const listEntrySize = 16
-
 // listHead checks that the list at head is linked both ways at both ends.
 func listHead(ctx context.Context, mem VirtReader, what string, head phys.VirtAddr) error {
-	r, err := readRecord(ctx, mem, what, head, listEntrySize)
+	arch := archOf(mem)
+	r, err := readRecord(ctx, mem, what, head, arch.ListEntrySize())
 	if err != nil {
 		return err
 	}
-	for i, back := range []phys.VirtAddr{8, 0} {
-		next := r.va(8 * i)
-		if err := kernelPointer(what, next, 8); err != nil {
+	for i, back := range []int{arch.pointer, 0} {
+		next := r.va(arch.pointer * i)
+		if err := alignedPointer(mem, what, next); err != nil {
 			return err
 		}
-		got, err := readVA(ctx, mem, what, next+back)
+		got, err := readVA(ctx, mem, what, next+phys.VirtAddr(back))
 		if err != nil {
 			return err
 		}
@@ -37,17 +35,18 @@ func listHead(ctx context.Context, mem VirtReader, what string, head phys.VirtAd
 func walkList(ctx context.Context, mem VirtReader, what string, head phys.VirtAddr, limit int,
 	visit func(entry phys.VirtAddr) error,
 ) error {
-	if err := kernelPointer(what, head, 8); err != nil {
+	if err := alignedPointer(mem, what, head); err != nil {
 		return err
 	}
+	arch := archOf(mem)
 	seen := map[phys.VirtAddr]bool{}
 	at, prev := head, phys.VirtAddr(0)
 	for {
-		r, err := readRecord(ctx, mem, what, at, listEntrySize)
+		r, err := readRecord(ctx, mem, what, at, arch.ListEntrySize())
 		if err != nil {
 			return err
 		}
-		if back := r.va(8); at != head && back != prev {
+		if back := r.va(arch.pointer); at != head && back != prev {
 			return malformed(what, at, "entry %d links back to %#x, not %#x", len(seen), uint64(back), uint64(prev))
 		}
 		if at != head {
@@ -59,7 +58,7 @@ func walkList(ctx context.Context, mem VirtReader, what string, head phys.VirtAd
 		if next == head {
 			return nil
 		}
-		if err := kernelPointer(what, next, 8); err != nil {
+		if err := alignedPointer(mem, what, next); err != nil {
 			return err
 		}
 		if seen[next] {

@@ -16,7 +16,7 @@ type listMemory map[phys.VirtAddr][][2]phys.VirtAddr
 
 func (m listMemory) ReadVirt(_ context.Context, p []byte, at phys.VirtAddr) error {
 	e, ok := m[at]
-	if !ok || len(p) != listEntrySize {
+	if !ok || len(p) != amd64.ListEntrySize() {
 		return &TranslateError{At: at, Level: 1, Err: ErrNotPresent}
 	}
 	binary.LittleEndian.PutUint64(p, uint64(e[0][0]))
@@ -87,7 +87,7 @@ func TestSelfMapped(t *testing.T) {
 		for i, e := range tt.entries {
 			binary.LittleEndian.PutUint64(page[8*i:], e)
 		}
-		if got := amd64.entries.selfMapped(page, root); got != tt.want {
+		if got := fourLevels.selfMapped(page, root); got != tt.want {
 			t.Errorf("%s: selfMapped = %v; want %v", name, got, tt.want)
 		}
 	}

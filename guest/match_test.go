@@ -21,8 +21,8 @@ func pcrSpace(gdt, idt [3]uint64) *AddressSpace {
 	m := tables() // testVA+0x1000 is page 10, +0x2000 is page 8
 	m.set(4, 3, 11<<12|userW)
 	for i, page := range []int{10, 8, 11} {
-		binary.LittleEndian.PutUint64(m.b[page<<12+kpcrGdtBase:], gdt[i])
-		binary.LittleEndian.PutUint64(m.b[page<<12+kpcrIdtBase:], idt[i])
+		binary.LittleEndian.PutUint64(m.b[page<<12+amd64.layout.kpcrGdtBase:], gdt[i])
+		binary.LittleEndian.PutUint64(m.b[page<<12+amd64.layout.kpcrIdtBase:], idt[i])
 	}
 	return NewAddressSpace(m, m.ram(), 0x1000)
 }

@@ -7,16 +7,9 @@ import (
 	"snap/phys"
 )
 
-// PHYSICAL_MEMORY_DESCRIPTOR64: NumberOfRuns (4 bytes at 0), NumberOfPages (8
-// at 8), then runs of {BasePage, PageCount} (QEMU, include/qemu/win_dump_defs.h).
-const (
-	descriptorHead = 0x10
-	descriptorRun  = 0x10
-
-	// maxMemoryRuns bounds the runs of a guest. A dump header holds 42; memory
-	// added to a running guest makes more of them.
-	maxMemoryRuns = 4096
-)
+// maxMemoryRuns bounds the runs of a guest. A dump header holds 42, or 86 of 32 bits;
+// memory added to a running guest makes more of them.
+const maxMemoryRuns = 4096
 
 // fillMemory reads MmPhysicalMemoryBlock and holds it against the RAM map.
 func (s *System) fillMemory(ctx context.Context) {
@@ -69,29 +62,31 @@ func (s *System) DumpMemory() (pages phys.Known[[]phys.Run], warning string) {
 		"the guest's own memory ranges can't be used: the dump holds all RAM instead"
 }
 
-// readMemoryBlock reads a descriptor: ascending, disjoint runs whose pages add
-// up.
+// readMemoryBlock reads a PHYSICAL_MEMORY_DESCRIPTOR: NumberOfRuns (4 bytes at 0),
+// NumberOfPages, then runs of {BasePage, PageCount}, as wide as pointers. The runs are
+// ascending and disjoint, and their pages add up.
 func readMemoryBlock(ctx context.Context, mem VirtReader, at phys.VirtAddr) ([]phys.Run, error) {
 	const what = "MmPhysicalMemoryBlock"
-	if err := kernelPointer(what, at, 8); err != nil {
+	l, word := &archOf(mem).layout, archOf(mem).pointer
+	if err := alignedPointer(mem, what, at); err != nil {
 		return nil, err
 	}
-	head, err := readRecord(ctx, mem, what, at, descriptorHead)
+	head, err := readRecord(ctx, mem, what, at, l.descriptorRuns)
 	if err != nil {
 		return nil, err
 	}
-	count, total := head.u32(0), head.u64(8)
+	count, total := head.u32(0), head.word(l.descriptorPages)
 	if count == 0 || count > maxMemoryRuns {
 		return nil, malformed(what, at, "%d runs", count)
 	}
-	r, err := readRecord(ctx, mem, what, at+descriptorHead, int(count)*descriptorRun)
+	r, err := readRecord(ctx, mem, what, at+phys.VirtAddr(l.descriptorRuns), int(count)*2*word)
 	if err != nil {
 		return nil, err
 	}
 	var runs []phys.Run
 	var sum uint64
 	for i := range int(count) {
-		run := phys.Run{Base: phys.PFN(r.u64(i * descriptorRun)), Pages: r.u64(i*descriptorRun + 8)}
+		run := phys.Run{Base: phys.PFN(r.word(2 * i * word)), Pages: r.word((2*i + 1) * word)}
 		if !run.Valid() {
 			return nil, malformed(what, at, "run %d: %d pages from PFN %#x", i, run.Pages, uint64(run.Base))
 		}

@@ -9,7 +9,7 @@ import (
 
 // Metadata is what one reading of a guest's kernel metadata says, the pages that a
 // debugger can't do without: all that has to be the same in two readings for them
-// to agree, but for the entries of page tables, which Arch.SameTable compares. A
+// to agree, but for the entries of page tables, which Paging.SameTable compares. A
 // program that reads a running guest reads them until two readings agree, see
 // Equal.
 type Metadata struct {

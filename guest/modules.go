@@ -6,17 +6,9 @@ import (
 	"snap/phys"
 )
 
-// Offsets in an x64 KLDR_DATA_TABLE_ENTRY (public ntkrnlmp symbols; the same
-// from Server 2003 on) and UNICODE_STRING (ntdef.h).
+// Bounds of modules, and what is the same in every UNICODE_STRING (ntdef.h).
 const (
-	ldrDllBase      = 0x30
-	ldrEntryPoint   = 0x38
-	ldrSizeOfImage  = 0x40
-	ldrFullDllName  = 0x48
-	ldrBaseDllName  = 0x58
-	ldrSize         = 0x68 // as far as it is used
 	unicodeMaximum  = 2
-	unicodeBuffer   = 8
 	maxModules      = 8192
 	maxModuleName   = 2048 // bytes
 	ntLoadAlignment = phys.PageSize
@@ -26,23 +18,24 @@ const (
 // returns what it read so far and an error.
 func (s *System) Modules(ctx context.Context) ([]Module, error) {
 	const what = "PsLoadedModuleList"
+	l := &s.Space.arch.layout
 	var out []Module
 	err := walkList(ctx, s.Space, what, s.PsLoadedModuleList.Value, maxModules, func(entry phys.VirtAddr) error {
-		r, err := readRecord(ctx, s.Space, "KLDR_DATA_TABLE_ENTRY", entry, ldrSize)
+		r, err := readRecord(ctx, s.Space, "KLDR_DATA_TABLE_ENTRY", entry, l.ldrSize)
 		if err != nil {
 			return err
 		}
 		m := Module{
-			Entry: entry, Base: r.va(ldrDllBase), Size: r.u32(ldrSizeOfImage), EntryPoint: r.va(ldrEntryPoint),
+			Entry: entry, Base: r.va(l.ldrDllBase), Size: r.u32(l.ldrSizeOfImage), EntryPoint: r.va(l.ldrEntryPoint),
 		}
 		if end, ok := m.Base.Add(uint64(m.Size)); !ok || !s.Space.kernel(m.Base) || !s.Space.kernel(end) ||
 			uint64(m.Base)%ntLoadAlignment != 0 || m.Size == 0 || m.Size > maxImageSize {
 			return malformed(r.what, entry, "image of %#x bytes at %#x", m.Size, uint64(m.Base))
 		}
-		if m.Name, err = s.unicodeString(ctx, r, ldrBaseDllName); err != nil {
+		if m.Name, err = s.unicodeString(ctx, r, l.ldrBaseDllName); err != nil {
 			return err
 		}
-		if m.Path, err = s.unicodeString(ctx, r, ldrFullDllName); err != nil {
+		if m.Path, err = s.unicodeString(ctx, r, l.ldrFullDllName); err != nil {
 			return err
 		}
 		out = append(out, m)
@@ -54,7 +47,7 @@ func (s *System) Modules(ctx context.Context) ([]Module, error) {
 // unicodeString returns the text of the UNICODE_STRING at off in r, and "" if
 // the text isn't in memory: Windows pages names out.
 func (s *System) unicodeString(ctx context.Context, r *record, off int) (string, error) {
-	length, capacity, buffer := r.u16(off), r.u16(off+unicodeMaximum), r.va(off+unicodeBuffer)
+	length, capacity, buffer := r.u16(off), r.u16(off+unicodeMaximum), r.va(off+r.arch.layout.unicodeBuffer)
 	if r.err != nil {
 		return "", r.err
 	}

@@ -40,7 +40,7 @@ func Open(ctx context.Context, mem phys.Reader, ram phys.Runs, root phys.Addr, k
 	if !isKernel(ctx, space.arch, kernel) {
 		return nil, malformed("kernel image", kernel.Base, "neither export name nor PDB is an NT kernel's")
 	}
-	if err := k.check(kernel.Size); err != nil {
+	if err := k.check(space.arch, kernel.Size); err != nil {
 		return nil, err
 	}
 	s := &System{
@@ -65,7 +65,7 @@ func openWithoutKDBG(ctx context.Context, mem phys.Reader, ram phys.Runs, root p
 	given := finder{
 		Finder: Finder{Name: "given page table", Cost: "reads nothing", Trust: "the caller's word"},
 		find: func(_ context.Context, d *discovery, try func(candidate) bool) (string, error) {
-			return offer([]candidate{{root: d.arch.entries.at(uint64(root)), from: "given page table"}}, try, ""), nil
+			return offer([]candidate{{root: d.arch.pagings[0].root(uint64(root)), from: "given page table"}}, try, ""), nil
 		},
 	}
 	return discover(ctx, mem, ram, nil, []finder{given}, Options{})

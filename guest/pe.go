@@ -15,22 +15,33 @@ const (
 	MachineI386  = 0x014C
 )
 
-// Offsets in the headers of a PE32+ image (Microsoft PE format; winnt.h).
+// Offsets in the headers of an image (Microsoft PE format; winnt.h).
 const (
 	peMagicMZ      = 0x5A4D
 	peMagicPE      = 0x0000_4550
-	peMagicPE32P   = 0x20B
 	dosLfanew      = 0x3C
 	dosHeaderSize  = 0x40
 	coffAt         = 4 // after the PE signature
 	coffSize       = 20
 	optAt          = coffAt + coffSize
-	optMinSize     = 112 // up to the data directories
 	dirExport      = 0
 	dirDebug       = 6
 	dirEntrySize   = 8
 	sectionSize    = 40
 	maxDirectories = 16
+)
+
+// imageLayout is what of an image's headers differs between machines of 32 and of 64
+// bits.
+type imageLayout struct {
+	name     string
+	magic    uint16 // of the optional header
+	optional int    // bytes of it up to the data directories, whose count ends it
+}
+
+var (
+	imagePE32     = imageLayout{"PE32", 0x10B, 96}
+	imagePE32Plus = imageLayout{"PE32+", 0x20B, 112}
 )
 
 // Bounds on what an image may claim.
@@ -40,7 +51,7 @@ const (
 	maxImageSize = 256 << 20
 )
 
-// Image is a PE32+ image as it is mapped in memory: its headers, read once,
+// Image is a PE image as it is mapped in memory: its headers, read once,
 // and its directories, read when they are asked for.
 type Image struct {
 	Base          phys.VirtAddr
@@ -69,7 +80,8 @@ type directory struct{ rva, size uint32 }
 
 func (d directory) holds(rva uint32) bool { return rva >= d.rva && rva-d.rva < d.size }
 
-// ReadImage reads the headers of the PE32+ image mapped at base. It fails with
+// ReadImage reads the headers of the PE image mapped at base, of the form that kernels
+// and drivers have on the architecture of mem: PE32+, or PE32 on x86. It fails with
 // ErrMalformed on what isn't one.
 func ReadImage(ctx context.Context, mem VirtReader, base phys.VirtAddr) (*Image, error) {
 	const what = "PE image"
@@ -112,7 +124,7 @@ func peOffset(page []byte) (int, bool) {
 // parseHeaders fills im from its first page and returns where the section
 // table is, relative to the base, and how many entries it has.
 func (im *Image) parseHeaders(page *record, pe int) (sections, count int, err error) {
-	opt := pe + optAt
+	opt, layout := pe+optAt, &page.arch.image
 	im.Machine = page.u16(pe + coffAt)
 	count = int(page.u16(pe + coffAt + 2))
 	im.TimeDateStamp = page.u32(pe + coffAt + 4)
@@ -121,14 +133,14 @@ func (im *Image) parseHeaders(page *record, pe int) (sections, count int, err er
 	entry := page.u32(opt + 16)
 	im.Size = page.u32(opt + 56)
 	im.headerBytes = page.u32(opt + 60)
-	dirs := min(int(page.u32(opt+108)), maxDirectories)
+	dirs := min(int(page.u32(opt+layout.optional-4)), maxDirectories)
 	if page.err != nil {
 		return 0, 0, page.err
 	}
 	switch {
-	case magic != peMagicPE32P:
-		return 0, 0, malformed(page.what, im.Base, "optional header magic %#x, not PE32+", magic)
-	case optSize < optMinSize:
+	case magic != layout.magic:
+		return 0, 0, malformed(page.what, im.Base, "optional header magic %#x, not %s", magic, layout.name)
+	case optSize < layout.optional:
 		return 0, 0, malformed(page.what, im.Base, "optional header of %d bytes", optSize)
 	case count == 0 || count > maxSections:
 		return 0, 0, malformed(page.what, im.Base, "%d sections", count)
@@ -141,18 +153,18 @@ func (im *Image) parseHeaders(page *record, pe int) (sections, count int, err er
 		return 0, 0, malformed(page.what, im.Base, "size %#x leaves the address space", im.Size)
 	}
 	im.EntryPoint = im.Base + phys.VirtAddr(entry)
-	dirs = min(dirs, (optSize-optMinSize)/dirEntrySize)
-	im.exports = im.directory(page, opt, dirExport, dirs)
-	im.debug = im.directory(page, opt, dirDebug, dirs)
+	dirs = min(dirs, (optSize-layout.optional)/dirEntrySize)
+	im.exports = im.directory(page, opt+layout.optional, dirExport, dirs)
+	im.debug = im.directory(page, opt+layout.optional, dirDebug, dirs)
 	return opt + optSize, count, page.err
 }
 
 // directory returns data directory i if the image has it and it lies inside.
-func (im *Image) directory(page *record, opt, i, have int) directory {
+func (im *Image) directory(page *record, table, i, have int) directory {
 	if i >= have {
 		return directory{}
 	}
-	at := opt + optMinSize + i*dirEntrySize
+	at := table + i*dirEntrySize
 	d := directory{page.u32(at), page.u32(at + 4)}
 	if d.rva > im.Size || d.size > im.Size-d.rva {
 		return directory{}

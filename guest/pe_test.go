@@ -174,8 +174,8 @@ func committedImage(t testing.TB) (image []byte, pe, opt int) {
 
 func TestHostileImage(t *testing.T) {
 	good, pe, opt := committedImage(t)
-	exports := int(binary.LittleEndian.Uint32(good[opt+optMinSize:]))
-	debug := int(binary.LittleEndian.Uint32(good[opt+optMinSize+8*dirDebug:]))
+	exports := int(binary.LittleEndian.Uint32(good[opt+imagePE32Plus.optional:]))
+	debug := int(binary.LittleEndian.Uint32(good[opt+imagePE32Plus.optional+8*dirDebug:]))
 	tests := []struct {
 		name  string
 		off   int
@@ -194,9 +194,9 @@ func TestHostileImage(t *testing.T) {
 		{"entry point outside", opt + 16, []byte{0, 0, 0, 0x7F}},
 		{"section outside", opt + 240 + 12, []byte{0, 0, 0, 0x10}},
 		{"section of 4 GiB", opt + 240 + 8, []byte{0xFF, 0xFF, 0xFF, 0xFF}},
-		{"export directory outside", opt + optMinSize, []byte{0, 0, 0, 0x7F}},
-		{"export directory of 4 GiB", opt + optMinSize + 4, []byte{0xFF, 0xFF, 0xFF, 0xFF}},
-		{"export directory of 8 bytes", opt + optMinSize + 4, []byte{8, 0, 0, 0}},
+		{"export directory outside", opt + imagePE32Plus.optional, []byte{0, 0, 0, 0x7F}},
+		{"export directory of 4 GiB", opt + imagePE32Plus.optional + 4, []byte{0xFF, 0xFF, 0xFF, 0xFF}},
+		{"export directory of 8 bytes", opt + imagePE32Plus.optional + 4, []byte{8, 0, 0, 0}},
 		{"no data directories", opt + 108, []byte{0, 0, 0, 0}},
 		{"export names beyond the cap", exports + exportNames, []byte{0xFF, 0xFF, 0xFF, 0x7F}},
 		{"export name table outside", exports + exportNameTab, []byte{0xF0, 0xFF, 0xFF, 0xFF}},
@@ -206,7 +206,7 @@ func TestHostileImage(t *testing.T) {
 		{"debug entry elsewhere", debug + debugAddress, []byte{0, 0, 0, 0x7F}},
 		{"debug record of 4 bytes", debug + debugSizeOfData, []byte{4, 0, 0, 0}},
 		{"debug record of another type", debug + debugType, []byte{13, 0, 0, 0}},
-		{"debug directory of 4 GiB", opt + optMinSize + 8*dirDebug + 4, []byte{0xFF, 0xFF, 0xFF, 0xFF}},
+		{"debug directory of 4 GiB", opt + imagePE32Plus.optional + 8*dirDebug + 4, []byte{0xFF, 0xFF, 0xFF, 0xFF}},
 	}
 	for _, tt := range tests {
 		b := bytes.Clone(good)

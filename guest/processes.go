@@ -11,16 +11,13 @@ import (
 
 // What is known of EPROCESS without symbols.
 const (
-	// kprocessDirectoryTableBase is KPROCESS.DirectoryTableBase of every x64
-	// Windows, which newer KDBGs also say (OffsetEprocessDirectoryTableBase).
-	kprocessDirectoryTableBase = 0x28
 	// processObject is DISPATCHER_HEADER.Type of a process (KOBJECTS, ntddk.h
 	// and public ntkrnlmp symbols).
 	processObject = 3
 	systemPID     = 4
 
 	imageFileNameSize = 15
-	maxEProcess       = 0x2000 // SizeEProcess of known kernels is 0x3E0 to 0xC80
+	maxEProcess       = 0x2000 // SizeEProcess of known kernels is 0x258 to 0xC80
 	minEProcess       = 0x200
 	maxProcesses      = 1 << 16
 )
@@ -69,7 +66,7 @@ func exportedProcess(ctx context.Context, space *AddressSpace, kernel *Image) (p
 	}
 	p, err := readVA(ctx, space, name, at)
 	if err == nil {
-		err = kernelPointer(name, p, 8)
+		err = alignedPointer(space, name, p)
 	}
 	return p, name, err
 }
@@ -83,7 +80,7 @@ func firstProcess(ctx context.Context, space *AddressSpace, head phys.VirtAddr, 
 	if err != nil {
 		return 0, err
 	}
-	if err := kernelPointer(what, link, 8); err != nil {
+	if err := alignedPointer(space, what, link); err != nil {
 		return 0, err
 	}
 	size := k.eprocessSize()
@@ -93,7 +90,7 @@ func firstProcess(ctx context.Context, space *AddressSpace, head phys.VirtAddr, 
 		return 0, err
 	}
 	var found []phys.VirtAddr
-	for off := 0; off < size; off += 8 {
+	for off := 0; off < size; off += space.arch.pointer {
 		if buf[off] != processObject {
 			continue
 		}
@@ -114,12 +111,12 @@ func firstProcess(ctx context.Context, space *AddressSpace, head phys.VirtAddr, 
 
 // processRoot returns the page table of a process.
 func processRoot(ctx context.Context, space *AddressSpace, eprocess phys.VirtAddr, k *KDBG) (phys.Addr, error) {
-	at := eprocess + phys.VirtAddr(k.offset(kdbgOffsetEprocessDirectoryTableBase, kprocessDirectoryTableBase))
+	at := eprocess + phys.VirtAddr(k.offset(kdbgOffsetEprocessDirectoryTableBase, space.arch.layout.kprocessDirectoryTableBase))
 	v, err := readVA(ctx, space, "DirectoryTableBase", at)
 	if err != nil {
 		return 0, err
 	}
-	root := space.paging.at(uint64(v))
+	root := space.paging.root(uint64(v))
 	if root == 0 || !space.ram.Has(root.PFN()) {
 		return 0, fmt.Errorf("DirectoryTableBase %#x at %#x: %w", uint64(v), uint64(at), phys.ErrNotRAM)
 	}
@@ -143,17 +140,19 @@ func (s *System) processLayout(ctx context.Context) (processLayout, error) {
 		return processLayout{}, err
 	}
 	size := s.KDBG.eprocessSize()
+	arch := s.Space.arch
+	word := int64(arch.pointer)
 	links := int64(first - s.PsInitialSystemProcess)
-	if links < 8 || links > int64(size)-listEntrySize || links%8 != 0 {
+	if links < word || links > int64(size-arch.ListEntrySize()) || links%word != 0 {
 		return processLayout{}, malformed(what, s.PsInitialSystemProcess,
 			"the first process, %#x, is not it", uint64(first))
 	}
-	r := &record{what: what, at: s.PsInitialSystemProcess, b: make([]byte, size)}
+	r := &record{arch: arch, what: what, at: s.PsInitialSystemProcess, b: make([]byte, size)}
 	if _, err := readSparse(ctx, s.Space, r.b, r.at); err != nil {
 		return processLayout{}, err
 	}
-	l := processLayout{links: int(links), pid: int(links) - 8}
-	if pid := r.u64(l.pid); pid != systemPID {
+	l := processLayout{links: int(links), pid: int(links - word)}
+	if pid := r.word(l.pid); pid != systemPID {
 		return processLayout{}, malformed(what, r.at, "its process id is %d", pid)
 	}
 	name := make([]byte, imageFileNameSize)
@@ -174,7 +173,7 @@ func (s *System) Processes(ctx context.Context) ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	dtb := s.KDBG.offset(kdbgOffsetEprocessDirectoryTableBase, kprocessDirectoryTableBase)
+	dtb := s.KDBG.offset(kdbgOffsetEprocessDirectoryTableBase, s.Space.arch.layout.kprocessDirectoryTableBase)
 	size := max(l.links, l.name+imageFileNameSize, dtb+8)
 	var out []Process
 	err = walkList(ctx, s.Space, "PsActiveProcessHead", s.PsActiveProcessHead.Value, maxProcesses, func(entry phys.VirtAddr) error {
@@ -185,9 +184,9 @@ func (s *System) Processes(ctx context.Context) ([]Process, error) {
 		}
 		out = append(out, Process{
 			EPROCESS:           at,
-			PID:                r.u64(l.pid),
+			PID:                r.word(l.pid),
 			Name:               cString(r.bytes(l.name, imageFileNameSize)),
-			DirectoryTableBase: s.Space.paging.at(r.u64(dtb)),
+			DirectoryTableBase: s.Space.paging.root(r.word(dtb)),
 		})
 		return r.err
 	})

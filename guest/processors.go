@@ -11,20 +11,10 @@ import (
 // (MAXIMUM_PROCESSORS of newer x64 kernels).
 const maxProcessors = 2048
 
-// Offsets in KPCR and KPRCB that a KDBG may be too old to hold (public
-// ntkrnlmp symbols).
-const (
-	kpcrGdtBase      = 0x00
-	kpcrSelf         = 0x18
-	kpcrIdtBase      = 0x38
-	kpcrPrcb         = 0x180
-	kpcrSize         = 0x40 // as far as it is used
-	prcbNumber       = 0x24
-	prcbLegacyNumber = 0x04 // a byte, the number itself up to Windows Vista
-	// prcbNumberSince is the first build with more than one group of processors, and
-	// so with prcbNumber.
-	prcbNumberSince = 7600
-)
+// prcbNumberSince is the first build with more than one group of processors, and
+// so with KPRCB.Number in its place; before, LegacyNumber, a byte, is the number
+// (public ntkrnlmp and ntkrpamp symbols).
+const prcbNumberSince = 7600
 
 // fillProcessors reads the array KiProcessorBlock that the KDBG names.
 func (s *System) fillProcessors(ctx context.Context) error {
@@ -35,14 +25,15 @@ func (s *System) fillProcessors(ctx context.Context) error {
 // number, at block. Without a sound one there it fails.
 func (s *System) processorsOf(ctx context.Context, block phys.VirtAddr, from string) error {
 	const what = "KiProcessorBlock"
-	if err := kernelPointer(what, block, 8); err != nil {
+	if err := alignedPointer(s.Space, what, block); err != nil {
 		return err
 	}
+	word := s.Space.arch.pointer
 	expected := s.processorCount(ctx)
 	unsound := s.few("processors in KiProcessorBlock are not sound")
 	placeless := s.few("processors have no place for their context")
 	for i := range maxProcessors {
-		prcb, err := readVA(ctx, s.Space, what, block+phys.VirtAddr(8*i))
+		prcb, err := readVA(ctx, s.Space, what, block+phys.VirtAddr(word*i))
 		if err != nil {
 			return err
 		}
@@ -114,12 +105,13 @@ func (s *System) processorCount(ctx context.Context) int {
 
 // numberOf reads the number that a KPRCB says is its processor's.
 func (s *System) numberOf(ctx context.Context, prcb phys.VirtAddr) (uint32, error) {
-	otherwise := prcbNumber
+	l := &s.Space.arch.layout
+	otherwise := l.prcbNumber
 	if build := s.Build(); build != 0 && build < prcbNumberSince {
-		otherwise = prcbLegacyNumber
+		otherwise = l.prcbLegacyNumber
 	}
 	off, width := s.KDBG.offset(kdbgOffsetPrcbNumber, otherwise), 4
-	if off == prcbLegacyNumber {
+	if off == l.prcbLegacyNumber {
 		width = 1
 	}
 	r, err := readRecord(ctx, s.Space, "KPRCB.Number", prcb+phys.VirtAddr(off), width)
@@ -134,12 +126,12 @@ func (s *System) numberOf(ctx context.Context, prcb phys.VirtAddr) (uint32, erro
 
 // kpcrOf returns the KPCR that a KPRCB is in.
 func (s *System) kpcrOf(prcb phys.VirtAddr) phys.VirtAddr {
-	return prcb - phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb))
+	return prcb - phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrContainedPrcb, s.Space.arch.layout.kpcrPrcb))
 }
 
 // isProcessor fails if processor i can't have its KPRCB at prcb.
 func (s *System) isProcessor(ctx context.Context, i int, prcb phys.VirtAddr) error {
-	if err := kernelPointer("KPRCB", prcb, 8); err != nil {
+	if err := alignedPointer(s.Space, "KPRCB", prcb); err != nil {
 		return err
 	}
 	number, err := s.numberOf(ctx, prcb)
@@ -150,10 +142,10 @@ func (s *System) isProcessor(ctx context.Context, i int, prcb phys.VirtAddr) err
 		return malformed("KPRCB", prcb, "its number is %d", number)
 	}
 	kpcr := s.kpcrOf(prcb)
-	if err := kernelPointer("KPCR", kpcr, 8); err != nil {
+	if err := alignedPointer(s.Space, "KPCR", kpcr); err != nil {
 		return err
 	}
-	self, err := readVA(ctx, s.Space, "KPCR.Self", kpcr+phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrSelfPcr, kpcrSelf)))
+	self, err := readVA(ctx, s.Space, "KPCR.Self", kpcr+phys.VirtAddr(s.KDBG.offset(kdbgOffsetPcrSelfPcr, s.Space.arch.layout.kpcrSelf)))
 	if err != nil {
 		return err
 	}
@@ -192,7 +184,7 @@ func (s *System) contextAt(ctx context.Context, prcb phys.VirtAddr) (phys.VirtAd
 			return 0, err
 		}
 		at = p
-	} else if off := k.u64(kdbgOffsetPrcbProcStateContext); off != 0 {
+	} else if off := k.offset(kdbgOffsetPrcbProcStateContext, s.Space.arch.layout.prcbContext); off != 0 {
 		at = prcb + phys.VirtAddr(off)
 	} else {
 		return 0, errors.New("the KDBG holds no offset of it")
@@ -214,8 +206,9 @@ func (s *System) match(ctx context.Context, cpus []phys.Registers) {
 	for _, p := range s.Processors {
 		kpcrs[p.KPCR] = true
 	}
+	arch := s.Space.arch
 	claim := func(c *phys.Registers) uint64 {
-		for _, v := range s.Space.arch.kpcrs(c) {
+		for _, v := range arch.kpcrs(ctx, s.Space, c) {
 			if kpcrs[v] {
 				return uint64(v)
 			}
@@ -227,15 +220,15 @@ func (s *System) match(ctx context.Context, cpus []phys.Registers) {
 		off int
 		cpu func(*phys.Registers) uint64
 	}{
-		{kpcrGdtBase, func(c *phys.Registers) uint64 { return c.GDT.Base }},
-		{kpcrIdtBase, func(c *phys.Registers) uint64 { return c.IDT.Base }},
+		{arch.layout.kpcrGdtBase, func(c *phys.Registers) uint64 { return c.GDT.Base }},
+		{arch.layout.kpcrIdtBase, func(c *phys.Registers) uint64 { return c.IDT.Base }},
 	} {
 		s.matchBy(cpus, base.cpu, func(p *Processor) uint64 {
-			r, err := readRecord(ctx, s.Space, "KPCR", p.KPCR, kpcrSize)
+			r, err := readRecord(ctx, s.Space, "KPCR", p.KPCR, arch.layout.kpcrSize)
 			if err != nil {
 				return 0
 			}
-			return r.u64(base.off)
+			return r.word(base.off)
 		})
 	}
 	s.reportUnmatched(cpus)

@@ -123,7 +123,7 @@ var protections = []struct {
 	{ProtectedImageHeader, touchKernelImage},
 	{"KPCR and KPRCB", func(ctx context.Context, s, v *System) {
 		for _, p := range s.Processors {
-			v.touch(ctx, p.KPCR, s.KDBG.kpcrSize())
+			v.touch(ctx, p.KPCR, s.kpcrSize())
 		}
 	}},
 	{"processor context", func(ctx context.Context, s, v *System) {
@@ -184,10 +184,11 @@ const kpcrSizeMost = 0x10000
 
 // kpcrSize returns how many bytes of a processor's KPCR and the KPRCB inside
 // the KDBG says there are: at most 128 KiB, by the width of its fields.
-func (k *KDBG) kpcrSize() int {
+func (s *System) kpcrSize() int {
+	k := &s.KDBG
 	if len(k.Block) == 0 {
 		return kpcrSizeMost
 	}
-	prcb := k.offset(kdbgOffsetPcrContainedPrcb, kpcrPrcb) + int(k.u64(kdbgSizePrcb))
+	prcb := k.offset(kdbgOffsetPcrContainedPrcb, s.Space.arch.layout.kpcrPrcb) + int(k.u64(kdbgSizePrcb))
 	return max(k.offset(kdbgSizePcr, 0), prcb)
 }

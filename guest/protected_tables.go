@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"iter"
 
@@ -69,19 +68,20 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 		return err
 	}
 	var page [phys.PageSize]byte
-	if err := w.mem.ReadPhys(ctx, page[:], at); err != nil {
+	if err := w.mem.ReadPhys(ctx, page[:], at&^(phys.PageSize-1)); err != nil {
 		return ctx.Err() // the reader keeps the error
 	}
+	table := page[at.Offset():]
 	if level > 2 { // those of the lowest level are not read
 		phys.Prefetch(ctx, w.mem, func(yield func(phys.Run) bool) {
-			for at := range w.below(&page, level) {
+			for at := range w.below(table, level) {
 				if !yield(phys.Run{Base: at.PFN(), Pages: 1}) {
 					return
 				}
 			}
 		})
 	}
-	for at := range w.below(&page, level) {
+	for at := range w.below(table, level) {
 		if err := w.table(ctx, at, level-1); err != nil {
 			return err
 		}
@@ -89,15 +89,15 @@ func (w *tableWalk) table(ctx context.Context, at phys.Addr, level int) error {
 	return nil
 }
 
-// below yields where the tables are that a table of a level, page, leads to.
-func (w *tableWalk) below(page *[phys.PageSize]byte, level int) iter.Seq[phys.Addr] {
-	first := 0
+// below yields where the tables are that a table of a level leads to.
+func (w *tableWalk) below(table []byte, level int) iter.Seq[phys.Addr] {
+	first, end := uint64(0), w.entries(level)
 	if level == w.top {
-		first = kernelEntry
+		first = w.kernelEntry()
 	}
 	return func(yield func(phys.Addr) bool) {
-		for i := first; i < tableEntries; i++ {
-			e := binary.LittleEndian.Uint64(page[8*i:])
+		for i := first; i < end; i++ {
+			e := w.entry(table, i)
 			l := w.lead(e, level)
 			switch {
 			case level == w.top && w.at(e) == w.root:

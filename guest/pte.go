@@ -45,24 +45,21 @@ func (f entryFormat) lead(e uint64, level int) lead {
 	switch {
 	case e&f.present != 0:
 		return f.presentLead(e, level)
-	case level == f.top:
+	case level >= f.kept:
 		return lead{kind: leadsNowhere} // Windows never takes these tables out of use
 	case e&f.prototype != 0 && level > 1:
 		return lead{kind: leadsUnknown}
+	case e&f.prototype != 0 && f.protoShift == 0:
+		return lead{kind: leadsUnknown, transition: true}
 	case e&f.prototype != 0:
-		// ProtoAddress is the upper 48 bits.
-		return lead{kind: leadsToEntry, entry: phys.VirtAddr(int64(e) >> 16), transition: true}
+		return lead{kind: leadsToEntry, entry: phys.VirtAddr(int64(e) >> (f.protoShift & 63)), transition: true}
 	case e&f.transition != 0:
 		return f.transitionLead(e, level)
-	case level > 1 && e>>pageFileShift != 0:
+	case level > 1 && e>>(f.pageFileShift&63) != 0:
 		return lead{kind: leadsUnknown}
 	}
 	return lead{kind: leadsNowhere}
 }
-
-// pageFileShift is where PageFileHigh begins, which is not 0 for what is in a
-// page file (MMPTE_SOFTWARE).
-const pageFileShift = 32
 
 func (f entryFormat) presentLead(e uint64, level int) lead {
 	switch {
@@ -73,7 +70,8 @@ func (f entryFormat) presentLead(e uint64, level int) lead {
 	case level > f.largest:
 		return lead{malformed: true} // the bit is reserved there
 	}
-	return lead{kind: leadsToPage, at: f.at(e) &^ phys.Addr(f.size(level)-1)}
+	high := phys.Addr(e&f.largeHigh) << (f.largeHighShift & 63)
+	return lead{kind: leadsToPage, at: f.at(e)&^phys.Addr(f.maps(level)-1) | high}
 }
 
 // transitionLead is for a page or table that Windows has taken out of use but not
@@ -91,7 +89,7 @@ func (f entryFormat) transitionLead(e uint64, level int) lead {
 	if f.ram.Has(l.at.PFN()) {
 		return l
 	}
-	if e&f.swizzle == 0 && len(f.ram) > 0 {
+	if f.swizzle != 0 && e&f.swizzle == 0 && len(f.ram) > 0 {
 		top := uint64(f.ram.End().Addr() - 1)
 		l.at &= phys.Addr(1)<<bits.Len64(top) - 1
 		if l.at != 0 && f.ram.Has(l.at.PFN()) { // the first page is never Windows'
@@ -114,18 +112,19 @@ func (s *AddressSpace) follow(ctx context.Context, e uint64, level int) (lead, e
 		return l, nil
 	}
 	unknown := lead{kind: leadsUnknown}
-	if !l.entry.Kernel() || l.entry%8 != 0 {
+	size := phys.VirtAddr(s.paging.size)
+	if !l.entry.Kernel() || l.entry%size != 0 {
 		return unknown, nil
 	}
 	m, err := s.translate(ctx, l.entry, (*AddressSpace).leadOf)
 	if err != nil {
 		return unknown, ctx.Err()
 	}
-	t, err := s.table(ctx, m.Addr&^(phys.PageSize-1))
+	t, err := s.table(ctx, m.Addr&^(phys.PageSize-1), 1)
 	if err != nil {
 		return unknown, ctx.Err()
 	}
-	to := s.entries().lead(t.entries[m.Addr.Offset()/8], 1)
+	to := s.entries().lead(t.entries[m.Addr.Offset()/uint64(size)], 1)
 	if to.kind == leadsToEntry || to.kind == leadsToPage && !s.ram.Has(to.at.PFN()) {
 		return unknown, nil
 	}

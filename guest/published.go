@@ -79,7 +79,7 @@ func (s *System) comparePublished(note []byte) {
 			p.Differs = append(p.Differs, fmt.Sprintf("%s is %#x; found was %#x", field, published, found))
 		}
 	}
-	differ("DirectoryTableBase", uint64(s.Arch.entries.at(h.table)), uint64(s.DirectoryTableBase.Value))
+	differ("DirectoryTableBase", uint64(s.Space.paging.root(h.table)), uint64(s.DirectoryTableBase.Value))
 	differ("PsLoadedModuleList", uint64(h.modules), uint64(s.PsLoadedModuleList.Value))
 	differ("PsActiveProcessHead", uint64(h.processes), uint64(s.PsActiveProcessHead.Value))
 	if s.KdDebuggerDataBlock.Value != 0 {

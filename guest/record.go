@@ -11,6 +11,7 @@ import (
 // record is a structure read from guest memory. Its accessors return zero
 // once a field was out of bounds, and err says which.
 type record struct {
+	arch *Arch
 	what string
 	at   phys.VirtAddr
 	b    []byte
@@ -20,7 +21,7 @@ type record struct {
 // readRecord reads n bytes at at. n is a constant of the format or was capped
 // by the caller, never a bare number from the guest.
 func readRecord(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr, n int) (*record, error) {
-	r := &record{what: what, at: at, b: make([]byte, n)}
+	r := &record{arch: archOf(mem), what: what, at: at, b: make([]byte, n)}
 	if err := mem.ReadVirt(ctx, r.b, at); err != nil {
 		return nil, fmt.Errorf("read %s: %w", what, err)
 	}
@@ -67,7 +68,16 @@ func (r *record) u64(off int) uint64 {
 	return 0
 }
 
-func (r *record) va(off int) phys.VirtAddr { return phys.VirtAddr(r.u64(off)) }
+// word returns a number of as many bits as a pointer has.
+func (r *record) word(off int) uint64 {
+	if r.arch.pointer == 4 {
+		return uint64(r.u32(off))
+	}
+	return r.u64(off)
+}
+
+// va returns a pointer.
+func (r *record) va(off int) phys.VirtAddr { return r.arch.Address(r.word(off)) }
 
 // readU32 reads a 32-bit variable.
 func readU32(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (uint32, error) {
@@ -80,11 +90,16 @@ func readU32(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr)
 
 // readVA reads a pointer variable.
 func readVA(ctx context.Context, mem VirtReader, what string, at phys.VirtAddr) (phys.VirtAddr, error) {
-	r, err := readRecord(ctx, mem, what, at, 8)
+	r, err := readRecord(ctx, mem, what, at, archOf(mem).pointer)
 	if err != nil {
 		return 0, err
 	}
 	return r.va(0), nil
+}
+
+// alignedPointer is kernelPointer for the address of something that holds pointers.
+func alignedPointer(mem VirtReader, what string, p phys.VirtAddr) error {
+	return kernelPointer(what, p, uint64(archOf(mem).pointer))
 }
 
 // kernelPointer checks that a pointer from the guest can be what it claims to

@@ -17,7 +17,7 @@ func TestShadowOffsetsOfKernels(t *testing.T) {
 		if r["arch"] != "amd64" || dtb == "" {
 			continue
 		}
-		at, err := uint64(kpcrPrcb), error(nil) // where a row doesn't say it: all that do have it there
+		at, err := uint64(amd64.layout.kpcrPrcb), error(nil) // where a row doesn't say it: all that do have it there
 		if prcb != "" {
 			at, err = strconv.ParseUint(prcb, 0, 32)
 		}

@@ -77,10 +77,10 @@ func (s *System) inHypervisor(ctx context.Context, c *phys.Registers) bool {
 	if modeOf(c) != modeLong || c.UserMode() || c.CR4&cr4VMX == 0 && (!c.HasEFER || c.EFER&eferSVM == 0) {
 		return false
 	}
-	own, err := s.Space.Translate(ctx, KUSERAddress)
+	own, err := s.Space.Translate(ctx, s.Space.arch.kuser)
 	if err != nil {
 		return false
 	}
-	there, err := s.Space.at(c.PageTableRoot()).Translate(ctx, KUSERAddress)
+	there, err := s.Space.at(c.PageTableRoot()).Translate(ctx, s.Space.arch.kuser)
 	return ctx.Err() == nil && (err != nil || there.Addr != own.Addr)
 }

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -73,10 +72,10 @@ type AddressSpace struct {
 // cachedTables bounds the table pages that an AddressSpace keeps (1 MiB).
 const cachedTables = 256
 
-// table is a page of 512 entries.
+// table is a page table, or what of it is one.
 type table struct {
 	at      phys.Addr
-	entries [tableEntries]uint64
+	entries []uint64
 }
 
 var _ VirtReader = (*AddressSpace)(nil)
@@ -94,7 +93,7 @@ func NewAddressSpace(mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpa
 // AddressSpace is NewAddressSpace for tables of a that are built as p says, which is
 // one of a's.
 func (a *Arch) AddressSpace(p *Paging, mem phys.Reader, ram phys.Runs, root phys.Addr) *AddressSpace {
-	return &AddressSpace{arch: a, paging: p, mem: mem, ram: ram, root: p.at(uint64(root))}
+	return &AddressSpace{arch: a, paging: p, mem: mem, ram: ram, root: p.root(uint64(root))}
 }
 
 // FindAddressSpace is NewAddressSpace for tables of any kind: the one by which root
@@ -144,23 +143,21 @@ func (s *AddressSpace) Drop() {
 // kernel reports whether va is in the kernel's half.
 func (s *AddressSpace) kernel(va phys.VirtAddr) bool { return va.Kernel() && s.Canonical(va) }
 
-// table returns the table page at a page-aligned physical address.
-func (s *AddressSpace) table(ctx context.Context, at phys.Addr) (*table, error) {
-	slot := &s.cache[at.PFN()%cachedTables]
-	if t := slot.Load(); t != nil && t.at == at {
+// table returns the table of a level at a physical address.
+func (s *AddressSpace) table(ctx context.Context, at phys.Addr, level int) (*table, error) {
+	slot, n := &s.cache[at.PFN()%cachedTables], s.paging.entries(level)
+	if t := slot.Load(); t != nil && t.at == at && uint64(len(t.entries)) == n {
 		return t, nil
 	}
 	if !s.ram.Has(at.PFN()) {
 		return nil, &phys.AccessError{At: at, Len: phys.PageSize, Err: phys.ErrNotRAM}
 	}
 	var page [phys.PageSize]byte
-	if err := s.mem.ReadPhys(ctx, page[:], at); err != nil {
+	if err := s.mem.ReadPhys(ctx, page[:], at&^(phys.PageSize-1)); err != nil {
 		return nil, err
 	}
-	t := &table{at: at}
-	for i := range t.entries {
-		t.entries[i] = binary.LittleEndian.Uint64(page[8*i:])
-	}
+	t := &table{at: at, entries: make([]uint64, n)}
+	s.paging.load(t.entries, page[at.Offset():])
 	slot.Store(t)
 	return t, nil
 }
@@ -184,7 +181,7 @@ func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf l
 	m := Mapping{Writable: true, User: true}
 	at := s.root
 	for level := p.top; ; level-- {
-		t, err := s.table(ctx, at)
+		t, err := s.table(ctx, at, level)
 		if err != nil {
 			return Mapping{}, p.walkError(va, level, uint64(at), err)
 		}
@@ -196,10 +193,10 @@ func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf l
 		if err != nil {
 			return Mapping{}, p.walkError(va, level, e, err)
 		}
-		m.add(p, e, l)
+		m.add(p, e, l, level)
 		at = l.at
 		if l.kind == leadsToPage {
-			m.Size = p.size(level)
+			m.Size = p.maps(level)
 			m.Addr = at | phys.Addr(uint64(va)&(m.Size-1))
 			return m, nil
 		}
@@ -209,7 +206,7 @@ func (s *AddressSpace) translate(ctx context.Context, va phys.VirtAddr, leadOf l
 // walkError is why a walk ended at an entry of a table of the given level, or
 // could not read the table.
 func (p *Paging) walkError(va phys.VirtAddr, level int, entry uint64, err error) error {
-	return &TranslateError{At: va, Level: level, Entry: entry, Err: err, maps: p.size(level)}
+	return &TranslateError{At: va, Level: level, Entry: entry, Err: err, maps: p.maps(level)}
 }
 
 // err returns why an entry leads to neither page nor table, nil if it does.
@@ -228,9 +225,12 @@ func (l lead) err() error {
 // add takes the protection of entry e into m. Of an entry that is not present it
 // is encoded otherwise: the page is reachable for reading, which is all that
 // matters here.
-func (m *Mapping) add(p *Paging, e uint64, l lead) {
+func (m *Mapping) add(p *Paging, e uint64, l lead, level int) {
 	if l.transition {
 		m.Transition = true
+		return
+	}
+	if level == p.bare {
 		return
 	}
 	m.Writable = m.Writable && e&p.write != 0
@@ -297,21 +297,32 @@ func (s *AddressSpace) contiguous(ctx context.Context, at phys.VirtAddr, n uint6
 // pageRest returns the bytes from m's address to the end of its page.
 func pageRest(m Mapping) uint64 { return m.Size - uint64(m.Addr)&(m.Size-1) }
 
-// selfMapSlots returns the indexes of the kernel-half entries of the top-level
-// table that map the table itself. Windows x64 has exactly one.
-func (s *AddressSpace) selfMapSlots(ctx context.Context) ([]int, error) {
-	t, err := s.table(ctx, s.root)
+// SelfMapSlots returns the indexes of the kernel-half entries of the top-level
+// table that map the table itself; where that is a row, of the table that its last
+// entry leads to. Windows has exactly one.
+func (s *AddressSpace) SelfMapSlots(ctx context.Context) ([]int, error) {
+	p, at := s.paging, s.root
+	t, err := s.table(ctx, at, p.top)
+	if err == nil && p.row {
+		at = p.at(t.entries[len(t.entries)-1])
+		t, err = s.table(ctx, at, p.top)
+	}
 	if err != nil {
 		return nil, err
 	}
 	var slots []int
-	mask, want := s.paging.selfEntry(s.root)
-	for i := kernelEntry; i < tableEntries; i++ {
+	mask, want := p.selfEntry(at)
+	for i := p.kernelEntry(); i < p.entries(p.top); i++ {
 		if t.entries[i]&mask == want {
-			slots = append(slots, i)
+			slots = append(slots, int(i))
 		}
 	}
 	return slots, nil
+}
+
+// Pointer reads a pointer of the guest.
+func (s *AddressSpace) Pointer(ctx context.Context, at phys.VirtAddr) (phys.VirtAddr, error) {
+	return readVA(ctx, s, "pointer", at)
 }
 
 // missing returns how many bytes from at on are known to be unmapped after err,

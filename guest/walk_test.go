@@ -249,7 +249,7 @@ func TestAddressSpaceKeepsTables(t *testing.T) {
 // A table that maps itself at every level ends like any other.
 func TestTableThatIsItsOwnTable(t *testing.T) {
 	m := newSmallRAM(4)
-	for i := range tableEntries {
+	for i := range int(fourLevels.entries(1)) {
 		m.set(1, i, 1<<12|userW)
 	}
 	s := NewAddressSpace(m, m.ram(), 0x1000)
@@ -258,7 +258,7 @@ func TestTableThatIsItsOwnTable(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("Translate = %+v, %v; want %+v", got, err, want)
 	}
-	if slots, err := s.selfMapSlots(t.Context()); err != nil || len(slots) != 0 {
+	if slots, err := s.SelfMapSlots(t.Context()); err != nil || len(slots) != 0 {
 		t.Errorf("selfMapSlots = %v, %v; want none, the entries are for user mode", slots, err)
 	}
 }

@@ -45,22 +45,22 @@ func (c *Context) FltMxCsr() uint32 {
 	return binary.LittleEndian.Uint32(c.FltSave[fxMxCsr:])
 }
 
-// CodeMode is what code a processor of x64 Windows runs.
+// CodeMode is what code a processor of Windows runs.
 type CodeMode int
 
 // Modes, by the code segment.
 const (
 	KernelCode CodeMode = iota
-	UserCode            // of 64 bits
-	UserCode32          // of a 32-bit program; no debugger of 64 bits can begin with it
+	UserCode            // of as many bits as the kernel
+	UserCode32          // of a 32-bit program in 64-bit Windows; no debugger of 64 bits can begin with it
 )
 
-// Code returns what code a CONTEXT of AMD64 was in.
+// Code returns what code a processor was in.
 func (c *Context) Code() CodeMode {
 	switch {
 	case c.SegCs&3 == 0:
 		return KernelCode
-	case c.SegCs == userAMD64.cs:
+	case c.SegCs == userAMD64.cs, c.Flags&ContextFlagI386 != 0:
 		return UserCode
 	}
 	return UserCode32
@@ -144,6 +144,30 @@ var contextI386 = []contextField{
 	{"Esp", 0xC4, 4, func(c *Context) cell { return num(&c.Rsp) }},
 	{"SegSs", 0xC8, 4, func(c *Context) cell { return num(&c.SegSs) }},
 	{"ExtendedRegisters", 0xCC, fxsaveSize, func(c *Context) cell { return fixedCell{c.FltSave[:]} }},
+}
+
+// ContextSize returns the bytes of a CONTEXT of m, 0 for a machine whose CONTEXT is not
+// known here.
+func (m Machine) ContextSize() int {
+	switch m {
+	case MachineAMD64:
+		return ContextSizeAMD64
+	case MachineI386:
+		return ContextSizeI386
+	}
+	return 0
+}
+
+// ContextFlag returns the bit of ContextFlags that every CONTEXT of m has, 0 for a
+// machine whose CONTEXT is not known here.
+func (m Machine) ContextFlag() uint32 {
+	switch m {
+	case MachineAMD64:
+		return ContextFlagAMD64
+	case MachineI386:
+		return ContextFlagI386
+	}
+	return 0
 }
 
 // DecodeContext is DecodeContextAMD64 or DecodeContextI386, by machine. It

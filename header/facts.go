@@ -228,10 +228,7 @@ func (f *Facts) checkContext(w Width) error {
 	if f.Context.Value == nil {
 		return nil
 	}
-	size, machine := ContextSizeAMD64, ContextFlagAMD64
-	if w == Width32 {
-		size, machine = ContextSizeI386, ContextFlagI386
-	}
+	size, machine := f.Machine.Value.ContextSize(), f.Machine.Value.ContextFlag()
 	c, err := DecodeContext(f.Machine.Value, f.Context.Value)
 	switch {
 	case err != nil || len(f.Context.Value) != size:

@@ -3,6 +3,8 @@ package header
 import (
 	"fmt"
 	"time"
+
+	"snap/phys"
 )
 
 // Width is the size of a kernel pointer in a header, in bits.
@@ -13,6 +15,15 @@ const (
 	Width32 Width = 32 // DUMP_HEADER32
 	Width64 Width = 64 // DUMP_HEADER64
 )
+
+// Address returns the canonical form of a kernel virtual address that a header of width
+// w holds: of 32 bits, it is sign-extended.
+func (w Width) Address(a phys.VirtAddr) phys.VirtAddr {
+	if w == Width32 {
+		return phys.VirtAddr(int64(int32(a)))
+	}
+	return a
+}
 
 // Sizes of a header in bytes; in a dump of type DumpTypeFull the first page of
 // memory follows at once.

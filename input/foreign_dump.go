@@ -17,6 +17,7 @@ const (
 	machineAt64, dumpTypeAt64 = 0x30, 0xF98
 
 	machineAMD64 = 0x8664
+	machineI386  = 0x014C
 )
 
 // What to do with a dump of a kind that snap doesn't make dumps of.
@@ -40,8 +41,7 @@ func dumpKinds() []kind {
 // understand.
 func otherGuests() []kind {
 	return []kind{
-		{"a crash dump of a 32-bit Windows", starts(signature32), "snap understands 64-bit Windows on x86-64", storeAsItIs},
-		{"a crash dump of a Windows on another processor than x86-64", otherMachine, "snap understands 64-bit Windows on x86-64", storeAsItIs},
+		{"a crash dump of a Windows on another processor than x86 and x86-64", otherMachine, "snap understands Windows on x86 and x86-64", storeAsItIs},
 	}
 }
 
@@ -71,10 +71,14 @@ func dumpOf(types ...uint32) func(*probe) bool {
 	}
 }
 
-// otherMachine is a 64-bit dump that says of which machine it is, and not of x86-64.
+// otherMachine is a dump of another machine than its width's on x86 and x86-64.
 func otherMachine(p *probe) bool {
 	m, ok := p.field(machineAt32, machineAt64)
-	return ok && m != machineAMD64 && p.has(0, signature64)
+	want := uint32(machineAMD64)
+	if p.has(0, signature32) {
+		want = machineI386
+	}
+	return ok && m != want
 }
 
 // field returns a number of a dump's header, which is elsewhere in one of 32 bits, and

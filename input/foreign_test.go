@@ -152,8 +152,9 @@ func samples() map[string][][]byte {
 		"a kernel dump as Windows before 8 wrote it (type 2)":        {dump64(2, 0x8664), dump32(2)},
 		"a crash dump's header without memory (type 3)":              {dump64(3, 0x8664), dump32(3)},
 		"a dump that a debugger wrote by .dump /k, /ka or /f (RDMP)": {dump64(8, 0x8664), dump64(9, 0x8664), dump64(10, 0xaa64)},
-		"a crash dump of a 32-bit Windows":                           {dump32(1), dump32(5)},
-		"a crash dump of a Windows on another processor than x86-64": {dump64(1, 0xaa64), dump64(5, 0xaa64), dump64(1, 0x200)},
+		"a crash dump of a Windows on another processor than x86 and x86-64": {
+			dump64(1, 0xaa64), dump64(5, 0xaa64), dump64(1, 0x200), dump64(1, 0x14c), armnt(),
+		},
 	}
 }
 
@@ -173,12 +174,19 @@ func dump32(kind uint32) []byte {
 	return b
 }
 
+// armnt is the header of a crash dump of a Windows on 32-bit ARM.
+func armnt() []byte {
+	b := dump32(1)
+	le.PutUint32(b[0x20:], 0x1c4)
+	return b
+}
+
 // TestForeignDump: dumps of which others can be made are left alone, of the others it
 // is said which are of a guest that isn't understood, and a dump that can be opened is
 // told by its header and by nothing in its memory.
 func TestForeignDump(t *testing.T) {
 	for _, b := range [][]byte{
-		dump64(1, 0x8664), dump64(5, 0x8664), dump64(6, 0x8664), []byte("PAGEDU64\x00"), []byte("PAGEDU6\x00"), placed(4096, nil),
+		dump64(1, 0x8664), dump64(5, 0x8664), dump64(6, 0x8664), dump32(1), dump32(5), []byte("PAGEDU64\x00"), []byte("PAGEDU6\x00"), placed(4096, nil),
 		append(dump64(1, 0x8664), placed(0x8000, map[int]string{0x5001: "CD001", 0x7e00: "conectix"})...),
 	} {
 		r, size := memoryOf(b)
@@ -194,7 +202,7 @@ func TestForeignDump(t *testing.T) {
 		file  []byte
 		other bool
 	}{
-		{dump32(1), true}, {dump64(1, 0xaa64), true}, {dump64(4, 0xaa64), false}, {dump32(4), false}, {dump64(8, 0x8664), false},
+		{armnt(), true}, {dump64(1, 0xaa64), true}, {dump64(4, 0xaa64), false}, {dump32(4), false}, {dump64(8, 0x8664), false},
 	} {
 		r, size := memoryOf(tt.file)
 		if got, err := ForeignDump(r, size, "f"); err != nil || got == nil || got.OtherGuest != tt.other {

@@ -95,7 +95,7 @@ func say(text string) func(call, error) string {
 
 const emptyFolder = "make one for it: mkdir FOLDER, and name that"
 
-const otherGuests = "snap understands 64-bit Windows; use virsh dump --memory-only for other guests"
+const otherGuests = "snap understands Windows on x86 and x86-64; use virsh dump --memory-only for other guests"
 
 // oddKernel is for a Windows that isn't understood.
 func oddKernel(c call, _ error) string {
@@ -192,7 +192,7 @@ func otherCauses() []cause {
 			if c.has("connect") {
 				return otherGuests
 			}
-			return "snap understands memory of 64-bit Windows; if it is that, see whether the file is whole and where its memory lies"
+			return "snap understands memory of Windows on x86 and x86-64; if it is that, see whether the file is whole and where its memory lies"
 		}),
 		{func(err error) bool {
 			r, ok := errors.AsType[*input.Refusal](err)

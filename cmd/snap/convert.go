@@ -48,7 +48,7 @@ func newConvertCommand(a *app) *cobra.Command {
   a raw image        with --raw; without --ram the usual maps are tried: from
                      guest-physical 0 on, and with the holes below 4 GiB that
                      QEMU, VMware, VirtualBox and Hyper-V have
-  an existing dump   full or with a bitmap, of 64-bit Windows on x86-64: its header
+  an existing dump   full or with a bitmap, of Windows on x86 or x86-64: its header
                      and pages are kept, the container changes
 
 Each of them may be compressed as a whole with gzip, zstd or xz: it is expanded

@@ -214,11 +214,12 @@ func gatherInfo(ctx context.Context, path string, f *dump.File, h *header.Header
 
 func processorOf(ctx context.Context, sys *guest.System, p guest.Processor) processorInfo {
 	info := processorInfo{Number: p.Number, KPRCB: manifest.Hex(p.PRCB)}
-	buf := make([]byte, header.ContextSizeAMD64)
+	m := header.Machine(sys.Machine.Value)
+	buf := make([]byte, m.ContextSize())
 	if p.ContextAt == 0 || sys.Space.ReadVirt(ctx, buf, p.ContextAt) != nil {
 		return info
 	}
-	if c, err := header.DecodeContextAMD64(buf); err == nil {
+	if c, err := header.DecodeContext(m, buf); err == nil {
 		info.RIP, info.RSP, info.CS = manifest.Hex(c.Rip), manifest.Hex(c.Rsp), c.SegCs
 	}
 	return info

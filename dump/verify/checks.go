@@ -99,7 +99,7 @@ func checks() []check {
 		{name: CheckProcessors, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkProcessors},
 		{name: CheckContexts, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKernel}, make: (*verifier).checkContexts, applies: (*verifier).hasKDBG},
 		{name: CheckContextMode, level: LevelLimit, readers: []Reader{WinDbg}, needs: []string{CheckKind}, make: (*verifier).checkContextMode},
-		{name: CheckMxCsr, level: LevelLimit, readers: []Reader{KdmpParser}, needs: []string{CheckKind}, make: (*verifier).checkMxCsr},
+		{name: CheckMxCsr, level: LevelLimit, readers: []Reader{KdmpParser}, needs: []string{CheckKind}, make: (*verifier).checkMxCsr, applies: (*verifier).isAMD64},
 
 		{name: CheckTableBits, level: LevelNote, needs: []string{CheckDirectoryTable}, make: (*verifier).checkTableBits},
 		{name: CheckRequiredDumpSpace, level: LevelNote, needs: []string{CheckKind}, make: (*verifier).checkRequiredDumpSpace},
@@ -124,6 +124,11 @@ func (v *verifier) hasRuns() bool { return !v.hasBitmap() }
 // isKernelDump reports whether the dump holds the kernel's memory only.
 func (v *verifier) isKernelDump() bool {
 	return v.header != nil && v.header.DumpType == header.DumpTypeBitmapKernel
+}
+
+// isAMD64 reports whether the dump is of 64-bit Windows on x86-64.
+func (v *verifier) isAMD64() bool {
+	return v.header != nil && v.header.MachineImageType == header.MachineAMD64
 }
 
 func (v *verifier) holdsAll() bool { return !v.isKernelDump() }

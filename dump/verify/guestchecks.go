@@ -171,40 +171,43 @@ func (v *verifier) readContext(p guest.Processor) (header.Context, error) {
 	if p.ContextAt == 0 {
 		return header.Context{}, fmt.Errorf("none%s", v.warnings(fmt.Sprintf("processor %d ", p.Number)))
 	}
-	b := make([]byte, header.ContextSizeAMD64)
+	m := v.header.MachineImageType
+	b := make([]byte, m.ContextSize())
 	if err := v.system.Space.ReadVirt(v.ctx, b, p.ContextAt); err != nil {
 		return header.Context{}, inDump(err)
 	}
-	return header.DecodeContextAMD64(b)
+	return header.DecodeContext(m, b)
 }
 
 // neededFlags are the groups of registers that every writer of dumps fills
 // (elf2dmp writes these only).
-const neededFlags = header.ContextFlagAMD64 | header.ContextControl | header.ContextInteger | header.ContextSegments
+const neededFlags = header.ContextControl | header.ContextInteger | header.ContextSegments
 
 const eflagsAlwaysOne = 1 << 1 // Intel SDM volume 1, 3.4.3
 
 // PlausibleContext says what a debugger could not use in the context of a processor
 // whose guest pages as space does; nil if it could use all of it.
 func PlausibleContext(c *header.Context, space *guest.AddressSpace) error {
+	arch := space.Arch()
+	needed := header.Machine(arch.Machine()).ContextFlag() | neededFlags
 	switch {
-	case c.Flags&neededFlags != neededFlags:
-		return fmt.Errorf("ContextFlags %#x lack %#x", c.Flags, neededFlags&^c.Flags)
+	case c.Flags&needed != needed:
+		return fmt.Errorf("ContextFlags %#x lack %#x", c.Flags, needed&^c.Flags)
 	case c.SegCs == 0 || c.SegSs == 0 || c.SegDs == 0 || c.SegEs == 0 || c.SegFs == 0:
 		return fmt.Errorf("null selector in CS %#x, SS %#x, DS %#x, ES %#x, FS %#x", c.SegCs, c.SegSs, c.SegDs, c.SegEs, c.SegFs)
 	case c.EFlags&eflagsAlwaysOne == 0:
 		return fmt.Errorf("EFlags %#x, in which bit 1 must be set", c.EFlags)
-	case c.Rip == 0 || !space.Canonical(phys.VirtAddr(c.Rip)):
+	case c.Rip == 0 || !space.Canonical(arch.Address(c.Rip)):
 		return fmt.Errorf("no processor can be at Rip %#x", c.Rip)
-	case !space.Canonical(phys.VirtAddr(c.Rsp)):
+	case !space.Canonical(arch.Address(c.Rsp)):
 		return fmt.Errorf("no stack can be at Rsp %#x", c.Rsp)
 	}
 	return sameMxCsr(c)
 }
 
-// sameMxCsr is kdmp-parser's test of a context.
+// sameMxCsr is kdmp-parser's test of a context of AMD64. That of x86 has one MXCSR only.
 func sameMxCsr(c *header.Context) error {
-	if c.MxCsr != c.FltMxCsr() {
+	if c.Flags&header.ContextFlagAMD64 != 0 && c.MxCsr != c.FltMxCsr() {
 		return fmt.Errorf("MxCsr %#x, and %#x in FltSave", c.MxCsr, c.FltMxCsr())
 	}
 	return nil
@@ -213,7 +216,7 @@ func sameMxCsr(c *header.Context) error {
 // headerContext returns the header's context, false if it says that nothing of it is
 // valid: the area is zero, as KeInitializeCrashDumpHeader leaves it.
 func (v *verifier) headerContext() (header.Context, bool) {
-	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	c, err := header.DecodeContext(v.header.MachineImageType, v.header.ContextRecord)
 	return c, err == nil && c.Flags != 0
 }
 
@@ -236,9 +239,10 @@ func (v *verifier) checkHasContext() (string, error) {
 func (v *verifier) checkHeaderContext() (string, error) {
 	area := v.header.ContextRecord
 	c, _ := v.headerContext()
+	size := v.header.MachineImageType.ContextSize()
 	var behind error
-	if rest := area[header.ContextSizeAMD64:]; !bytes.Equal(rest, make([]byte, len(rest))) {
-		behind = fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", header.ContextSizeAMD64)
+	if rest := area[size:]; !bytes.Equal(rest, make([]byte, len(rest))) {
+		behind = fmt.Errorf("bytes other than 0 behind the CONTEXT's %#x", size)
 	}
 	for _, p := range v.contexts {
 		if p.Rsp == c.Rsp && p.Rip == c.Rip {

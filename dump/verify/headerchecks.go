@@ -62,8 +62,8 @@ func (v *verifier) checkKind() (string, error) {
 	h := v.header
 	kind := fmt.Sprintf("%v dump of %v", h.DumpType, h.MachineImageType)
 	pages := h.DumpType == header.DumpTypeFull || h.DumpType.HasBitmap()
-	if !pages || h.MachineImageType != header.MachineAMD64 {
-		return "", fmt.Errorf("%s: only dumps of %v with runs or a bitmap of pages can be judged", kind, header.MachineAMD64)
+	if !pages || h.MachineImageType.ContextSize() == 0 {
+		return "", fmt.Errorf("%s: only dumps of %v and %v with runs or a bitmap of pages can be judged", kind, header.MachineAMD64, header.MachineI386)
 	}
 	return kind, nil
 }
@@ -119,7 +119,7 @@ func (v *verifier) checkExceptionRecord() (string, error) {
 	case x.NumberParameters != 0:
 		return "", fmt.Errorf("%d parameters; Windows writes none", x.NumberParameters)
 	}
-	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	c, err := header.DecodeContext(v.header.MachineImageType, v.header.ContextRecord)
 	if err != nil {
 		return "", err
 	}
@@ -154,8 +154,8 @@ func (v *verifier) checkOtherFields() (string, error) {
 	h := v.header
 	var errs []error
 	unusual := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	const padding = 0x8C // between NumberOfRuns and NumberOfPages
-	if pad := le.Uint32(v.f.RawHeader()[padding:]); pad != 0 && pad != header.Unset32 {
+	const padding = 0x8C // between NumberOfRuns and NumberOfPages of 64 bits
+	if pad := le.Uint32(v.f.RawHeader()[padding:]); h.Width == header.Width64 && pad != 0 && pad != header.Unset32 {
 		unusual("the padding at %#x is %#x, neither 0 nor PAGE", padding, pad)
 	}
 	if h.WriterStatus != 0 && h.WriterStatus != header.Unset32 {

@@ -9,16 +9,47 @@ import (
 	"snap/phys"
 )
 
-// Page table entries (Intel SDM volume 3, 4.5).
+// tableForm is how the entries of page tables are read (Intel SDM volume 3, 4.3 to
+// 4.5). Levels are counted from that of the tables which map 4 KiB pages, 1.
+type tableForm struct {
+	size    int    // bytes of an entry
+	frame   uint64 // where it leads
+	largest int    // of whose entries bit 7 says that they map a page
+	bits    []uint // of an address, by level: what the entries of a table are chosen by
+}
+
 const (
-	tableEntries = 512
-	kernelHalf   = 256 // the first entry of the top level for kernel addresses
-	largestLevel = 3   // of whose entries bit 7 says that they map a page
 	entryPresent = 1 << 0
 	entryLarge   = 1 << 7
-	entryFrame   = 0x000f_ffff_ffff_f000
-	levelBits    = 9
 )
+
+// formOf returns the form of a guest's page tables.
+func formOf(p *guest.Paging) tableForm {
+	const frames = 0x000f_ffff_ffff_f000
+	switch {
+	case p.PAE():
+		return tableForm{8, frames, 2, []uint{0, 9, 9, 2}}
+	case p.Levels() == 2:
+		return tableForm{4, 0xffff_f000, 2, []uint{0, 10, 10}}
+	}
+	f := tableForm{8, frames, 3, []uint{0}}
+	for range p.Levels() {
+		f.bits = append(f.bits, 9)
+	}
+	return f
+}
+
+// top returns the level of the table at the top.
+func (f *tableForm) top() int { return len(f.bits) - 1 }
+
+// shift returns the lowest bit of an address that chooses an entry of a level.
+func (f *tableForm) shift(level int) uint {
+	n := uint(phys.PageShift)
+	for _, b := range f.bits[1:level] {
+		n += b
+	}
+	return n
+}
 
 // maxTables bounds the tables above the lowest level that are read: one maps
 // at least 1 GiB, and the kernel half of 128 TiB is never full.
@@ -26,45 +57,39 @@ const maxTables = 1 << 16
 
 var le = binary.LittleEndian
 
-func (v *verifier) readTable(at phys.Addr) (*[tableEntries]uint64, error) {
+// readTable returns the entries of a table of a level.
+func (v *verifier) readTable(f *tableForm, at phys.Addr, level int) ([]uint64, error) {
 	var page [phys.PageSize]byte
-	if err := v.f.ReadPhys(v.ctx, page[:], at); err != nil {
+	if err := v.f.ReadPhys(v.ctx, page[:], at&^(phys.PageSize-1)); err != nil {
 		return nil, inDump(err)
 	}
-	var t [tableEntries]uint64
+	t := make([]uint64, 1<<f.bits[level])
 	for i := range t {
-		t[i] = le.Uint64(page[8*i:])
+		b := page[at.Offset()+uint64(i*f.size):]
+		if f.size == 4 {
+			t[i] = uint64(le.Uint32(b))
+		} else {
+			t[i] = le.Uint64(b)
+		}
 	}
-	return &t, nil
+	return t, nil
 }
 
 func (v *verifier) checkDirectoryTable() (string, error) {
-	root := v.header.DirectoryTableBase & tableMask
-	v.root = root
-	t, err := v.readTable(root)
+	var err error
+	if v.space, err = guest.FindAddressSpace(v.ctx, v.f, v.f.RAM(), v.header.DirectoryTableBase); err != nil {
+		return "", err
+	}
+	v.root = v.space.Root()
+	slots, err := v.space.SelfMapSlots(v.ctx)
 	if err != nil {
-		return "", err
+		return "", inDump(err)
 	}
-	slot, maps := 0, 0
-	for i := kernelHalf; i < tableEntries; i++ {
-		if t[i]&entryPresent != 0 && phys.Addr(t[i]&entryFrame) == root {
-			slot = i
-			maps++
-		}
+	if len(slots) != 1 {
+		return "", fmt.Errorf("%d kernel entries of the table at %#x map it to itself; a Windows kernel's has one", len(slots), uint64(v.root))
 	}
-	if maps != 1 {
-		return "", fmt.Errorf("%d kernel entries of the table at %#x map it to itself; a Windows kernel's has one", maps, uint64(root))
-	}
-	if v.space, err = guest.FindAddressSpace(v.ctx, v.f, v.f.RAM(), root); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%#x, %v, self-map in slot %#x", uint64(root), v.space.Paging(), slot), nil
+	return fmt.Sprintf("%#x, %v, self-map in slot %#x", uint64(v.root), v.space.Paging(), slots[0]), nil
 }
-
-// tableMask keeps of a CR3 what is the table's address. The rest is its PCID and
-// what else a processor keeps there; readers drop it (kdmp-parser, volatility,
-// LeechCore).
-const tableMask = phys.Addr(entryFrame)
 
 // checkTableBits: a public kernel dump's header has the PCID of its CR3 (0x6D4002).
 func (v *verifier) checkTableBits() (string, error) {
@@ -77,8 +102,8 @@ func (v *verifier) checkTableBits() (string, error) {
 // checkPageTables looks up every table of the kernel's half. Those of the
 // lowest level need only be in the dump, so they are not read.
 func (v *verifier) checkPageTables() (string, error) {
-	w := tableWalk{verifier: v, top: v.space.Paging().Levels(), seen: map[phys.Addr]bool{}}
-	if err := w.table(v.root, w.top, 0); err != nil {
+	w := tableWalk{verifier: v, form: formOf(v.space.Paging()), seen: map[phys.Addr]bool{}}
+	if err := w.table(v.root, w.form.top(), 0); err != nil {
 		return "", err
 	}
 	if w.missing > 0 {
@@ -90,7 +115,7 @@ func (v *verifier) checkPageTables() (string, error) {
 
 type tableWalk struct {
 	*verifier
-	top             int                // level of the table at the top
+	form            tableForm
 	seen            map[phys.Addr]bool // tables above the lowest level
 	tables, missing int
 	firstMissing    phys.Addr
@@ -117,23 +142,24 @@ func (w *tableWalk) table(at phys.Addr, level int, va phys.VirtAddr) error {
 	if len(w.seen) > maxTables {
 		return fmt.Errorf("more than %d tables", maxTables)
 	}
-	t, err := w.readTable(at)
+	t, err := w.readTable(&w.form, at, level)
 	if err != nil {
 		return fmt.Errorf("table for address %#x: %w", uint64(va), err)
 	}
 	first := 0
-	if level == w.top {
-		first = kernelHalf
+	if level == w.form.top() {
+		first = len(t) / 2 // the kernel's half
 	}
-	for i := first; i < tableEntries; i++ {
-		if t[i]&entryPresent == 0 || (level <= largestLevel && t[i]&entryLarge != 0) {
+	for i := first; i < len(t); i++ {
+		if t[i]&entryPresent == 0 || (level <= w.form.largest && t[i]&entryLarge != 0) {
 			continue
 		}
-		below := va | phys.VirtAddr(i)<<(phys.PageShift+levelBits*(level-1))
-		if level == w.top {
-			below |= ^phys.VirtAddr(0) << (phys.PageShift + levelBits*level) // sign extension
+		shift := w.form.shift(level)
+		below := va | phys.VirtAddr(i)<<shift
+		if level == w.form.top() {
+			below |= ^phys.VirtAddr(0) << (shift + w.form.bits[level]) // sign extension
 		}
-		if err := w.table(phys.Addr(t[i]&entryFrame), level-1, below); err != nil {
+		if err := w.table(phys.Addr(t[i]&w.form.frame), level-1, below); err != nil {
 			return err
 		}
 	}
@@ -145,7 +171,7 @@ func (v *verifier) checkKUSER() (string, error) {
 	if v.kuser, err = guest.ReadKUSER(v.ctx, v.space); err != nil {
 		return "", inDump(err)
 	}
-	return "mapped at " + hex(guest.KUSERAddress), nil
+	return "mapped at " + hex(v.space.Arch().KUSER()), nil
 }
 
 // The fields of the KDBG that the header repeats (wdbgexts.h).
@@ -155,13 +181,16 @@ const (
 )
 
 func (v *verifier) checkKDBG() (string, error) {
-	at := v.header.KdDebuggerDataBlock
+	at := v.address(v.header.KdDebuggerDataBlock)
 	var err error
 	if v.kdbg, err = guest.ReadKDBG(v.ctx, v.space, at); err != nil {
 		return "", inDump(err)
 	}
 	return fmt.Sprintf("plain, %#x bytes at %#x", len(v.kdbg.Block), uint64(at)), nil
 }
+
+// address returns an address that the header has in as many bits as its width.
+func (v *verifier) address(a phys.VirtAddr) phys.VirtAddr { return v.header.Width.Address(a) }
 
 // checkNoKDBG is of a dump that names none.
 func (v *verifier) checkNoKDBG() (string, error) {
@@ -171,7 +200,7 @@ func (v *verifier) checkNoKDBG() (string, error) {
 func (v *verifier) checkListHeads() (string, error) {
 	same := func(name string, got phys.VirtAddr) error {
 		want, ok := v.kdbg.Value(name)
-		if !ok || uint64(got) != want {
+		if !ok || uint64(v.address(got)) != want {
 			return fmt.Errorf("%s is %#x; the KDBG says %#x", name, uint64(got), want)
 		}
 		return nil
@@ -198,7 +227,7 @@ func (v *verifier) checkKernel() (string, error) {
 	if uint32(image.Machine) != uint32(v.header.MachineImageType) {
 		return "", fmt.Errorf("the image at %#x is for machine %#x; the header says %v", uint64(base), image.Machine, v.header.MachineImageType)
 	}
-	v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.root, v.header.KdDebuggerDataBlock)
+	v.system, err = guest.Open(v.ctx, v.f, v.f.RAM(), v.root, v.address(v.header.KdDebuggerDataBlock))
 	if v.system == nil {
 		return "", inDump(err)
 	}

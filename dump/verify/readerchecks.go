@@ -97,7 +97,7 @@ const compatCode = 0x23
 // checkContextMode: the debugger shows the guest as the processor that the header's
 // context is of runs it.
 func (v *verifier) checkContextMode() (string, error) {
-	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	c, err := header.DecodeContext(v.header.MachineImageType, v.header.ContextRecord)
 	switch {
 	case err != nil:
 		return "", err
@@ -108,20 +108,23 @@ func (v *verifier) checkContextMode() (string, error) {
 }
 
 func (v *verifier) checkMxCsr() (string, error) {
-	c, err := header.DecodeContextAMD64(v.header.ContextRecord)
+	c, err := header.DecodeContext(v.header.MachineImageType, v.header.ContextRecord)
 	if err == nil {
 		err = sameMxCsr(&c)
 	}
 	return fmt.Sprintf("%#x", c.MxCsr), err
 }
 
-// variable reads the variable of 8 bytes that a field of the KDBG leads to.
+// variable reads the pointer that a field of the KDBG leads to.
 func (v *verifier) variable(name string) (uint64, error) {
-	b, err := v.kernelData(name, 8)
+	arch := v.space.Arch()
+	b, err := v.kernelData(name, arch.PointerSize())
 	if err != nil {
 		return 0, err
 	}
-	return le.Uint64(b), nil
+	var word [8]byte
+	copy(word[:], b)
+	return uint64(arch.Address(le.Uint64(word[:]))), nil
 }
 
 // kernelData reads what a field of the KDBG leads to.
@@ -154,11 +157,11 @@ func (v *verifier) checkKernelRange() (string, error) {
 // checkBugCheckData: code and four parameters are shown from there.
 func (v *verifier) checkBugCheckData() (string, error) {
 	const words = 5
-	b, err := v.kernelData("KiBugcheckData", 8*words)
+	b, err := v.kernelData("KiBugcheckData", v.space.Arch().PointerSize()*words)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("code %#x", le.Uint64(b)), nil
+	return fmt.Sprintf("code %#x", le.Uint32(b)), nil
 }
 
 func (v *verifier) checkMemoryBlock() (string, error) {

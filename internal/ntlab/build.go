@@ -31,7 +31,7 @@ func Build(c Config) (im *Image, err error) {
 		return nil, fmt.Errorf("build lab image: %w", err)
 	}
 	im = &Image{
-		Config: c, mem: newSparse(ram.End()), ram: ram, alloc: alloc,
+		Config: c, mem: newSparse(ram.End()), ram: ram, alloc: alloc, tables: c.tablesOf(p),
 		symbols: map[string]phys.VirtAddr{},
 	}
 	im.Truth.Runs = windows
@@ -86,6 +86,9 @@ func (c *Config) complete() (*profile, error) {
 	case c.KPTI && p.process.userDirectoryTable == 0:
 		return nil, errors.New("profile " + p.name + " has no KVA shadow")
 	}
+	if err := c.check32(p); err != nil {
+		return nil, err
+	}
 	return p, c.checkKDBG(p)
 }
 
@@ -130,7 +133,7 @@ func must[T any](v T, err error) T {
 }
 
 func (b *builder) build() {
-	b.lay = b.chooseLayout()
+	b.lay = b.machine().chooseLayout(b)
 	b.setBlocksAside()
 	b.makeSystemSpace()
 	b.placeKernel()
@@ -144,12 +147,12 @@ func (b *builder) build() {
 	b.placeOddPages()
 	b.placeLowStub()
 	b.placeDummy()
-	b.shareKernelHalf()
+	b.shareKernelHalves()
 	b.fillRegisters()
 	b.enterHypervisor()
 	b.placeCrash()
 	for _, p := range b.blocks {
-		b.alloc.release(p, largePages)
+		b.alloc.release(p, b.largeBlock())
 	}
 	b.loseMemory()
 }
@@ -190,9 +193,12 @@ func (b *builder) setBlocksAside() {
 		b.huge = must(b.alloc.block(hugePages))
 	}
 	for range n {
-		b.blocks = append(b.blocks, must(b.alloc.block(largePages)))
+		b.blocks = append(b.blocks, must(b.alloc.block(b.largeBlock())))
 	}
 }
+
+// largeBlock returns how many 4 KiB pages a large one has.
+func (b *builder) largeBlock() uint64 { return 1 << (b.tables.shifts[2] - phys.PageShift) }
 
 // largePages reports whether the kernel is mapped by pages of 2 MiB.
 func (b *builder) largePages() bool {
@@ -229,7 +235,7 @@ func (b *builder) put16(va phys.VirtAddr, v uint16) {
 func (b *builder) list(head phys.VirtAddr, entries ...phys.VirtAddr) {
 	ring := append([]phys.VirtAddr{head}, entries...)
 	for i, e := range ring {
-		b.put64(e, uint64(ring[(i+1)%len(ring)]))
-		b.put64(e+8, uint64(ring[(i+len(ring)-1)%len(ring)]))
+		b.putPointer(e, uint64(ring[(i+1)%len(ring)]))
+		b.putPointer(e+phys.VirtAddr(b.machine().word), uint64(ring[(i+len(ring)-1)%len(ring)]))
 	}
 }

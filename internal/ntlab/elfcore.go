@@ -30,6 +30,9 @@ const (
 // in the guest becomes holes.
 func (im *Image) WriteELFCore(w io.Writer) error {
 	notes := im.notes()
+	if im.machine().word == 4 {
+		return im.writeCore32(w, notes)
+	}
 	head := elfHeader + elfProgram*(1+len(im.ram))
 	h := make([]byte, head)
 	copy(h, "\x7fELF\x02\x01\x01")
@@ -153,8 +156,12 @@ func (o *output) finish() error {
 // QEMU's own.
 func (im *Image) notes() []byte {
 	var out []byte
+	status := prstatus
+	if im.machine().word == 4 {
+		status = prstatus32
+	}
 	for i := range im.regs {
-		out = appendNote(out, "CORE", 1, prstatus(&im.regs[i]))
+		out = appendNote(out, "CORE", 1, status(&im.regs[i]))
 	}
 	for i := range im.regs {
 		out = appendNote(out, "QEMU", 0, qemuState(&im.regs[i]))

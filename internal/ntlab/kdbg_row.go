@@ -16,7 +16,7 @@ func kdbgOf(k *kernelRow, p *profile) kdbgLayout {
 		}
 		switch {
 		case f.name == "KiProcessorBlock":
-			f.size, f.area = uint32(8*p.processor.maxProcessors), ".data"
+			f.size, f.area = uint32(8*p.processor.maxProcessors), ".data" // of pointers of 8 bytes, or more than it needs
 		case f.area != "" && f.area != ".text" && f.area != ".rdata":
 			f.area = ".data"
 		}
@@ -32,7 +32,7 @@ func kdbgOf(k *kernelRow, p *profile) kdbgLayout {
 
 // kdbgWords are the constants of a KDBG (wdbgexts.h, KDDEBUGGER_DATA64).
 func kdbgWords(k *kernelRow, p *profile) []kdbgWord {
-	t, e, c := &p.thread, &p.process, &p.processor
+	t, e, c, s := &p.thread, &p.process, &p.processor, &p.selectors
 	words := []kdbgWord{
 		{0x036, 1}, // PaeEnabled
 		{0x298, uint16(t.nextProcessor)},
@@ -54,17 +54,17 @@ func kdbgWords(k *kernelRow, p *profile) []kdbgWord {
 		{0x2be, uint16(c.number)},
 		{0x2c0, uint16(t.size)},
 		{0x2e0, uint16(c.sizePCR)},
-		{0x2e2, uint16(k.field("KPCR_Self"))},
-		{0x2e4, uint16(k.field("KPCR_CurrentPrcb"))},
+		{0x2e2, uint16(s.pcrSelf)},
+		{0x2e4, 0x20},
 		{0x2e6, uint16(c.containedPRCB)},
 		{0x2f2, uint16(c.specialRegisters)},
-		{0x2f4, selKernelCode},
-		{0x2f6, selKernelData},
-		{0x2fa, selUserCode},
-		{0x2fc, selUserData},
-		{0x302, selTSS},
-		{0x304, 0x23}, // Gdt64R3CmCode
-		{0x306, selUserTEB},
+		{0x2f4, s.kernelCode},
+		{0x2f6, s.kernelData},
+		{0x2fa, s.userCode},
+		{0x2fc, s.userData},
+		{0x302, s.tss},
+		{0x304, s.compatCode}, // Gdt64R3CmCode
+		{0x306, s.compatTEB},  // Gdt64R3CmTeb,
 		{0x338, uint16(c.contextPointer)},
 	}
 	if k.build >= buildWin8 {

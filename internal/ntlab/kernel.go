@@ -302,10 +302,10 @@ func (b *builder) setVariables() {
 	b.put32(b.symbols["NtBuildNumber"], 0xF0000000|b.p.build)
 	b.put(b.symbols["KeNumberProcessors"], []byte{byte(b.Config.CPUs)}) // a CCHAR
 	b.put(b.symbols["NtBuildLab"], []byte(b.p.buildLab))
-	b.put64(b.symbols["MmHighestUserAddress"], b.p.userLimit-0x10000-1)
-	b.put64(b.symbols["MmUserProbeAddress"], b.p.userLimit-0x10000)
-	b.put64(b.symbols["MmSystemRangeStart"], b.systemStart())
-	b.put64(b.symbols["MmPfnDatabase"], uint64(b.lay.pfn))
+	b.putPointer(b.symbols["MmHighestUserAddress"], b.p.userLimit-0x10000-1)
+	b.putPointer(b.symbols["MmUserProbeAddress"], b.p.userLimit-0x10000)
+	b.putPointer(b.symbols["MmSystemRangeStart"], b.systemStart())
+	b.putPointer(b.symbols["MmPfnDatabase"], uint64(b.lay.pfn))
 	b.Truth.PfnDatabase = b.lay.pfn
 	b.setPhysicalCounts()
 	if b.Config.PlainKDBG {

@@ -41,7 +41,7 @@ func (b *builder) placeKUSER() {
 	r := stream(b.Config.Seed, 'u')
 	page := must(b.alloc.page())
 	b.kuser = page
-	check(b.MapPage(b.Truth.DirectoryTableBase, kuserKernel, page, 1, kernelData))
+	check(b.MapPage(b.Truth.DirectoryTableBase, b.machine().kuser, page, 1, kernelData))
 
 	t := &b.Truth
 	t.ProductType, t.SuiteMask = b.p.productType, b.p.suiteMask
@@ -53,15 +53,15 @@ func (b *builder) placeKUSER() {
 	systemTime(u[kuserInterruptTime:], t.InterruptTime)
 	systemTime(u[kuserSystemTime:], t.SystemTime)
 	systemTime(u[kuserTimeZoneBias:], 0)
-	le.PutUint16(u[kuserImageLow:], peMachine)
-	le.PutUint16(u[kuserImageHigh:], peMachine)
+	le.PutUint16(u[kuserImageLow:], b.machine().pe)
+	le.PutUint16(u[kuserImageHigh:], b.machine().pe)
 	for i, c := range utf16.Encode([]rune(`C:\Windows`)) {
 		le.PutUint16(u[kuserSystemRoot+2*i:], c)
 	}
 	le.PutUint32(u[kuserLargePage:], 2*mib)
 	le.PutUint32(u[kuserProductType:], t.ProductType)
 	u[kuserProductValid] = 1
-	le.PutUint16(u[kuserArchitecture:], 9) // PROCESSOR_ARCHITECTURE_AMD64
+	le.PutUint16(u[kuserArchitecture:], b.machine().architecture)
 	le.PutUint32(u[kuserMajor:], b.p.major)
 	le.PutUint32(u[kuserMinor:], b.p.minor)
 	for _, f := range []int{2, 3, 6, 8, 10, 12, 13, 14} { // compare-exchange, MMX, SSE, RDTSC, …
@@ -92,7 +92,7 @@ func (b *builder) placeKUSER() {
 		u[kuserGroups] = byte((b.Config.CPUs + 63) / 64)
 	}
 	b.kuserNoise(u, r)
-	b.put(kuserKernel, u)
+	b.put(b.machine().kuser, u)
 }
 
 // kuserNoise puts bytes that mean nothing where this kernel doesn't have later ones'

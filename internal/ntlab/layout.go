@@ -34,15 +34,19 @@ type layout struct {
 // slotAddr returns the first address that a slot of the top-level table's upper half
 // maps.
 func (im *Image) slotAddr(slot int) phys.VirtAddr {
-	shift := tableShift(im.levels())
-	return phys.VirtAddr(^uint64(0)<<(shift+9) | uint64(slot)<<shift)
+	top := im.levels()
+	shift := im.tables.shifts[top]
+	return phys.VirtAddr(-(im.tables.counts[top] << shift) | uint64(slot)<<shift)
 }
 
 // systemStart returns the value of MmSystemRangeStart: the start of the kernel's half,
 // if nothing says otherwise.
 func (b *builder) systemStart() uint64 {
-	if b.Config.LA57 {
+	switch {
+	case b.Config.LA57:
 		return uint64(b.slotAddr(0x100))
+	case b.Config.UserSpace3GB:
+		return uint64(selfMap32)
 	}
 	return b.p.systemStart
 }
@@ -50,8 +54,11 @@ func (b *builder) systemStart() uint64 {
 // The kernel image for processors with 5-level paging has a name of its own, and is
 // built for every Windows from build 20231 on.
 func (b *builder) kernelNames() (file, pdb string) {
-	if b.Config.LA57 {
+	switch {
+	case b.Config.LA57:
 		return "ntkrla57.exe", "ntkrla57.pdb"
+	case b.tables.row:
+		return "ntoskrnl.exe", "ntkrpamp.pdb"
 	}
 	return "ntoskrnl.exe", "ntkrnlmp.pdb"
 }
@@ -172,7 +179,7 @@ func (b *builder) makeSystemSpace() {
 	root := b.placeRoot()
 	b.Truth.DirectoryTableBase = root
 	b.Truth.SelfMapSlot = b.lay.selfMap
-	b.setSelfMap(root)
+	b.machine().setSelfMap(b, root)
 	s := b.Config.Seed
 	b.pool = region{root: root, next: b.lay.nonPaged, r: stream(s, 'n'), padding: 2}
 	b.paged = region{root: root, next: b.lay.paged, r: stream(s, 'p'), padding: 8}
@@ -185,6 +192,14 @@ func (b *builder) makeSystemSpace() {
 // 16 MiB first. Processors are started by it, in 32-bit mode, so that it is below
 // 4 GiB.
 func (b *builder) placeRoot() phys.Addr {
+	page := b.placeRootPage()
+	if b.tables.row {
+		return b.placeRow(page.PFN(), stream(b.Config.Seed, 'w'))
+	}
+	return page
+}
+
+func (b *builder) placeRootPage() phys.Addr {
 	if above := phys.Addr(b.Config.TablesAbove).PFN(); above > 0 {
 		return must(b.alloc.pageBetween(above, fourGiB)).Addr()
 	}
@@ -217,17 +232,20 @@ func (b *builder) setSelfMap(root phys.Addr) {
 	b.setEntry(root.PFN(), uint64(b.lay.selfMap), e)
 }
 
-// shareKernelHalf gives each process the system's upper half, but a self-map
+// shareKernelHalves gives each process the system's upper half, but a self-map
 // of its own.
-func (b *builder) shareKernelHalf() {
-	system := b.Truth.DirectoryTableBase
+func (b *builder) shareKernelHalves() {
 	for _, p := range b.procs {
-		if p.dtb == system {
-			continue
+		if p.dtb != b.Truth.DirectoryTableBase {
+			b.machine().shareKernelHalf(b, p)
 		}
-		for i := uint64(256); i < 512; i++ {
-			b.setEntry(p.dtb.PFN(), i, b.entry(system.PFN(), i))
-		}
-		b.setSelfMap(p.dtb)
 	}
+}
+
+func (b *builder) shareKernelHalf(p *process) {
+	system := b.Truth.DirectoryTableBase
+	for i := uint64(256); i < 512; i++ {
+		b.setEntry(p.dtb.PFN(), i, b.entry(system.PFN(), i))
+	}
+	b.setSelfMap(p.dtb)
 }

@@ -80,15 +80,15 @@ func (b *builder) placeModuleEntry(full string, pe *peImage) phys.VirtAddr {
 	if b.p.row != nil {
 		size = uint64(b.p.row.field("LDR_size"))
 	}
-	e := b.block(&b.pool, "MmLd", size)
-	b.put64(e+ldrDLLBase, uint64(pe.base))
-	b.put64(e+ldrEntryPoint, uint64(pe.base)+uint64(pe.entry))
-	b.put32(e+ldrSize, pe.size)
-	b.unicodeString(e+ldrFullName, full)
-	b.unicodeString(e+ldrBaseName, base)
-	b.put32(e+ldrFlags, 0x0908_4000)
-	b.put16(e+ldrLoadCount, 1)
-	b.put32(e+ldrChecksum, pe.timestamp^0x5A17)
+	e, m := b.block(&b.pool, "MmLd", size), b.machine()
+	b.putPointer(e+m.ldrDLLBase, uint64(pe.base))
+	b.putPointer(e+m.ldrEntryPoint, uint64(pe.base)+uint64(pe.entry))
+	b.put32(e+m.ldrSize, pe.size)
+	b.unicodeString(e+m.ldrFullName, full)
+	b.unicodeString(e+m.ldrBaseName, base)
+	b.put32(e+m.ldrFlags, 0x0908_4000)
+	b.put16(e+m.ldrLoadCount, 1)
+	b.put32(e+m.ldrChecksum, pe.timestamp^0x5A17)
 	if size == ldrEntrySize && !b.p.fixedLayout { // others end before this field, or have another one there
 		b.put32(e+ldrTimestamp, pe.timestamp)
 	}
@@ -108,22 +108,25 @@ func (b *builder) unicodeString(at phys.VirtAddr, s string) {
 	b.put(buf, text)
 	b.put16(at, uint16(len(text)))
 	b.put16(at+2, uint16(len(text)+2))
-	b.put64(at+8, uint64(buf))
+	b.putPointer(at+b.machine().unicodeBuffer, uint64(buf))
 }
 
 // placeMemoryBlock makes the PHYSICAL_MEMORY_DESCRIPTOR that
 // nt!MmPhysicalMemoryBlock points to.
 func (b *builder) placeMemoryBlock() {
 	runs := b.Truth.Runs
+	m := b.machine()
 	at := b.block(&b.pool, "MmPh", uint64(0x10+0x10*len(runs)))
+	run := at + m.descriptorRuns
 	var pages uint64
-	for i, r := range runs {
+	for _, r := range runs {
 		pages += r.Pages
-		b.put64(at+phys.VirtAddr(0x10+0x10*i), uint64(r.Base))
-		b.put64(at+phys.VirtAddr(0x18+0x10*i), r.Pages)
+		b.putPointer(run, uint64(r.Base))
+		b.putPointer(run+phys.VirtAddr(m.word), r.Pages)
+		run += phys.VirtAddr(2 * m.word)
 	}
 	b.put32(at, uint32(len(runs)))
-	b.put64(at+8, pages)
-	b.put64(b.symbols["MmPhysicalMemoryBlock"], uint64(at))
+	b.putPointer(at+m.descriptorPages, pages)
+	b.putPointer(b.symbols["MmPhysicalMemoryBlock"], uint64(at))
 	b.symbols["*MmPhysicalMemoryBlock"] = at
 }

@@ -21,7 +21,7 @@ func (b *builder) enterHypervisor() {
 		return
 	}
 	r := stream(b.Config.Seed, 'v')
-	own := &Image{mem: b.mem, ram: b.ram, alloc: b.alloc} // of the same memory, by 4 levels
+	own := &Image{mem: b.mem, ram: b.ram, alloc: b.alloc, tables: &tables4} // of the same memory, by 4 levels
 	for i := range b.regs {
 		root := must(b.alloc.page()).Addr()
 		check(own.mapFresh(root, hypervisorImage, hypervisorPages, kernelCode))

@@ -17,7 +17,7 @@ import (
 // Config says which guest to build. The zero value of a field means the
 // profile's default.
 type Config struct {
-	Profile string // one of Profiles() or Generations()
+	Profile string // one of Profiles(), Generations() or Generations32()
 	Seed    uint64 // everything random comes from here: same Config, same image
 	Memory  uint64 // bytes of RAM, a multiple of 2 MiB
 	CPUs    int
@@ -37,6 +37,8 @@ type Config struct {
 	StraddleKDBG     bool      // the KDBG straddles two pages that are not neighbours in physical memory
 	NoLowStub        bool      // the processor start block has been overwritten
 	LA57             bool      // page tables have 5 levels
+	NoPAE            bool      // of a 32-bit Windows: its page tables have two levels and entries of 4 bytes
+	UserSpace3GB     bool      // of a 32-bit Windows: the boot option /3GB, the kernel's half begins at 3 GiB
 	FarKernel        bool      // with 5 levels: kernel and drivers are elsewhere in the kernel's half than with 4
 	UnalignedKernel  bool      // the kernel's base is a multiple of 4 KiB only, so that it is mapped by such pages
 	TablesAbove      uint64    // where the System process's table is: above so many bytes, a multiple of 4 KiB [below 16 MiB]
@@ -63,7 +65,8 @@ type Image struct {
 
 	published []byte // an ELF note, nil for none
 
-	alloc *allocator
+	tables *pageTables
+	alloc  *allocator
 
 	pool, paged, ptes, loader region
 

@@ -48,12 +48,6 @@ func (b *builder) placeOddPages() {
 		b.note(MappingHuge, va, b.huge)
 	}
 	content := make([]byte, phys.PageSize)
-	fresh := func() phys.PFN {
-		p := must(b.alloc.page())
-		r.fill(content)
-		copy(b.mem.page(p)[:], content)
-		return p
-	}
 	present := must(b.paged.pages(b.Image, 8))
 	for i := range phys.VirtAddr(8) {
 		r.fill(content)
@@ -64,6 +58,18 @@ func (b *builder) placeOddPages() {
 	}
 	for i := range phys.VirtAddr(2) {
 		b.hide(present+(4+i)<<phys.PageShift, r)
+	}
+	b.machine().placeOddEntries(b, r)
+}
+
+// placeOddEntries maps pages by all forms of entries that aren't present.
+func (b *builder) placeOddEntries(r *rng) {
+	content := make([]byte, phys.PageSize)
+	fresh := func() phys.PFN {
+		p := must(b.alloc.page())
+		r.fill(content)
+		copy(b.mem.page(p)[:], content)
+		return p
 	}
 	odd := must(b.paged.pages(b.Image, uint64(2+len(protoForms)+len(lostForms))))
 	for _, f := range protoForms {
@@ -85,7 +91,7 @@ func (b *builder) placeOddPages() {
 }
 
 func (b *builder) large(va phys.VirtAddr) {
-	va = va &^ (2*mib - 1)
+	va = va &^ phys.VirtAddr(b.largeBlock()<<phys.PageShift-1)
 	pfn := b.block2M()
 	check(b.MapPage(b.Truth.DirectoryTableBase, va, pfn, 2, kernelData))
 	b.put64(va+0x1008, uint64(va)) // so that it isn't all zeros
@@ -123,7 +129,7 @@ func (b *builder) setPTE(va phys.VirtAddr, e uint64) {
 	if !ok {
 		panic("ntlab: internal error: no page table")
 	}
-	b.setEntry(at.PFN(), at.Offset()/8, e)
+	b.set(at&^(phys.PageSize-1), at.Offset()/uint64(b.tables.entry), e)
 }
 
 // Offsets in PROCESSOR_START_BLOCK (x64), the real-mode code that starts the

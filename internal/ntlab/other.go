@@ -17,7 +17,8 @@ func (c Config) Possible() bool {
 // Profile and what follows Machine only LA57 and MonitorRegisters mean something here.
 func BuildOther(c Config) (*Image, error) {
 	c = Config{Seed: c.Seed, Memory: c.Memory, CPUs: c.CPUs, Machine: c.Machine, LA57: c.LA57, MonitorRegisters: c.MonitorRegisters}
-	if _, err := c.complete(); err != nil {
+	p, err := c.complete()
+	if err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}
 	ram, windows, err := ramMap(c.Machine, c.Memory, c.HotPlug)
@@ -28,8 +29,8 @@ func BuildOther(c Config) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}
-	c.Profile = ""
-	im := &Image{Config: c, mem: newSparse(ram.End()), ram: ram, alloc: alloc, symbols: map[string]phys.VirtAddr{}}
+	im := &Image{Config: c, mem: newSparse(ram.End()), ram: ram, alloc: alloc, tables: c.tablesOf(p), symbols: map[string]phys.VirtAddr{}}
+	im.Config.Profile = ""
 	if err := im.fillOther(); err != nil {
 		return nil, fmt.Errorf("build other image: %w", err)
 	}

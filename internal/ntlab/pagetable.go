@@ -36,12 +36,7 @@ const (
 )
 
 // levels returns how many tables a walk goes through to a 4 KiB page.
-func (im *Image) levels() int {
-	if im.Config.LA57 {
-		return 5
-	}
-	return 4
-}
+func (im *Image) levels() int { return im.tables.levels }
 
 // maxLargeLevel is the highest level whose entries can map a page, of 1 GiB.
 const maxLargeLevel = 3
@@ -62,75 +57,64 @@ func (im *Image) Translate(va phys.VirtAddr) (phys.Addr, bool) {
 
 // TranslateIn is Translate with another process's directory table base.
 func (im *Image) TranslateIn(dtb phys.Addr, va phys.VirtAddr) (phys.Addr, bool) {
-	table := dtb.PFN()
-	for level := im.levels(); ; level-- {
-		e := im.entry(table, tableIndex(va, level))
+	t, table := im.tables, dtb
+	for level := t.levels; ; level-- {
+		e := im.get(table, t.index(va, level))
 		if e&pteP == 0 {
 			return 0, false
 		}
-		if level == 1 || (level <= maxLargeLevel && e&ptePS != 0) {
-			mask := uint64(1)<<tableShift(level) - 1
-			return phys.Addr(e&pteFrame&^mask | uint64(va)&mask), true
+		if level == 1 || (level <= t.large && e&ptePS != 0) {
+			mask := uint64(1)<<t.shifts[level] - 1
+			return phys.Addr(e&t.frameMask()&^mask | uint64(va)&mask), true
 		}
-		table = phys.Addr(e & pteFrame).PFN()
-		if !im.ram.Has(table) {
+		table = phys.Addr(e & t.frameMask())
+		if !im.ram.Has(table.PFN()) {
 			return 0, false
 		}
 	}
 }
 
-func (im *Image) entry(table phys.PFN, i uint64) uint64 {
-	pg := im.mem.peek(table)
-	if pg == nil {
-		return 0
-	}
-	return le.Uint64(pg[8*i:])
-}
+// entry and setEntry read and write entry i of a table that fills a page.
+func (im *Image) entry(table phys.PFN, i uint64) uint64 { return im.get(table.Addr(), i) }
 
-func (im *Image) setEntry(table phys.PFN, i, e uint64) {
-	le.PutUint64(im.mem.page(table)[8*i:], e)
-}
+func (im *Image) setEntry(table phys.PFN, i, e uint64) { im.set(table.Addr(), i, e) }
 
 // table returns the table of the given level that va goes through, making the
 // ones that are missing.
-func (im *Image) table(root phys.PFN, va phys.VirtAddr, level int) (phys.PFN, error) {
-	flags := uint64(kernelTable)
-	if !va.Kernel() {
-		flags = userTable
-	}
-	table := root
-	for l := im.levels(); l > level; l-- {
-		i := tableIndex(va, l)
-		e := im.entry(table, i)
+func (im *Image) table(root phys.Addr, va phys.VirtAddr, level int) (phys.Addr, error) {
+	t, table := im.tables, root
+	for l := t.levels; l > level; l-- {
+		i := t.index(va, l)
+		e := im.get(table, i)
 		switch {
 		case e&pteP == 0:
 			fresh, err := im.alloc.page()
 			if err != nil {
 				return 0, err
 			}
-			e = uint64(fresh.Addr()) | flags
-			im.setEntry(table, i, e)
-		case l <= maxLargeLevel && e&ptePS != 0:
+			e = uint64(fresh.Addr()) | t.tableFlags(va, l)
+			im.set(table, i, e)
+		case l <= t.large && e&ptePS != 0:
 			return 0, fmt.Errorf("map %#x: a large page is in the way", uint64(va))
 		}
-		table = phys.Addr(e & pteFrame).PFN()
+		table = phys.Addr(e & t.frameMask())
 	}
 	return table, nil
 }
 
-// MapPage points the entry of the given level (1: 4 KiB, 2: 2 MiB, 3: 1 GiB)
+// MapPage points the entry of the given level (1: 4 KiB, 2: 2 or 4 MiB, 3: 1 GiB)
 // for va at pfn, in the tables that root is the top of. flags are the entry's
 // other bits; nothing in it is checked, so that a test can build what should
 // not exist.
 func (im *Image) MapPage(root phys.Addr, va phys.VirtAddr, pfn phys.PFN, level int, flags uint64) error {
-	table, err := im.table(root.PFN(), va, level)
+	table, err := im.table(root, va, level)
 	if err != nil {
 		return err
 	}
 	if level > 1 {
 		flags |= ptePS
 	}
-	im.setEntry(table, tableIndex(va, level), uint64(pfn.Addr())|flags)
+	im.set(table, im.tables.index(va, level), uint64(pfn.Addr())|flags)
 	return nil
 }
 
@@ -138,15 +122,15 @@ func (im *Image) MapPage(root phys.Addr, va phys.VirtAddr, pfn phys.PFN, level i
 // level for va in the System process's tables, and false where a table above
 // it is missing.
 func (im *Image) EntryAddr(va phys.VirtAddr, level int) (phys.Addr, bool) {
-	table := im.Truth.DirectoryTableBase.PFN()
-	for l := im.levels(); l > level; l-- {
-		e := im.entry(table, tableIndex(va, l))
-		if e&pteP == 0 || (l <= maxLargeLevel && e&ptePS != 0) {
+	t, table := im.tables, im.Truth.DirectoryTableBase
+	for l := t.levels; l > level; l-- {
+		e := im.get(table, t.index(va, l))
+		if e&pteP == 0 || (l <= t.large && e&ptePS != 0) {
 			return 0, false
 		}
-		table = phys.Addr(e & pteFrame).PFN()
+		table = phys.Addr(e & t.frameMask())
 	}
-	return table.Addr() + phys.Addr(8*tableIndex(va, level)), true
+	return table + phys.Addr(uint64(t.entry)*t.index(va, level)), true
 }
 
 // mapFresh maps n scattered pages at va.

@@ -12,7 +12,8 @@ import (
 type peImage struct {
 	name        string // in the export directory; empty: exports nothing
 	base        phys.VirtAddr
-	size        uint32 // SizeOfImage
+	machine     *machine // nil: 64 bits
+	size        uint32   // SizeOfImage
 	sections    []section
 	entry       uint32 // RVA
 	timestamp   uint32
@@ -40,6 +41,10 @@ const (
 
 // headers returns the first bytes of the image: DOS header to section table.
 func (pe *peImage) headers() []byte {
+	m := pe.machine
+	if m == nil {
+		m = &machine64
+	}
 	h := make([]byte, 0x1000)
 	copy(h, "MZ\x90\x00\x03\x00\x00\x00\x04\x00\x00\x00\xff\xff\x00\x00\xb8")
 	h[0x18] = 0x40
@@ -48,10 +53,10 @@ func (pe *peImage) headers() []byte {
 
 	f := h[peHeaderAt:]
 	le.PutUint32(f, peSignature)
-	le.PutUint16(f[4:], peMachine)
+	le.PutUint16(f[4:], m.pe)
 	le.PutUint16(f[6:], uint16(len(pe.sections)))
 	le.PutUint32(f[8:], pe.timestamp)
-	le.PutUint16(f[0x14:], peOptional)
+	le.PutUint16(f[0x14:], uint16(m.peOptional))
 	characteristics := uint16(0x0022) // executable, large addresses
 	if pe.dll {
 		characteristics |= 0x2000
@@ -59,11 +64,14 @@ func (pe *peImage) headers() []byte {
 	le.PutUint16(f[0x16:], characteristics)
 
 	o := f[0x18:]
-	le.PutUint16(o, pe32Plus)
+	le.PutUint16(o, m.peMagic)
 	o[2], o[3] = 14, 20
 	le.PutUint32(o[0x10:], pe.entry)
 	le.PutUint32(o[0x14:], pe.sections[0].rva)
-	le.PutUint64(o[0x18:], uint64(pe.base)) // the loader writes the real base here
+	le.PutUint32(o[m.peBase:], uint32(pe.base)) // the loader writes the real base here
+	if m.word == 8 {
+		le.PutUint32(o[m.peBase+4:], uint32(pe.base>>32))
+	}
 	le.PutUint32(o[0x20:], 0x1000)
 	le.PutUint32(o[0x24:], 0x200)
 	le.PutUint16(o[0x28:], pe.osMajor)
@@ -74,8 +82,8 @@ func (pe *peImage) headers() []byte {
 	le.PutUint32(o[0x3C:], 0x800) // SizeOfHeaders
 	le.PutUint32(o[0x40:], pe.timestamp^0x5A17)
 	le.PutUint16(o[0x44:], 1) // native
-	le.PutUint32(o[0x6C:], 16)
-	dir := o[0x70:]
+	dir := o[m.peOptional-16*8:]
+	le.PutUint32(o[m.peOptional-16*8-4:], 16)
 	if pe.name != "" {
 		le.PutUint32(dir, pe.exportRVA)
 		le.PutUint32(dir[4:], pe.exportBytes)
@@ -85,7 +93,7 @@ func (pe *peImage) headers() []byte {
 		le.PutUint32(dir[6*8+4:], 0x1C)
 	}
 	for i, s := range pe.sections {
-		t := o[peOptional+i*peSectionLen:]
+		t := o[m.peOptional+i*peSectionLen:]
 		copy(t[:8], s.name)
 		le.PutUint32(t[0x8:], s.size)
 		le.PutUint32(t[0xC:], s.rva)
@@ -161,6 +169,7 @@ func (pe *peImage) debugDirectory() []byte {
 
 // placePE writes the image, which must be mapped already.
 func (b *builder) placePE(pe *peImage, r *rng) {
+	pe.machine = b.machine()
 	if pe.name != "" {
 		d := pe.exportDirectory(r)
 		pe.exportBytes = uint32(len(d))

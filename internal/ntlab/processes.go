@@ -39,6 +39,9 @@ func (b *builder) placeProcesses() {
 			p.dtb = b.Truth.DirectoryTableBase
 		} else {
 			p.dtb = must(b.alloc.page()).Addr()
+			if b.tables.row {
+				p.dtb = b.placeRow(p.dtb.PFN(), r)
+			}
 			if name != secureSystem {
 				b.placeUserHalf(p, r)
 			}
@@ -55,7 +58,7 @@ func (b *builder) placeProcesses() {
 	}
 	b.list(b.symbols["PsActiveProcessHead"], links...)
 	b.Truth.SystemProcess = b.procs[0].EPROCESS
-	b.put64(b.symbols["PsInitialSystemProcess"], uint64(b.Truth.SystemProcess))
+	b.putPointer(b.symbols["PsInitialSystemProcess"], uint64(b.Truth.SystemProcess))
 	for _, p := range b.procs {
 		b.Truth.Processes = append(b.Truth.Processes, p.Process)
 	}
@@ -91,7 +94,7 @@ func (b *builder) placeEPROCESS(p *process, r *rng) {
 	at := func(off uint32) phys.VirtAddr { return e + phys.VirtAddr(off) }
 	b.put(e, []byte{l.objectType, 0, byte(l.directoryTableBase)})
 	b.list(e + 8)
-	b.list(e + 0x18) // ProfileListHead
+	b.list(e + phys.VirtAddr(8+2*b.machine().word)) // ProfileListHead
 	b.list(at(l.threadListHead))
 	dtb := uint64(p.dtb)
 	if b.Config.KPTI {
@@ -102,11 +105,11 @@ func (b *builder) placeEPROCESS(p *process, r *rng) {
 		}
 		b.put64(at(l.userDirectoryTable), user)
 	}
-	b.put64(at(l.directoryTableBase), dtb)
-	b.put64(at(l.uniqueProcessID), p.PID)
-	b.put64(at(l.peb), uint64(p.peb))
+	b.putPointer(at(l.directoryTableBase), dtb)
+	b.putPointer(at(l.uniqueProcessID), p.PID)
+	b.putPointer(at(l.peb), uint64(p.peb))
 	if p.PID != 4 {
-		b.put64(at(l.parentID), 4)
+		b.putPointer(at(l.parentID), 4)
 	}
 	b.put64(at(l.createTime), b.Truth.SystemTime-b.Truth.InterruptTime+r.below(1e9))
 	b.put(at(l.imageFileName), append([]byte(p.Name), make([]byte, 16-len(p.Name))...))
@@ -123,10 +126,13 @@ func (b *builder) placeUserHalf(p *process, r *rng) {
 	}
 	check(b.MapPage(p.dtb, kuserUser, b.kuser, 1, userRead))
 	age := r.between(0, 7) << 52 // Windows keeps working-set ages in ignored bits
+	if b.machine().word == 4 {
+		age = 0
+	}
 	check(b.mapFresh(p.dtb, base, 1, userRead|age))
 	check(b.mapFresh(p.dtb, base+0x1000, 4, userCode|age))
 	pe := peImage{
-		base: base, size: 0x5000, entry: 0x1000, timestamp: uint32(r.u64()),
+		machine: b.machine(), base: base, size: 0x5000, entry: 0x1000, timestamp: uint32(r.u64()),
 		sections: []section{{".text", 0x1000, 0x4000, scnPaged}},
 	}
 	check(b.WriteVirtIn(p.dtb, base, pe.headers()))
@@ -144,10 +150,11 @@ func (b *builder) placeUserHalf(p *process, r *rng) {
 		teb := p.tebs + phys.VirtAddr(i<<phys.PageShift)
 		check(b.mapFresh(p.dtb, teb, 1, userData))
 		var self [8]byte
+		m := b.machine()
 		le.PutUint64(self[:], uint64(teb))
-		check(b.WriteVirtIn(p.dtb, teb+0x30, self[:])) // NT_TIB.Self
+		check(b.WriteVirtIn(p.dtb, teb+m.tebSelf, self[:m.word])) // NT_TIB.Self
 		le.PutUint64(self[:], uint64(p.peb))
-		check(b.WriteVirtIn(p.dtb, teb+0x60, self[:])) // ProcessEnvironmentBlock
+		check(b.WriteVirtIn(p.dtb, teb+m.tebPEB, self[:m.word])) // ProcessEnvironmentBlock
 	}
 	// Paged out, and demand-zero: neither is memory.
 	absent := high - 0x20000000
@@ -227,10 +234,13 @@ func (b *builder) placeThreads() {
 		b.placeThread(c.idle, b.procs[0], 0)
 		c.current = b.block(&b.pool, "Thre", uint64(b.p.thread.size))
 		c.stack = b.placeThread(c.current, c.process, c.teb)
-		b.put64(prcb+prcbCurrentThread, uint64(c.current))
-		b.put64(prcb+prcbIdleThread, uint64(c.idle))
-		b.put64(prcb+prcbRSPBase, uint64(c.stack-0x370))
-		b.put64(b.Truth.Processors[i].KPCR+pcrUsedSelf, uint64(c.teb))
+		m := b.machine()
+		b.putPointer(prcb+m.prcbCurrentThread, uint64(c.current))
+		b.putPointer(prcb+m.prcbIdleThread, uint64(c.idle))
+		if m.word == 8 {
+			b.put64(prcb+prcbRSPBase, uint64(c.stack-0x370))
+		}
+		b.putPointer(b.Truth.Processors[i].KPCR+m.pcrUsedSelf, uint64(c.teb))
 	}
 	if b.Config.KPTI && b.Config.UserMode {
 		b.Truth.UserDirectoryTable = b.cpus[0].process.userDTB
@@ -245,12 +255,12 @@ func (b *builder) placeThread(t phys.VirtAddr, p *process, teb phys.VirtAddr) ph
 	base := limit + stackPages<<phys.PageShift
 	b.put(t, []byte{6, 0, byte(l.initialStack)}) // ThreadObject
 	b.list(t + 8)
-	b.put64(t+phys.VirtAddr(l.initialStack), uint64(base-0x370))
-	b.put64(t+phys.VirtAddr(l.stackLimit), uint64(limit))
-	b.put64(t+phys.VirtAddr(l.stackBase), uint64(base))
-	b.put64(t+phys.VirtAddr(l.kernelStack), uint64(base-0x1020))
-	b.put64(t+phys.VirtAddr(l.apcProcess), uint64(p.EPROCESS))
-	b.put64(t+phys.VirtAddr(l.teb), uint64(teb))
+	b.putPointer(t+phys.VirtAddr(l.initialStack), uint64(base-0x370))
+	b.putPointer(t+phys.VirtAddr(l.stackLimit), uint64(limit))
+	b.putPointer(t+phys.VirtAddr(l.stackBase), uint64(base))
+	b.putPointer(t+phys.VirtAddr(l.kernelStack), uint64(base-0x1020))
+	b.putPointer(t+phys.VirtAddr(l.apcProcess), uint64(p.EPROCESS))
+	b.putPointer(t+phys.VirtAddr(l.teb), uint64(teb))
 	b.put(t+phys.VirtAddr(l.state), []byte{2}) // Running
 	return base
 }

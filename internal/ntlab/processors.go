@@ -46,7 +46,6 @@ const (
 	pcrUsedSelf     = 0x30
 	pcrIDTBase      = 0x38
 	pcrMajorVersion = 0x60
-	pcrMinorVersion = 0x62
 	pcrVersionBlock = 0x108
 
 	prcbMxCsr         = 0x00
@@ -97,8 +96,8 @@ func (b *builder) placeProcessors() {
 		p := &b.Truth.Processors[i]
 		p.VCPU = vcpus[i]
 		b.placePCR(i, p, r)
-		b.placeDescriptors(i, p)
-		b.put64(b.symbols["KiProcessorBlock"]+phys.VirtAddr(8*i), uint64(p.KPRCB))
+		b.machine().placeDescriptors(b, i, p)
+		b.putPointer(b.symbols["KiProcessorBlock"]+phys.VirtAddr(b.machine().word*i), uint64(p.KPRCB))
 	}
 }
 
@@ -109,26 +108,32 @@ func (b *builder) placePCR(i int, p *Processor, r *rng) {
 	switch {
 	case i == 0 && l.bootPCRInImage:
 		p.KPCR = b.symbols["KiInitialPCR"]
+	case i == 0 && b.machine().word == 4:
+		p.KPCR = bootPCR32
+		check(b.mapFresh(b.Truth.DirectoryTableBase, p.KPCR, 1, kernelData))
 	case i == 0:
 		p.KPCR = must(b.loader.pages(b.Image, pages))
 	default:
 		p.KPCR = must(b.ptes.pages(b.Image, pages))
 	}
 	p.KPRCB = p.KPCR + phys.VirtAddr(l.containedPRCB)
-	b.put64(p.KPCR+pcrSelf, uint64(p.KPCR))
-	b.put64(p.KPCR+pcrCurrentPRCB, uint64(p.KPRCB))
-	b.put64(p.KPCR+pcrLockArray, uint64(p.KPRCB+0x670))
-	b.put16(p.KPCR+pcrMajorVersion, 1)
-	b.put16(p.KPCR+pcrMinorVersion, 1)
+	m := b.machine()
+	b.putPointer(p.KPCR+m.pcrSelf, uint64(p.KPCR))
+	b.putPointer(p.KPCR+m.pcrCurrentPRCB, uint64(p.KPRCB))
+	b.put16(p.KPCR+m.pcrMajorVersion, 1)
+	b.put16(p.KPCR+m.pcrMajorVersion+2, 1)
 	if i == 0 && b.p.fixedLayout {
-		b.put64(p.KPCR+pcrVersionBlock, uint64(b.symbols["KdVersionBlock"]))
+		b.putPointer(p.KPCR+m.pcrVersionBlock, uint64(b.symbols["KdVersionBlock"]))
 	}
-	b.put32(p.KPRCB+prcbMxCsr, 0x1F80)
+	if m.word == 8 {
+		b.put64(p.KPCR+pcrLockArray, uint64(p.KPRCB+0x670))
+		b.put32(p.KPRCB+prcbMxCsr, 0x1F80)
+	}
 	if l.numberSize == 1 {
 		// NestingLevel, InterruptRequest and IdleHalt are the bytes that follow.
 		b.put(p.KPRCB+phys.VirtAddr(l.number), []byte{byte(i), 0, 0, byte(i & 1)})
 	} else {
-		b.put(p.KPRCB+4, []byte{byte(i)}) // LegacyNumber
+		b.put(p.KPRCB+m.prcbLegacyNumber, []byte{byte(i)})
 		b.put32(p.KPRCB+phys.VirtAddr(l.number), uint32(i))
 	}
 	if l.group != 0 {
@@ -145,9 +150,10 @@ func (b *builder) placePCR(i int, p *Processor, r *rng) {
 			off = r.between(0x34, 0xff) * 0x10
 		}
 		p.Context = area + phys.VirtAddr(off)
-		b.put64(p.KPRCB+phys.VirtAddr(l.contextPointer), uint64(p.Context))
-		b.put32(p.KPRCB+phys.VirtAddr(l.contextPointer)+8, 0x10004b)
-		b.put64(p.KPRCB+phys.VirtAddr(l.contextPointer)+0x10, uint64(area))
+		word := phys.VirtAddr(m.word)
+		b.putPointer(p.KPRCB+phys.VirtAddr(l.contextPointer), uint64(p.Context))
+		b.put32(p.KPRCB+phys.VirtAddr(l.contextPointer)+word, 0x10004b)
+		b.putPointer(p.KPRCB+phys.VirtAddr(l.contextPointer)+2*word, uint64(area))
 	}
 }
 

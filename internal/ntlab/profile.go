@@ -32,6 +32,7 @@ type profile struct {
 	lowStub     bool // PROCESSOR_START_BLOCK stays in low memory
 	swizzle     bool // the software entries carry the L1TF swizzle bit
 
+	selectors kdbgSelectors
 	kdbg      kdbgLayout
 	encrypts  bool // the KDBG is kept encoded unless a debugger was enabled
 	processor processorLayout
@@ -94,6 +95,12 @@ type processorLayout struct {
 	bootPCRInImage bool
 }
 
+// kdbgSelectors are what a KDBG says of the GDT, and where a KPCR has its own address.
+type kdbgSelectors struct {
+	kernelCode, kernelData, userCode, userData, tss, compatCode, compatTEB uint16
+	pcrSelf                                                                uint16
+}
+
 // kuserLayout says which of KUSER_SHARED_DATA's later fields there are.
 type kuserLayout struct {
 	size           uint32 // sizeof, 0: what is beyond the last field is left zero
@@ -116,11 +123,18 @@ func Profiles() []string {
 
 // Generations returns the names of the profiles that are made of the tables in
 // testdata/windows, one or two for each generation of 64-bit Windows, the oldest
-// first. Config.Profile may have any of them and of Profiles.
-func Generations() []string {
-	out := make([]string, len(kernelRows))
+// first. Config.Profile may have any of them, of Generations32 and of Profiles.
+func Generations() []string { return rowsFor(false) }
+
+// Generations32 is Generations of 32-bit Windows.
+func Generations32() []string { return rowsFor(true) }
+
+func rowsFor(x86 bool) []string {
+	var out []string
 	for i := range kernelRows {
-		out[i] = kernelRows[i].profile
+		if kernelRows[i].x86 == x86 {
+			out = append(out, kernelRows[i].profile)
+		}
 	}
 	return out
 }
@@ -136,7 +150,7 @@ func findProfile(name string) (*profile, error) {
 		k := unknownRow()
 		return profileOf(&k), nil
 	}
-	return nil, fmt.Errorf("no profile %q; there are %v", name, slices.Concat(Profiles(), Generations()))
+	return nil, fmt.Errorf("no profile %q; there are %v", name, slices.Concat(Profiles(), Generations(), Generations32()))
 }
 
 // section returns the section of that name, which the profile must have.

@@ -14,6 +14,7 @@ import (
 type kernelRow struct {
 	profile  string // the profile's name
 	row      string // version in kernels.csv
+	x86      bool   // of 32-bit Windows
 	source   string // the row's repository, commit and path
 	build    uint32
 	kdbgSize uint32
@@ -79,7 +80,7 @@ const (
 // versions are what kernels say of themselves besides their build.
 var versions = []struct {
 	from, major, minor uint32
-}{{buildWin10, 10, 0}, {build81, 6, 3}, {buildWin8, 6, 2}, {buildWin7, 6, 1}, {buildVista, 6, 0}, {0, 5, 2}}
+}{{buildWin10, 10, 0}, {build81, 6, 3}, {buildWin8, 6, 2}, {buildWin7, 6, 1}, {buildVista, 6, 0}, {3790, 5, 2}, {0, 5, 1}}
 
 // servers are the builds of which a server is in the tables, or which came as
 // servers alone.
@@ -103,6 +104,10 @@ func profileOf(k *kernelRow) *profile {
 		processor:   processorOf(k),
 		process:     processOf(k),
 		thread:      threadOf(k),
+		selectors: kdbgSelectors{
+			kernelCode: selKernelCode, kernelData: selKernelData, userCode: selUserCode, userData: selUserData,
+			tss: selTSS, compatCode: 0x23, compatTEB: selUserTEB, pcrSelf: pcrSelf,
+		},
 		kuser: kuserLayout{
 			size:           k.field("KUSER_size"),
 			buildNumber:    k.has("KUSER_NtBuildNumber"),
@@ -128,6 +133,9 @@ func profileOf(k *kernelRow) *profile {
 	if old {
 		p.processes, p.modules = ws2003.processes, ws2003.modules
 		p.exports, p.dataExports = ws2003.exports, ws2003.dataExports
+	}
+	if k.x86 {
+		p.narrow()
 	}
 	p.kdbg = kdbgOf(k, p)
 	p.sizeOfImage, p.sections = sectionsOf(k, p)

@@ -1,6 +1,9 @@
 package ntlab
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // Unknown is the profile of a Windows that nobody has seen: the newest of the tables
 // with another build number, a longer KDBG, and structures that have grown, so that what
@@ -10,7 +13,8 @@ const Unknown = "nt-unknown"
 
 // unknownRow makes its row.
 func unknownRow() kernelRow {
-	k := kernelRows[len(kernelRows)-1]
+	i := slices.IndexFunc(kernelRows, func(k kernelRow) bool { return k.x86 })
+	k := kernelRows[i-1]
 	k.profile, k.row, k.build, k.kdbgSize, k.pdb = Unknown, "none", 31337, 0x3E8, ""
 	k.source = "made up"
 	k.fields = maps.Clone(k.fields)

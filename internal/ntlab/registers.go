@@ -18,7 +18,7 @@ func (b *builder) fillRegisters() {
 		} {
 			*v = r.u64()
 		}
-		b.fillMode(g, i, r)
+		b.machine().fillMode(b, g, i, r)
 		b.fillTables(g, i)
 		fillFPU(&g.FPU, r)
 		g.HasFPU, g.HasDebug = true, true
@@ -28,11 +28,31 @@ func (b *builder) fillRegisters() {
 		g.DR[6], g.DR[7] = 0xffff0ff0, 0x400
 		g.CR0, g.CR4 = kernelCR0, b.cr4()
 		g.HasEFER, g.EFER = true, 0xd01 // SCE, LME, LMA, NXE
+		if b.machine().word == 4 {
+			b.narrow(g)
+		}
 		if b.Config.MonitorRegisters {
 			g.HasKernelGSBase, g.KernelGSBase = false, 0
 			g.HasLSTAR, g.LSTAR = false, 0
 		}
 	}
+}
+
+// narrow turns what all processors have alike into what those of 32-bit Windows have.
+func (b *builder) narrow(g *phys.Registers) {
+	g.CR4, g.EFER = b.cr4Of32(), 0
+	if b.tables.row {
+		g.EFER = 1 << 11 // NXE
+	}
+	for _, base := range []*uint64{&g.GDT.Base, &g.IDT.Base, &g.TR.Base} {
+		*base &= 0xFFFFFFFF
+	}
+	g.GDT.Limit, g.IDT.Limit = gdt32Limit, idt32Limit
+	for d := range 4 {
+		g.DR[d] &= 0xFFFFFFFF
+	}
+	g.TR.Selector, g.TR.Limit = sel32TSS, tss32Limit
+	clear(g.FPU.XMM[8:]) // there are 8 of them
 }
 
 // fillMode sets what depends on where the processor was stopped.

@@ -20,6 +20,9 @@ const (
 // bit of a physical address, of processors that have 39, 46 or 52 bits of it. It
 // is above all RAM.
 func (b *builder) hiddenBits() uint64 {
+	if b.machine().word == 4 {
+		return 1 << 37 // the highest of a frame number of 26 bits
+	}
 	choices := []uint64{1 << 45, 1 << 38, 1 << 51}
 	mask := choices[b.Config.Seed%uint64(len(choices))]
 	if bits.Len64(uint64(b.ram.End().Addr())) > bits.TrailingZeros64(mask) {

@@ -54,6 +54,14 @@ var variants = []struct {
 	{"-greedy", "a driver asks to leave out more than half of memory", func(*ntlab.Config) {}, greedy},
 }
 
+// narrow are the guests of 32-bit Windows.
+var narrow = []Guest{
+	{Name: "winxp-x86", About: "32-bit Windows XP, without PAE", config: ntlab.Config{Profile: "x86-2600", NoPAE: true}},
+	{Name: "ws2003-x86-3gb", About: "32-bit Windows Server 2003 with 3 GiB for programs (/3GB)", config: ntlab.Config{Profile: "x86-3790", UserSpace3GB: true}},
+	{Name: "win7-x86", About: "32-bit Windows 7 with PAE, stopped in user mode", config: ntlab.Config{Profile: "x86-7601", UserMode: true}},
+	{Name: "win10-x86", About: "32-bit Windows 10", config: ntlab.Config{Profile: "x86-19041"}},
+}
+
 // guests is every guest there is.
 var guests = sync.OnceValue(func() []Guest {
 	var out []Guest
@@ -69,6 +77,11 @@ var guests = sync.OnceValue(func() []Guest {
 				dress: v.dress,
 			})
 		}
+	}
+	for _, g := range narrow {
+		g.Memory, g.CPUs = ntlab.DefaultMemory, 2
+		g.config.Seed, g.config.CPUs, g.config.MonitorRegisters = 1, g.CPUs, true
+		out = append(out, g)
 	}
 	return append(out, Guest{
 		Name: "not-windows", Memory: ntlab.DefaultMemory, CPUs: ntlab.DefaultCPUs,

@@ -16,6 +16,9 @@ package ntlab
 var kernelRows = []kernelRow{
 `
 
+// x86 is what the tables call 32-bit Windows.
+const x86 = "x86"
+
 // generate returns the Go file that the tables in a folder make.
 func generate(dir string) ([]byte, error) {
 	t, err := readTables(dir)
@@ -55,6 +58,9 @@ func (t *tables) write(out *bytes.Buffer, s spec) error {
 	}
 	fmt.Fprintf(out, "{\nprofile: %q, row: %q, build: %d, kdbgSize: %#x,\nsource: %q,\n",
 		s.profile, s.row, build, size, source+" "+r["source_path"])
+	if r["arch"] == x86 {
+		out.WriteString("x86: true,\n")
+	}
 	if id := r["pdb_guid_age"]; id != "" {
 		fmt.Fprintf(out, "pdb: %q,\n", id)
 	}

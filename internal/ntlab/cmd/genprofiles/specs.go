@@ -10,7 +10,8 @@ type spec struct {
 	borrows string // version of the row that has the columns that row lacks; "" for none
 }
 
-// specs are the generations of 64-bit Windows, the oldest first. Rows with RVAs are
+// specs are the generations of 64-bit Windows, the oldest first, and then those of
+// 32-bit Windows. Rows with RVAs are
 // single kernels; where a generation has none, the row is of its structures alone. An
 // image that isn't the row's very version is the oldest of the same build.
 var specs = []spec{
@@ -35,4 +36,12 @@ var specs = []spec{
 	{profile: "nt-22621", row: "Windows 11 22H2/23H2 generation", kdbg: "Windows 10 1809", image: "10.0.22621.1", build: 22621, borrows: "10.0.22000.556"},
 	{profile: "nt-26100-3a0", row: "Windows 11 24H2 / Server 2025 generation", kdbg: "newer than 22000", image: "10.0.26100.1", build: 26100, borrows: "10.0.22000.556"},
 	{profile: "nt-26100-3a8", row: "Windows 11 24H2 / Server 2025 generation", kdbg: "newest seen", image: "10.0.26100.1", build: 26100, borrows: "10.0.22000.556"},
+
+	{profile: "x86-2600", row: "xp_sp3_x86", kdbg: "Windows XP"},
+	{profile: "x86-3790", row: "win2003_sp1_x86", kdbg: "Server 2003"},
+	{profile: "x86-6002", row: "vista_sp2_x86", kdbg: "Vista SP1"},
+	{profile: "x86-7601", row: "win7_sp1_x86", kdbg: "Windows 7"},
+	{profile: "x86-9600", row: "win81_u1_x86", kdbg: "Windows 8.1"},
+	{profile: "x86-15063", row: "win10_x86_15063", kdbg: "Windows 10 1507"},
+	{profile: "x86-19041", row: "win10_x86_19041", kdbg: "Windows 10 1809"},
 }

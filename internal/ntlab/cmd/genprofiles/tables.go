@@ -49,11 +49,11 @@ func readTables(dir string) (*tables, error) {
 // kernel returns the row of that version, of which there must be one.
 func (t *tables) kernel(version string) (row, error) {
 	for _, r := range t.kernels {
-		if r["arch"] == "amd64" && r["version"] == version {
+		if (r["arch"] == "amd64" || r["arch"] == x86) && r["version"] == version {
 			return r, nil
 		}
 	}
-	return nil, fmt.Errorf("kernels.csv has no amd64 kernel %q", version)
+	return nil, fmt.Errorf("kernels.csv has no amd64 or x86 kernel %q", version)
 }
 
 func (t *tables) image(version string) (row, error) {
