@@ -136,10 +136,8 @@ func (a *Analysis) facts(ctx context.Context, comment string) *header.Facts {
 		ProductType:         sys.ProductType,
 		SuiteMask:           sys.SuiteMask,
 		BootID:              sys.BootID,
+		PAE:                 phys.Know(sys.Space.Paging().PAE(), "how the System process's page tables are built"),
 		Comment:             phys.Know(comment, "snap"),
-	}
-	if f.Machine.Value == header.MachineI386 {
-		f.PAE = phys.Know(sys.Space.Paging().PAE(), "how the System process's page tables are built")
 	}
 	f.SetBugCheck(sys.BugCheck.Code, sys.BugCheck.Parameter)
 	if at := f.PfnDatabase.Value; !at.Kernel() {

@@ -14,9 +14,26 @@ import (
 // that what it publishes by its exported table stays out of the dump, and that
 // before it publishes anything it asks for nothing.
 func TestSampleDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		guest ntlab.Config
+		args  []string
+	}{
+		"x64":             {ntlab.Config{}, nil},
+		"x86":             {ntlab.Config{Profile: "x86-19041"}, x86Driver},
+		"x86 without PAE": {ntlab.Config{Profile: "x86-2600", NoPAE: true}, x86Driver},
+		"x86, 3 GiB":      {ntlab.Config{Profile: "x86-7601", UserSpace3GB: true}, x86Driver},
+	} {
+		t.Run(name, func(t *testing.T) { testSampleDriver(t, tt.guest, tt.args) })
+	}
+}
+
+// x86Driver are what make builds the sample driver for x86 by.
+var x86Driver = []string{"CROSS=i686-w64-mingw32-", "ENTRY=_DriverEntry@8"}
+
+func testSampleDriver(t *testing.T, guest ntlab.Config, args []string) {
 	t.Parallel()
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "make", "-s", "-C", "../guest/driver/snapadv", "OUT="+dir)
+	build := exec.CommandContext(t.Context(), "make", append([]string{"-s", "-C", "../guest/driver/snapadv", "OUT=" + dir}, args...)...)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the sample driver: %v\n%s(scripts/deps.sh installs mingw-w64)", err, out)
 	}
@@ -24,7 +41,7 @@ func TestSampleDriver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vm := newGuest(t, ntlab.Config{})
+	vm := newGuest(t, guest)
 	if _, err := vm.im.LoadDriver("snapadv.sys", image); err != nil {
 		t.Fatal(err)
 	}

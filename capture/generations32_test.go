@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type header32Fields struct {
 	DirectoryTableBase, PfnDataBase                         uint32
 	PsLoadedModuleList, PsActiveProcessHead                 uint32
 	MachineImageType, NumberProcessors, BugCheckCode        uint32
+	BugCheckParameter                                       [4]uint32
 	PaeEnabled                                              byte
 	KdDebuggerDataBlock                                     uint32
 	Runs                                                    []phys.Run
@@ -43,6 +45,9 @@ func readHeader32(b []byte) header32Fields {
 		KdDebuggerDataBlock: u32(0x60), NumberOfPages: u32(0x68), ExceptionCode: u32(0x7D0), DumpType: u32(0xF88),
 		ProductType: u32(0xF94), SuiteMask: u32(0xF98), BootID: u32(0x8A4),
 		RequiredDumpSpace: u64(0xFA0), SystemUpTime: u64(0xFB8), SystemTime: u64(0xFC0),
+	}
+	for i := range f.BugCheckParameter {
+		f.BugCheckParameter[i] = u32(0x2C + 4*i)
 	}
 	for i := range int(min(u32(0x64), 86)) {
 		f.Runs = append(f.Runs, phys.Run{Base: phys.PFN(u32(0x6C + 8*i)), Pages: uint64(u32(0x70 + 8*i))})
@@ -65,6 +70,9 @@ func wantHeader32(im *ntlab.Image) header32Fields {
 	if im.Config.NoPAE {
 		f.PaeEnabled = 0
 	}
+	if crash := im.Config.BugCheck; crash[0] != 0 {
+		f.BugCheckCode, f.BugCheckParameter = uint32(crash[0]), [4]uint32{uint32(crash[1]), uint32(crash[2]), uint32(crash[3]), uint32(crash[4])}
+	}
 	return f
 }
 
@@ -79,21 +87,33 @@ func useless32(n int) []phys.Registers {
 }
 
 // TestEveryGeneration32 is TestEveryGeneration of 32-bit Windows: with PAE and without,
-// with 2 GiB for programs and with 3.
+// with 2 GiB for programs and with 3, and where that can be in programs by their own page
+// tables, of which some lead to the kernel's by the KPRCB alone.
 func TestEveryGeneration32(t *testing.T) {
+	shadows, crashes := 0, 0
 	for _, profile := range ntlab.Generations32() {
 		t.Run(profile, func(t *testing.T) {
 			for seed := range *seeds {
-				for i := range 8 {
+				for i := range 16 {
 					c := generationConfig(profile, i&1 != 0, seed)
 					c.NoPAE, c.UserSpace3GB = i&2 != 0, i&4 != 0
-					c.BugCheck = [5]uint64{}
+					if i&8 != 0 {
+						c.KPTI, c.UserMode = true, true
+					}
+					if c.BugCheck = [5]uint64{}; i == 6 {
+						c.BugCheck = [5]uint64{0xD1, 0x8012_3456, 2, 1, 0xF7A0_1234}
+					}
 					if c.Possible() {
 						checkForm32(t, c)
+						shadows += map[bool]int{true: 1}[c.KPTI]
+						crashes += map[bool]int{true: 1}[c.BugCheck[0] != 0]
 					}
 				}
 			}
 		})
+	}
+	if shadows == 0 || crashes == 0 {
+		t.Errorf("%d guests with KVA shadow, %d that crashed", shadows, crashes)
 	}
 }
 
@@ -106,11 +126,14 @@ func checkForm32(t *testing.T, c ntlab.Config) {
 	for name, cpus := range map[string][]phys.Registers{
 		"useful": im.Registers(), "useless": useless32(c.CPUs), "none": nil,
 	} {
-		name = fmt.Sprintf("seed %d, plain %v, PAE %v, 3 GiB %v, registers %s", c.Seed, c.PlainKDBG, !c.NoPAE, c.UserSpace3GB, name)
+		name = fmt.Sprintf("seed %d, plain %v, PAE %v, 3 GiB %v, KVA shadow %v, registers %s", c.Seed, c.PlainKDBG, !c.NoPAE, c.UserSpace3GB, c.KPTI, name)
 		a, err := Analyze(t.Context(), im, im.RAM(), cpus, LookOptions{})
 		if err != nil {
 			t.Errorf("%s: Analyze failed: %v", name, err)
 			continue
+		}
+		if c.KPTI && len(cpus) > 0 && cpus[0].CR3 == im.Registers()[0].CR3 && a.System.Attempts[len(a.System.Attempts)-1].Finder != "KPRCB of a processor in user mode" {
+			t.Errorf("%s: found by %v", name, a.System.Attempts)
 		}
 		checkHeader32(t, name, im, a)
 		checkProcessors32(t, name, im, a, len(cpus) > 0 && cpus[0].CR3 == im.Registers()[0].CR3)
@@ -170,6 +193,12 @@ func checkProcessors32(t *testing.T, name string, im *ntlab.Image, a *Analysis, 
 		if !useful || p.VCPU < 0 {
 			continue
 		}
+		if crash := im.Truth.Crash; crash != nil {
+			if !im.Config.UserMode && !bytes.Equal(a.contexts[i].data, crash.Contexts[i]) {
+				t.Errorf("%s: the CONTEXT of processor %d is not what the guest saved", name, i)
+			}
+			continue
+		}
 		r, c := im.Registers()[p.VCPU], a.contexts[i].data
 		if len(c) != header.ContextSizeI386 || uint64(binary.LittleEndian.Uint32(c[eip:])) != r.RIP ||
 			uint64(binary.LittleEndian.Uint32(c[esp:])) != r.RSP || binary.LittleEndian.Uint16(c[segCS:]) != r.CS.Selector ||
@@ -179,6 +208,10 @@ func checkProcessors32(t *testing.T, name string, im *ntlab.Image, a *Analysis, 
 	}
 	if useful && !im.Config.UserMode && len(a.Warnings) > 0 {
 		t.Errorf("%s: warnings %q; want none", name, a.Warnings)
+	}
+	if crash := im.Truth.Crash; crash != nil && useful && !im.Config.UserMode &&
+		!bytes.Equal(a.Header.ContextRecord[:header.ContextSizeI386], crash.Contexts[crash.Processor]) {
+		t.Errorf("%s: the header's CONTEXT is not that of processor %d, which crashed", name, crash.Processor)
 	}
 }
 

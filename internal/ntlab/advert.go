@@ -78,7 +78,6 @@ const (
 	tableCount     = 0x14
 	tableNext      = 0x18
 	tableHeader    = 0x20
-	tableEntry     = 0x20
 
 	maxAdvertCapacity = 1 << 20
 	maxAdvertChain    = 1 << 10
@@ -112,7 +111,7 @@ func (im *Image) advertise(module string, first *Advert) (Advertised, error) {
 		if i == 0 && !loaded && !a.InPool {
 			continue // with its driver
 		}
-		if at[a], err = im.AllocPages(a.pages()); err != nil {
+		if at[a], err = im.AllocPages(a.pages(im.machine())); err != nil {
 			return Advertised{}, err
 		}
 		at[a] += phys.VirtAddr(a.Offset)
@@ -126,7 +125,7 @@ func (im *Image) advertise(module string, first *Advert) (Advertised, error) {
 		// to the pool.
 		out.Symbol, err = im.loadAdvertiser(module, &Advert{})
 		if err == nil {
-			err = im.WriteVirt(out.Symbol, (&Advert{}).table(at[first]))
+			err = im.WriteVirt(out.Symbol, (&Advert{}).table(im.machine(), at[first]))
 		}
 		out.Tables = append(out.Tables, Table{VA: out.Symbol})
 	default:
@@ -137,7 +136,7 @@ func (im *Image) advertise(module string, first *Advert) (Advertised, error) {
 		return Advertised{}, err
 	}
 	for _, a := range chain {
-		if err := im.WriteVirt(at[a], a.table(at[a.Next])); err != nil {
+		if err := im.WriteVirt(at[a], a.table(im.machine(), at[a.Next])); err != nil {
 			return Advertised{}, err
 		}
 		out.Tables = append(out.Tables, Table{VA: at[a], Entries: slices.Clone(a.Entries)})
@@ -175,22 +174,23 @@ func (a *Advert) capacity() uint32 {
 }
 
 // pages returns how many pages the table touches.
-func (a *Advert) pages() int {
-	return int(pagesOf(a.Offset + tableHeader + a.capacity()*tableEntry))
+func (a *Advert) pages(m *machine) int {
+	return int(pagesOf(a.Offset + tableHeader + a.capacity()*uint32(m.removePages)))
 }
 
 // table returns the table's bytes.
-func (a *Advert) table(next phys.VirtAddr) []byte {
-	b := make([]byte, tableHeader+a.capacity()*tableEntry)
+func (a *Advert) table(m *machine, next phys.VirtAddr) []byte {
+	size := m.removePages
+	b := make([]byte, tableHeader+int(a.capacity())*size)
 	copy(b, tableMagic)
 	le.PutUint16(b[tableVersion:], 1)
-	le.PutUint16(b[tableEntrySize:], tableEntry)
+	le.PutUint16(b[tableEntrySize:], uint16(size))
 	le.PutUint32(b[tableCapacity:], a.capacity())
 	le.PutUint32(b[tableSequence:], a.Sequence)
 	le.PutUint32(b[tableCount:], uint32(len(a.Entries)))
-	le.PutUint64(b[tableNext:], uint64(next))
+	m.pointer(b[tableNext:], uint64(next))
 	for i, e := range a.Entries {
-		e.put(b[tableHeader+i*tableEntry:])
+		e.put(m, b[tableHeader+i*size:])
 	}
 	if a.Edit != nil {
 		a.Edit(b)
@@ -198,13 +198,14 @@ func (a *Advert) table(next phys.VirtAddr) []byte {
 	return b
 }
 
-// put writes the structure to b (WDK wdm.h, x64).
-func (r RemovePages) put(b []byte) {
-	le.PutUint64(b, r.Context)
-	le.PutUint32(b[0x08:], r.Flags)
-	le.PutUint32(b[0x0C:], r.BugCheckCode)
-	le.PutUint64(b[0x10:], r.Address)
-	le.PutUint64(b[0x18:], r.Count)
+// put writes the structure to b (WDK wdm.h): Context, Flags, BugCheckCode, Address and
+// Count, of which the first and the last two are as wide as pointers.
+func (r RemovePages) put(m *machine, b []byte) {
+	m.pointer(b, r.Context)
+	le.PutUint32(b[m.word:], r.Flags)
+	le.PutUint32(b[m.word+4:], r.BugCheckCode)
+	m.pointer(b[m.word+8:], r.Address)
+	m.pointer(b[2*m.word+8:], r.Count)
 }
 
 // exportedTable returns the address of what a loaded driver exports, and
@@ -235,6 +236,6 @@ func (im *Image) relink(head, next phys.VirtAddr) error {
 		return err
 	}
 	le.PutUint32(b[tableSequence:], le.Uint32(b[tableSequence:])+2)
-	le.PutUint64(b[tableNext:], uint64(next))
+	im.machine().pointer(b[tableNext:], uint64(next))
 	return im.WriteVirt(head, b[:])
 }

@@ -30,7 +30,7 @@ const (
 // loadAdvertiser makes and loads a driver whose data has room for a, and
 // returns the address of that room.
 func (im *Image) loadAdvertiser(name string, a *Advert) (phys.VirtAddr, error) {
-	d := syntheticDriver(name, a, stream(im.Config.Seed, 'd'+mix64(uint64(len(im.Truth.Modules)))))
+	d := syntheticDriver(im.machine(), name, a, stream(im.Config.Seed, 'd'+mix64(uint64(len(im.Truth.Modules)))))
 	m, err := im.load(name, d)
 	if err != nil {
 		return 0, err
@@ -41,15 +41,15 @@ func (im *Image) loadAdvertiser(name string, a *Advert) (phys.VirtAddr, error) {
 
 // syntheticDriver makes a driver with a page of code, one of exports, and
 // data: a's table and a page besides. Without a it exports nothing.
-func syntheticDriver(name string, a *Advert, r *rng) *driverFile {
+func syntheticDriver(m *machine, name string, a *Advert, r *rng) *driverFile {
 	const code, exports, data = phys.PageSize, 2 * phys.PageSize, 3 * phys.PageSize
 	size := uint32(phys.PageSize)
 	pe := &peImage{
-		entry: code + 0x10, timestamp: uint32(r.u64()), osMajor: 10,
+		machine: m, entry: code + 0x10, timestamp: uint32(r.u64()), osMajor: 10,
 		debugRVA: exports + 0x800, pdb: strings.TrimSuffix(name, path.Ext(name)) + ".pdb", age: 1,
 	}
 	if a != nil {
-		size += uint32(a.pages()) << phys.PageShift
+		size += uint32(a.pages(m)) << phys.PageShift
 		pe.name, pe.exportRVA, pe.exports = name, exports, map[string]uint32{advertSymbol: data + a.Offset}
 	}
 	r.fill(pe.guid[:])
@@ -120,7 +120,7 @@ func (im *Image) Register(module string) (Registration, error) {
 func (im *Image) register(module string) (Registration, error) {
 	m, ok := im.module(module)
 	if !ok {
-		d := syntheticDriver(module, nil, stream(im.Config.Seed, 'd'+mix64(uint64(len(im.Truth.Modules)))))
+		d := syntheticDriver(im.machine(), module, nil, stream(im.Config.Seed, 'd'+mix64(uint64(len(im.Truth.Modules)))))
 		var err error
 		if m, err = im.load(module, d); err != nil {
 			return Registration{}, err

@@ -36,7 +36,7 @@ const (
 // screen now. Which of them crashed, and where the others are, comes from the seed:
 // where there are several, it is not the first, and one of the others is in a program.
 func (im *Image) Crash(bugCheck [5]uint64) *Crash {
-	r := stream(im.Config.Seed, 'b')
+	r, m := stream(im.Config.Seed, 'b'), im.machine()
 	n := len(im.Truth.Processors)
 	c := &Crash{BugCheck: bugCheck, Contexts: make([][]byte, n)}
 	if n > 1 {
@@ -49,7 +49,7 @@ func (im *Image) Crash(bugCheck [5]uint64) *Crash {
 		}
 		rsp, rip := &general[4], &general[16]
 		*rsp = uint64(im.cpus[i].stack) - r.between(0x80, 0x800)*8
-		cs, ss := uint16(selKernelCode), uint16(selKernelData)
+		cs, ss := m.kernelCode, m.kernelData
 		flags, eflags := uint32(contextOfTrap), uint32(frozenEFlags)
 		switch i {
 		case c.Processor:
@@ -59,11 +59,11 @@ func (im *Image) Crash(bugCheck [5]uint64) *Crash {
 		case 0:
 			// The first is not the one to be shown: it runs a 32-bit program.
 			*rip, *rsp = 0x7712_3456, 0x19_F000
-			cs, ss = frozenInCompat, selUserData
+			cs, ss = m.programCode, m.programData
 		default:
 			*rip = uint64(im.symbols["KiIdleLoop"]) + r.below(0x20)
 		}
-		c.Contexts[i] = contextBytes(flags, eflags, cs, ss, general)
+		c.Contexts[i] = m.contextBytes(flags, eflags, cs, ss, general)
 	}
 	return c
 }
@@ -91,7 +91,7 @@ func (b *builder) placeCrash() {
 	}
 	c := b.Crash(b.Config.BugCheck)
 	for i, v := range c.BugCheck {
-		b.put64(b.symbols["KiBugCheckData"]+phys.VirtAddr(8*i), v)
+		b.putPointer(b.symbols["KiBugCheckData"]+phys.VirtAddr(b.machine().word*i), v)
 	}
 	for i, context := range c.Contexts {
 		b.put(b.Truth.Processors[i].Context, context)

@@ -19,6 +19,9 @@ import (
 // error and changes nothing.
 func (im *Image) LoadDriver(name string, file []byte) (Module, error) {
 	d, err := parseDriver(file)
+	if err == nil && d.machine != im.machine() {
+		err = badPE("it is for machine %#x", d.machine.pe)
+	}
 	if err == nil {
 		err = d.bind(im)
 	}
@@ -141,17 +144,22 @@ func protection(characteristics uint32) uint64 {
 // PsLoadedModuleList.
 func (b *builder) appendModule(path string, base phys.VirtAddr, d *driverFile) {
 	e := b.placeModuleEntry(path, &peImage{base: base, size: d.size(), entry: d.entry, timestamp: d.timestamp})
-	b.put32(e+ldrChecksum, d.checksum)
+	b.put32(e+b.machine().ldrChecksum, d.checksum)
 	b.append(b.Truth.PsLoadedModuleList, e)
 }
 
 // append links entry in at the end of the list.
 func (b *builder) append(head, entry phys.VirtAddr) {
+	m := b.machine()
+	word := phys.VirtAddr(m.word)
 	var blink [8]byte
-	check(b.ReadVirt(head+8, blink[:]))
-	last := phys.VirtAddr(le.Uint64(blink[:]))
-	b.put64(entry, uint64(head))
-	b.put64(entry+8, uint64(last))
-	b.put64(last, uint64(entry))
-	b.put64(head+8, uint64(entry))
+	check(b.ReadVirt(head+word, blink[:word]))
+	last := phys.VirtAddr(m.number(blink[:]))
+	if m.word == 4 {
+		last = phys.VirtAddr(int64(int32(last)))
+	}
+	b.putPointer(entry, uint64(head))
+	b.putPointer(entry+word, uint64(last))
+	b.putPointer(last, uint64(entry))
+	b.putPointer(head+word, uint64(entry))
 }

@@ -276,7 +276,7 @@ func TestLoadDriverRefuses(t *testing.T) {
 // TestRelocations holds the types against the PE format's definition.
 func TestRelocations(t *testing.T) {
 	driver := func(entries ...uint16) *driverFile {
-		d := &driverFile{image: make([]byte, 0x3000)}
+		d := &driverFile{machine: &machine64, image: make([]byte, 0x3000)}
 		le.PutUint64(d.image[0x18:], 0x1_4000_0000)
 		le.PutUint64(d.image[0x1010:], 0x1_4000_2000)
 		le.PutUint64(d.image[0x1FFC:], 0x1_4000_2000)
@@ -310,9 +310,11 @@ func TestRelocations(t *testing.T) {
 }
 
 func FuzzParseDriver(f *testing.F) {
-	pe := syntheticDriver("seed.sys", &Advert{Entries: []RemovePages{{}}}, stream(1, 2))
-	f.Add(pe.image)
-	f.Add(pe.image[:0x1000])
+	for _, m := range []*machine{&machine64, &machine32} {
+		pe := syntheticDriver(m, "seed.sys", &Advert{Entries: []RemovePages{{}}}, stream(1, 2))
+		f.Add(pe.image)
+		f.Add(pe.image[:0x1000])
+	}
 	f.Add([]byte("MZ"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := parseDriver(b)

@@ -13,6 +13,7 @@ import (
 // driverFile is a driver on its way into memory. Layouts: Microsoft PE format
 // documentation.
 type driverFile struct {
+	machine   *machine
 	image     []byte // as it is in memory, whole pages
 	headers   uint32 // bytes at the start of image
 	optional  uint32 // where the optional header begins in image
@@ -88,13 +89,19 @@ func parseHeaders(b []byte) (*driverFile, []byte, error) {
 	}
 	nt := b[at:]
 	optional := nt[0x18:]
+	machines := []*machine{&machine64, &machine32}
+	i := slices.IndexFunc(machines, func(m *machine) bool {
+		return le.Uint16(nt[4:]) == m.pe && le.Uint16(optional) == m.peMagic
+	})
 	switch {
 	case le.Uint32(nt) != peSignature:
 		return nil, nil, badPE("signature %#x", le.Uint32(nt))
-	case le.Uint16(nt[4:]) != peMachine || le.Uint16(optional) != pe32Plus:
-		return nil, nil, badPE("machine %#x, magic %#x; only x64", le.Uint16(nt[4:]), le.Uint16(optional))
+	case i < 0:
+		return nil, nil, badPE("machine %#x, magic %#x; only x64 and x86", le.Uint16(nt[4:]), le.Uint16(optional))
 	}
+	m := machines[i]
 	d := &driverFile{
+		machine: m,
 		headers: le.Uint32(optional[0x3C:]), optional: uint32(at + 0x18), entry: le.Uint32(optional[0x10:]),
 		timestamp: le.Uint32(nt[8:]), checksum: le.Uint32(optional[0x40:]), stripped: le.Uint16(nt[0x16:])&1 != 0,
 	}
@@ -110,8 +117,9 @@ func parseHeaders(b []byte) (*driverFile, []byte, error) {
 		return nil, nil, badPE("%d sections at %#x in headers of %#x bytes", n, table, d.headers)
 	}
 	d.image = make([]byte, pagesOf(size)<<phys.PageShift)
-	for i := range min(le.Uint32(optional[0x6C:]), uint32(len(d.directory))) {
-		e := optional[0x70+8*i:]
+	directories := optional[m.peOptional-8*len(d.directory):]
+	for i := range min(le.Uint32(optional[m.peOptional-8*len(d.directory)-4:]), uint32(len(d.directory))) {
+		e := directories[8*i:]
 		d.directory[i] = span32{le.Uint32(e), le.Uint32(e[4:])}
 	}
 	return d, b[table:end], d.addSections(b[table:end])
@@ -162,9 +170,9 @@ func (d *driverFile) text(rva uint32) (string, error) {
 
 // relocate makes the image one that is based at base.
 func (d *driverFile) relocate(base phys.VirtAddr) error {
-	field := d.image[d.optional+0x18:]
-	delta := uint64(base) - le.Uint64(field)
-	le.PutUint64(field, uint64(base)) // as Windows does
+	field := d.image[d.optional+uint32(d.machine.peBase):]
+	delta := uint64(base) - d.machine.number(field)
+	d.machine.pointer(field, uint64(base)) // as Windows does
 	if delta != 0 && d.stripped {
 		return badPE("it can only be at the address that it prefers")
 	}
@@ -249,20 +257,21 @@ func (d *driverFile) bind(im *Image) error {
 }
 
 func (d *driverFile) bindNames(lookup, table uint32, exports map[string]phys.VirtAddr, names *int) error {
-	for ; ; lookup, table = lookup+8, table+8 {
-		e, err := d.at(lookup, 8)
+	word := uint32(d.machine.word)
+	for ; ; lookup, table = lookup+word, table+word {
+		e, err := d.at(lookup, word)
 		if err != nil {
 			return err
 		}
-		slot, err := d.at(table, 8)
+		slot, err := d.at(table, word)
 		if err != nil {
 			return err
 		}
-		v := le.Uint64(e)
+		v := d.machine.number(e)
 		if *names++; v == 0 || *names > maxImportNames {
 			return nil
 		}
-		if v>>63 != 0 { // by ordinal
+		if v>>(8*word-1) != 0 { // by ordinal
 			continue
 		}
 		name, err := d.text(uint32(v) + 2) // behind the hint
@@ -270,7 +279,7 @@ func (d *driverFile) bindNames(lookup, table uint32, exports map[string]phys.Vir
 			return err
 		}
 		if va, ok := exports[name]; ok {
-			le.PutUint64(slot, uint64(va))
+			d.machine.pointer(slot, uint64(va))
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (c *Config) check32(p *profile) error {
 		return errors.New("profile " + p.name + " is of a Windows that demands PAE")
 	case x86 && c.Memory > 2<<30:
 		return errors.New("32-bit guests of more than 2 GiB aren't made")
-	case x86 && (c.Nested || c.VBS || c.LA57 || c.BugCheck != [5]uint64{} || c.DummySelfMap || c.UnalignedKernel):
+	case x86 && (c.Nested || c.VBS || c.LA57 || c.DummySelfMap || c.UnalignedKernel):
 		return errors.New("profile " + p.name + ": the option is of 64-bit guests alone")
 	}
 	return nil
@@ -81,6 +81,27 @@ func (b *builder) shareKernelHalf32(p *process) {
 		b.set(to, i, b.get(from, i))
 	}
 	b.setSelfMap32(p.dtb)
+}
+
+// placeShadows32 is placeShadows of a kernel with PAE, the only ones that have it.
+func (b *builder) placeShadows32() {
+	shadow := b.mapShadow()
+	kernel := b.tables.index(0xFFFFFFFF_80000000, 3)
+	if b.Config.UserSpace3GB {
+		kernel++
+	}
+	for _, p := range b.procs {
+		if p.userDTB == 0 {
+			continue
+		}
+		for i := range b.tables.counts[3] {
+			if i < kernel {
+				b.set(p.userDTB, i, b.get(p.dtb, i))
+			} else {
+				b.set(p.userDTB, i, b.get(shadow, i))
+			}
+		}
+	}
 }
 
 // placeRow takes room for a row of a process's four directories.

@@ -28,6 +28,17 @@ type machine struct {
 	// KSPECIAL_REGISTERS.
 	specialCR0, specialCR3, specialCR4 phys.VirtAddr
 
+	removePages int // bytes of a KBUGCHECK_REMOVE_PAGES
+
+	// What the contexts have that a crash leaves: selectors of the kernel and of a program
+	// that isn't to be shown first, if there is such, and how they are laid out.
+	kernelCode, kernelData, programCode, programData uint16
+	contextBytes                                     func(flags, eflags uint32, cs, ss uint16, general []uint64) []byte
+
+	// Low bits of CR3 under KVA shadow, and what makes that.
+	pcidKernel, pcidUser uint64
+	placeShadows         func(*builder)
+
 	// TEB: its own address, and that of the PEB.
 	tebSelf, tebPEB phys.VirtAddr
 
@@ -57,6 +68,11 @@ var machine64 = machine{
 
 	specialCR0: specialCR0, specialCR3: specialCR3, specialCR4: specialCR4,
 
+	kernelCode: selKernelCode, kernelData: selKernelData, programCode: frozenInCompat, programData: selUserData,
+	contextBytes: contextBytes,
+
+	removePages: 0x20, pcidKernel: pcidKernel, pcidUser: pcidUser, placeShadows: (*builder).placeShadows,
+
 	tebSelf: 0x30, tebPEB: 0x60,
 
 	chooseLayout: (*builder).chooseLayout, setSelfMap: (*builder).setSelfMap,
@@ -80,6 +96,11 @@ var machine32 = machine{
 
 	specialCR0: 0x00, specialCR3: 0x08, specialCR4: 0x0C,
 
+	kernelCode: sel32KernelCode, kernelData: sel32KernelData, programCode: sel32UserCode, programData: sel32UserData,
+	contextBytes: contextBytes32,
+
+	removePages: 0x14, placeShadows: (*builder).placeShadows32,
+
 	tebSelf: 0x18, tebPEB: 0x30,
 
 	chooseLayout: (*builder).chooseLayout32, setSelfMap: (*builder).setSelfMap32,
@@ -90,11 +111,27 @@ var machine32 = machine{
 // machine returns what the guest's kernel is for.
 func (im *Image) machine() *machine { return im.tables.machine }
 
-// putPointer writes a pointer, or a number as wide as one.
-func (b *builder) putPointer(va phys.VirtAddr, v uint64) {
-	if b.machine().word == 4 {
-		b.put32(va, uint32(v))
+// pointer puts a pointer, or a number as wide as one, at the beginning of b.
+func (m *machine) pointer(b []byte, v uint64) {
+	if m.word == 4 {
+		le.PutUint32(b, uint32(v))
 		return
 	}
-	b.put64(va, v)
+	le.PutUint64(b, v)
+}
+
+// number returns what pointer has put.
+func (m *machine) number(b []byte) uint64 {
+	if m.word == 4 {
+		return uint64(le.Uint32(b))
+	}
+	return le.Uint64(b)
+}
+
+// putPointer writes a pointer, or a number as wide as one.
+func (b *builder) putPointer(va phys.VirtAddr, v uint64) {
+	m := b.machine()
+	var p [8]byte
+	m.pointer(p[:], v)
+	b.put(va, p[:m.word])
 }

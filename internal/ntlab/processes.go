@@ -48,6 +48,9 @@ func (b *builder) placeProcesses() {
 		}
 		if b.Config.KPTI && name != "smss.exe" {
 			p.userDTB = must(b.alloc.page()).Addr()
+			if b.tables.row {
+				p.userDTB = b.placeRow(p.userDTB.PFN(), r)
+			}
 		}
 		p.DirectoryTableBase = p.dtb
 		p.EPROCESS = b.block(&b.pool, "Proc", uint64(b.p.process.size))
@@ -63,7 +66,7 @@ func (b *builder) placeProcesses() {
 		b.Truth.Processes = append(b.Truth.Processes, p.Process)
 	}
 	if b.Config.KPTI {
-		b.placeShadows()
+		b.machine().placeShadows(b)
 	}
 }
 
@@ -98,12 +101,12 @@ func (b *builder) placeEPROCESS(p *process, r *rng) {
 	b.list(at(l.threadListHead))
 	dtb := uint64(p.dtb)
 	if b.Config.KPTI {
-		dtb |= pcidKernel
-		user := uint64(p.userDTB) | pcidUser
+		dtb |= b.machine().pcidKernel
+		user := uint64(p.userDTB) | b.machine().pcidUser
 		if p.userDTB == 0 {
 			user = userDTBNone
 		}
-		b.put64(at(l.userDirectoryTable), user)
+		b.putPointer(at(l.userDirectoryTable), user)
 	}
 	b.putPointer(at(l.directoryTableBase), dtb)
 	b.putPointer(at(l.uniqueProcessID), p.PID)
@@ -166,17 +169,7 @@ func (b *builder) placeUserHalf(p *process, r *rng) {
 // kernel only what a transition needs: KVASCODE, the processors' descriptor
 // tables, what a swapgs leads to, and KUSER_SHARED_DATA.
 func (b *builder) placeShadows() {
-	shadow := b.procs[0].userDTB
-	b.mapShared(shadow, kuserKernel, 1)
-	kva := b.p.section("KVASCODE")
-	b.mapShared(shadow, b.lay.kernel+phys.VirtAddr(kva.rva), uint64(kva.size)>>phys.PageShift)
-	for i, p := range b.Truth.Processors {
-		b.mapShared(shadow, b.cpus[i].idt, blockPages)
-		b.mapShared(shadow, p.KPCR, 1)
-		field := p.KPRCB + phys.VirtAddr(b.p.processor.kernelDTB)
-		b.mapShared(shadow, field, 1)
-		b.put64(field, uint64(b.Truth.DirectoryTableBase)|pcidKernel)
-	}
+	shadow := b.mapShadow()
 	for _, p := range b.procs {
 		if p.userDTB == 0 {
 			continue
@@ -188,6 +181,23 @@ func (b *builder) placeShadows() {
 			b.setEntry(p.userDTB.PFN(), i, b.entry(shadow.PFN(), i))
 		}
 	}
+}
+
+// mapShadow makes the kernel half of the System process's user tables, and returns their
+// top.
+func (b *builder) mapShadow() phys.Addr {
+	m, shadow := b.machine(), b.procs[0].userDTB
+	b.mapShared(shadow, m.kuser, 1)
+	kva := b.p.section("KVASCODE")
+	b.mapShared(shadow, b.lay.kernel+phys.VirtAddr(kva.rva), uint64(kva.size)>>phys.PageShift)
+	for i, p := range b.Truth.Processors {
+		b.mapShared(shadow, b.cpus[i].idt, blockPages)
+		b.mapShared(shadow, p.KPCR, 1)
+		field := p.KPRCB + phys.VirtAddr(b.p.processor.kernelDTB)
+		b.mapShared(shadow, field, 1)
+		b.putPointer(field, uint64(b.Truth.DirectoryTableBase)|m.pcidKernel)
+	}
+	return shadow
 }
 
 // mapShared maps n pages of the system's at the same address in another root.

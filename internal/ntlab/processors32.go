@@ -49,11 +49,15 @@ func (b *builder) placeDescriptors32(i int, p *Processor) {
 	c := &b.cpus[i]
 	c.idt, c.tss, c.gdt = block+blockIDT, block+blockTSS, block+blockGDT-0x400
 
+	suffix := ""
+	if b.Config.KPTI {
+		suffix = "Shadow"
+	}
 	idt := make([]byte, idt32Limit+1)
 	for v := range 256 {
-		h := b.symbols["KiIsrThunk"] + phys.VirtAddr(8*v)
+		h := b.symbols["KiIsrThunk"+suffix] + phys.VirtAddr(8*v)
 		if v == 0 {
-			h = b.symbols["KiDivideErrorFault"]
+			h = b.symbols["KiDivideErrorFault"+suffix]
 		}
 		g := idt[8*v:]
 		le.PutUint16(g, uint16(h))
@@ -103,6 +107,9 @@ func (b *builder) fillMode32(g *phys.Registers, i int, r *rng) {
 		g.RSP = low(c.process.stacks) + uint64(i)<<phys.PageShift + r.below(phys.PageSize/8)*8
 		g.CS, g.SS = segment(sel32UserCode, desc32UserCode), segment(sel32UserData, desc32UserData)
 		g.FS = phys.Segment{Selector: sel32UserTEB, Base: low(c.teb), Limit: 0xFFF, Flags: 0x40f300}
+		if b.Config.KPTI {
+			g.CR3 = uint64(c.process.userDTB)
+		}
 		return
 	}
 	text := b.p.section(".text")

@@ -23,6 +23,10 @@ func (p *profile) narrow() {
 	c.specialRegisters = c.stateContext + contextSize
 	c.maxProcessors = maxProcessors32
 	c.bootPCRInImage = k.build >= buildVista
+	if c.kernelDTB != 0 {
+		// Where KPROCESS has UserDirectoryTableBase the tables don't say: at its end.
+		p.process.userDirectoryTable = k.field("KPROCESS_size") - 4
+	}
 	p.thread.apcProcess = k.field("KTHREAD_ApcState") + apcProcess
 	p.selectors = kdbgSelectors{
 		kernelCode: sel32KernelCode, kernelData: sel32KernelData, userCode: sel32UserCode, userData: sel32UserData,

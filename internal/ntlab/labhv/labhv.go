@@ -60,6 +60,10 @@ var narrow = []Guest{
 	{Name: "ws2003-x86-3gb", About: "32-bit Windows Server 2003 with 3 GiB for programs (/3GB)", config: ntlab.Config{Profile: "x86-3790", UserSpace3GB: true}},
 	{Name: "win7-x86", About: "32-bit Windows 7 with PAE, stopped in user mode", config: ntlab.Config{Profile: "x86-7601", UserMode: true}},
 	{Name: "win10-x86", About: "32-bit Windows 10", config: ntlab.Config{Profile: "x86-19041"}},
+	{
+		Name: "win10-x86-kpti", About: "32-bit Windows 10, stopped in user mode under KVA shadow",
+		config: ntlab.Config{Profile: "x86-19041", UserMode: true, KPTI: true},
+	},
 }
 
 // guests is every guest there is.
