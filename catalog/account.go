@@ -35,10 +35,9 @@ type Account struct {
 	// EncryptedTo are those who can decrypt the file, nil if it isn't encrypted.
 	EncryptedTo []string
 
-	// Verified: it was verified as far as it was to be, and nothing failed. ReadBack is
-	// how many bytes of the file were read back for that.
+	// Verified: nothing failed. How is empty where the manifest doesn't say.
 	Verified bool
-	ReadBack uint64
+	How      manifest.Verified
 	Degraded bool
 
 	// BugCheck is the code in the dump's header, 0 where there is none. Guests that had
@@ -57,13 +56,25 @@ func accountOf(m *manifest.Manifest) *Account {
 	for _, name := range m.EncryptedTo[:min(len(m.EncryptedTo), maxRecipients)] {
 		a.EncryptedTo = append(a.EncryptedTo, clip(name))
 	}
-	if v := m.Verify; v != nil {
-		a.Verified, a.ReadBack = v.OK, v.ReadBack
+	if v := m.Verify; v != nil && v.OK {
+		a.Verified, a.How = true, howOf(m)
 	}
 	if code, err := strconv.ParseUint(m.Header.Fields["BugCheckCode"].Value, 0, 32); err == nil {
 		a.BugCheck = uint32(code)
 	}
 	return a
+}
+
+// howOf is how a dump was verified, "" where its manifest doesn't say: older ones only
+// say how many bytes were read back.
+func howOf(m *manifest.Manifest) manifest.Verified {
+	switch {
+	case m.Verify.How == manifest.VerifiedReadBack, m.Verify.How == manifest.VerifiedInFlight:
+		return m.Verify.How
+	case m.Verify.How == "" && m.Verify.ReadBack > 0 && m.Verify.ReadBack == m.Bytes.Written:
+		return manifest.VerifiedReadBack
+	}
+	return ""
 }
 
 // clip bounds a text, and makes a copy that holds no larger one in memory.

@@ -146,7 +146,7 @@ func TestAccount(t *testing.T) {
 	want := &Account{
 		Snap: "1.0", Domain: "web01", UUID: "5f5a3c1e-0000-4000-8000-000000000001", Host: strings.Repeat("é", 150), Started: began,
 		Output: "/elsewhere/a.dmp", Mode: "pause", Moment: manifest.OnePointInTime, Written: 7, Expanded: 4096,
-		EncryptedTo: slices.Repeat([]string{strings.Repeat("k", 300)}, 100), Verified: true, ReadBack: 7, Degraded: true, BugCheck: 0x7e,
+		EncryptedTo: slices.Repeat([]string{strings.Repeat("k", 300)}, 100), Verified: true, How: manifest.VerifiedReadBack, Degraded: true, BugCheck: 0x7e,
 	}
 	if diff := cmp.Diff(want, entries[0].Account); diff != "" {
 		t.Errorf("the account (-want +got):\n%s", diff)
@@ -156,6 +156,29 @@ func TestAccount(t *testing.T) {
 	}
 	if got := (&Entry{Entry: store.Entry{Modified: began}, Account: &Account{}}).When(); !got.Equal(began) {
 		t.Errorf("When() of an account without a time = %v; want the file's, %v", got, began)
+	}
+}
+
+// TestHow is of what manifests of several versions say.
+func TestHow(t *testing.T) {
+	for _, tt := range []struct {
+		verify *manifest.Verify
+		ok     bool
+		how    manifest.Verified
+	}{
+		{nil, false, ""},
+		{&manifest.Verify{OK: false, How: manifest.VerifiedReadBack, ReadBack: 7}, false, ""},
+		{&manifest.Verify{OK: true}, true, ""},
+		{&manifest.Verify{OK: true, ReadBack: 6}, true, ""},
+		{&manifest.Verify{OK: true, ReadBack: 7}, true, manifest.VerifiedReadBack},
+		{&manifest.Verify{OK: true, How: manifest.VerifiedInFlight}, true, manifest.VerifiedInFlight},
+		{&manifest.Verify{OK: true, How: "by magic", ReadBack: 7}, true, ""},
+	} {
+		s := newShelf(t)
+		s.dump("a.dmp", 7, func(m *manifest.Manifest) { m.Verify = tt.verify })
+		if a := s.read()[0].Account; a.Verified != tt.ok || a.How != tt.how {
+			t.Errorf("of %+v the account is %t, %q; want %t, %q", tt.verify, a.Verified, a.How, tt.ok, tt.how)
+		}
 	}
 }
 

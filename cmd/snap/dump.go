@@ -14,12 +14,15 @@ import (
 	"snap/capture"
 	"snap/cmd/snap/internal/limits"
 	"snap/hv"
+	"snap/retention"
 )
 
 // dumpFlags are the flags of snap dump.
 type dumpFlags struct {
 	file    fileFlags
 	look    lookFlags
+	keep    keepFlags
+	policy  retention.Policy // of keep
 	pause   pauseFlags
 	live    liveFlags
 	source  choice[hv.Mechanism]
@@ -61,7 +64,11 @@ each mode would take.
 In mode live the guest is not paused, and its pages are from different times. Page
 tables and the kernel's lists are read again until two readings agree. Then all
 pages are read a second time, to count those that changed meanwhile; above
---max-changed, or if tables and lists never agree, the exit code is 3.`,
+--max-changed, or if tables and lists never agree, the exit code is 3.
+
+With --keep-last and the like, a dump that was verified removes those older ones of
+the same domain, where it was written itself, that snap prune would remove by these
+rules. What fails then is a warning, and the exit code that of the dump.`,
 		Args:        oneArg("DOMAIN"),
 		Annotations: dumpExitCodes(),
 		Example:     "  snap dump web01 -o /backup/\n  snap expand /backup/web01-20261122T010000Z.dmp.zst -o web01.dmp",
@@ -85,6 +92,7 @@ func (f *dumpFlags) addTo(cmd *cobra.Command, a *app) {
 	f.live.addTo(cmd)
 	addSourceFlag(cmd, &f.source)
 	f.look.addTo(cmd)
+	f.keep.addTo(cmd, "; as of snap prune")
 	fl := cmd.Flags()
 	fl.Lookup("cpus").Usage = "processors that snap may use but for copying pages of a guest that stands still,\nwhich all do (default all)"
 	fl.IntVar(&f.nice, "nice", 10, "scheduling priority of snap while it doesn't hold the guest still, 0 to 19")
@@ -150,7 +158,9 @@ func (a *app) dumpDomain(ctx context.Context, ref string, f *dumpFlags) (err err
 	if err != nil {
 		return takeAdvice(fmt.Errorf("dump %s: %w", p.id.Name, err))
 	}
-	return a.report(ctx, &f.file, res)
+	err = a.report(ctx, &f.file, res)
+	a.keepAfter(ctx, p, f.policy, res)
+	return err
 }
 
 // errOverdue is the operator's --timeout, which nothing outlasts: unlike somebody
@@ -239,6 +249,9 @@ func (f *dumpFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 		return nil, err
 	}
 	if o.MaxChanged, err = f.live.parse(); err != nil {
+		return nil, err
+	}
+	if f.policy, err = f.keepPolicy(); err != nil {
 		return nil, err
 	}
 	return o, f.pause.apply(o)

@@ -31,7 +31,7 @@ snap wrote it; a manifest without a dump is what an interrupted snap prune leave
 
 MOMENT is "one" if all pages are of one point in time, "many" if they are of different
 times, and "?" if that isn't known. VERIFIED is "read back" if every byte of the file
-was read back and compared.`, archiveForms),
+was read back and compared, "in flight" if it was verified as it was written.`, archiveForms),
 		Args:        oneArg("DEST"),
 		Annotations: exitCodes(exitDenied),
 		Example:     "  snap ls /backup\n  snap ls --json /backup | jq -r '.files[] | select(.state == \"damaged\").path'",
@@ -99,7 +99,7 @@ type lsDump struct {
 	SHA256      string               `json:"sha256,omitempty"`
 	EncryptedTo []string             `json:"encrypted_to,omitempty"`
 	Verified    bool                 `json:"verified"`
-	How         string               `json:"verified_how,omitempty"`
+	How         manifest.Verified    `json:"verified_how,omitempty"`
 	Degraded    bool                 `json:"degraded"`
 	BugCheck    *lsBugCheck          `json:"bug_check,omitempty"`
 }
@@ -119,18 +119,10 @@ func lsFileOf(archive store.Archive, e *catalog.Entry) lsFile {
 	f.Dump = &lsDump{
 		Domain: m.Domain, UUID: m.UUID, Host: m.Host, Started: m.Started.UTC(), Finished: m.Finished.UTC(),
 		Mode: m.Mode, Consistent: m.Moment == manifest.OnePointInTime, Consistency: m.Moment,
-		Windows: m.Windows, Size: m.Expanded, SHA256: m.SHA256, EncryptedTo: m.EncryptedTo, Verified: m.Verified, How: verifiedHow(m),
+		Windows: m.Windows, Size: m.Expanded, SHA256: m.SHA256, EncryptedTo: m.EncryptedTo, Verified: m.Verified, How: m.How,
 		Degraded: m.Degraded, BugCheck: bugCheckOf(m),
 	}
 	return f
-}
-
-// verifiedHow is how a dump was verified, "" if it wasn't, or nobody says.
-func verifiedHow(m *catalog.Account) string {
-	if m.Verified && m.ReadBack > 0 && m.ReadBack == m.Written {
-		return "read back"
-	}
-	return ""
 }
 
 // bugCheckOf is the bug check of a guest that had crashed, else nil.
@@ -278,11 +270,11 @@ func momentCell(c manifest.Consistency) string {
 }
 
 func verifiedCell(m *catalog.Account) string {
-	switch how := verifiedHow(m); {
+	switch {
 	case !m.Verified:
 		return "no"
-	case how != "":
-		return printable(brief(how))
+	case m.How != "":
+		return string(m.How)
 	}
 	return "yes"
 }
