@@ -12,10 +12,11 @@ import (
 	"snap/store"
 )
 
-// settle adapts the options to the place that the dump goes to. Where nothing can be
+// settle adapts the options to the place that the dump goes to, and its name there. Where nothing can be
 // read back, all of the dump is verified on its way: every frame is decoded as soon as
 // it is made, and the guest is looked up in the pages that are about to be written.
 func (o *Options) settle(place store.Place, name string, man *manifest.Manifest) {
+	o.Write.Name = name
 	o.inFlight = !place.ReadsBack()
 	if o.inFlight && o.Write.Verification == dump.VerifyStored {
 		o.Write.Verification = dump.VerifyDecoded

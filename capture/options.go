@@ -47,8 +47,8 @@ type Options struct {
 	// Look says what the dump is to hold.
 	Look LookOptions
 
-	// Write says how it is written. Progress, Metadata, Frame and Proof are the
-	// package's own.
+	// Write says how it is written. Name, Progress, Metadata, Frame and Proof are
+	// the package's own.
 	Write dump.Options
 	// CopyWorkers is how many copy the pages of a guest that stands still; 0 is as
 	// many as write.

@@ -30,9 +30,13 @@ type container struct {
 	// the encoder makes of them; else nil.
 	zeros func(n int) []byte
 
-	// tail returns what will stand behind the frames of a file; nil where
-	// nothing does.
-	tail func() tail
+	// sum returns the checksum of a frame's expanded bytes that the tail is told; nil
+	// where it wants none.
+	sum func(p []byte) uint32
+
+	// tail returns what will stand around the frames of a dump of so many expanded
+	// bytes, of which the header has so many; nil where nothing does.
+	tail func(o Options, size, header uint64) tail
 
 	// sniff reports whether a file that begins with head, of at least 8 bytes,
 	// is one.
@@ -48,6 +52,7 @@ func containers() []container {
 	return []container{
 		zstdContainer(),
 		gzipContainer(),
+		zipContainer(),
 		noContainer(),
 	}
 }
@@ -76,17 +81,26 @@ const decodeSlack = 64
 // header each (RFC 8878 3.1.1.2, RFC 1951 3.2.4).
 func storedBound(n int) int { return n + n/128 + 1024 }
 
-// tail is what stands behind the frames. It is told of each frame in order.
+// tail is what stands behind the frames, and ahead of them. It is told of each frame in
+// order.
 type tail interface {
-	// frame takes account of a frame that was put out.
-	frame(stored []byte, expanded int)
+	// begin returns what begins the file.
+	begin() []byte
+
+	// frame takes account of a frame that was put out. sum is container.sum of it.
+	frame(stored []byte, expanded int, sum uint32)
+
+	// end writes what ends the file.
+	end(write func([]byte) error) error
+}
+
+// metadataTail is a tail that has room for a document.
+type metadataTail interface {
+	tail
 
 	// metadata returns the bytes that hold a document, which follow the last
 	// frame.
 	metadata(doc []byte) []byte
-
-	// end writes what ends the file.
-	end(write func([]byte) error) error
 }
 
 // MaxMetadata is the largest metadata that is written or read.

@@ -163,7 +163,7 @@ func TestContainerAndMetadata(t *testing.T) {
 	doc := func(s *Stats) ([]byte, error) { return json.Marshal(map[string]uint64{"pages": s.Pages}) }
 	stored, _ := written(t, p, m, Options{FrameSize: 1 << 16, Metadata: doc})
 	f := opened(t, stored)
-	want := Container{CompressionZstd, int64(len(stored)), true, 45, 1 << 16, true} // 8 KiB of header, 689 pages in 44 frames
+	want := Container{CompressionZstd, int64(len(stored)), true, 45, 1 << 16, true, false} // 8 KiB of header, 689 pages in 44 frames
 	if f.Container() != want {
 		t.Errorf("Container() = %+v; want %+v", f.Container(), want)
 	}

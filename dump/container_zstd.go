@@ -21,7 +21,7 @@ func zstdContainer() container {
 		encoder: newZstdEncoder,
 		decoder: newZstdDecoder,
 		zeros:   zstdZeros,
-		tail:    func() tail { return new(seekTail) },
+		tail:    func(Options, uint64, uint64) tail { return new(seekTail) },
 		sniff:   func(head []byte) bool { return binary.LittleEndian.Uint32(head) == zstdMagic },
 		open:    openSeekable,
 	}

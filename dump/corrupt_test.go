@@ -39,7 +39,7 @@ func TestEveryCorruptByteIsSeen(t *testing.T) {
 	p.Runs = []phys.Run{{Base: 1, Pages: 20}}
 	p.Header = testHeader(p.Runs)
 	p.Overlays = nil
-	for _, c := range []Compression{CompressionZstd, CompressionGzip} {
+	for _, c := range []Compression{CompressionZstd, CompressionGzip, CompressionZip} {
 		stored, _ := written(t, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize, Metadata: someMetadata})
 		step := max(1, len(stored)/600)
 		for i := 0; i < len(stored); i++ {
@@ -63,7 +63,7 @@ func TestEveryCorruptByteIsSeen(t *testing.T) {
 
 func TestTruncatedFiles(t *testing.T) {
 	p, m := smallPlan(t)
-	for _, c := range []Compression{CompressionZstd, CompressionGzip, CompressionNone} {
+	for _, c := range Compressions() {
 		stored, _ := written(t, p, m, Options{Compression: c, FrameSize: 1 << 16})
 		for _, n := range []int{0, 1, 7, 8, 100, 0x1000, 0x1fff, 0x2000, 0x2001, len(stored) / 2, len(stored) - 10, len(stored) - 9, len(stored) - 8, len(stored) - 1} {
 			if err := exercise(stored[:n]); !errors.Is(err, ErrFormat) {

@@ -16,15 +16,16 @@ type Container struct {
 	Compression Compression
 	FileSize    int64 // bytes of the file as it is stored
 
-	// RandomAccess: ReadAt and ReadPhys work. It is false for gzip that snap
-	// did not write.
+	// RandomAccess: ReadAt and ReadPhys work. It is false for gzip, and for
+	// deflated files in zip archives, that snap did not write.
 	RandomAccess bool
 
-	// Of zstd, and of gzip with random access:
+	// Of zstd, and of gzip and zip with random access:
 
 	Frames    int  // independent frames that hold data
 	FrameSize int  // expanded bytes of the largest frame
 	Checksums bool // each frame has a checksum
+	WholeSum  bool // there is one of the dump as a whole, instead
 }
 
 // File is a dump that can be read as if it were the plain file. It trusts

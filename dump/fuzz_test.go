@@ -21,12 +21,12 @@ func FuzzSeekable(f *testing.F) {
 	p, m := smallPlan(f)
 	p.Runs = p.Runs[2:]
 	p.Header, p.Overlays = testHeader(p.Runs), nil
-	for _, c := range []Compression{CompressionZstd, CompressionGzip, CompressionNone} {
+	for _, c := range Compressions() {
 		stored, _ := written(f, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize, Metadata: someMetadata})
 		f.Add(stored)
 	}
 	p.Header = bitmapHeader(p.Runs)
-	for _, c := range []Compression{CompressionGzip, CompressionNone} {
+	for _, c := range []Compression{CompressionGzip, CompressionZip, CompressionNone} {
 		stored, _ := written(f, p, m, Options{Compression: c, FrameSize: 4 * phys.PageSize})
 		f.Add(stored)
 	}

@@ -68,7 +68,7 @@ func TestMembersSayTheirLength(t *testing.T) {
 		t.Errorf("%d members of %d bytes; want 45 of %d", members, expanded, s.DumpBytes)
 	}
 	c := opened(t, stored).Container()
-	want := Container{CompressionGzip, int64(len(stored)), true, 45, 1 << 16, true}
+	want := Container{CompressionGzip, int64(len(stored)), true, 45, 1 << 16, true, false}
 	if c != want {
 		t.Errorf("Container() = %+v; want %+v", c, want)
 	}

@@ -16,6 +16,7 @@ type Compression string
 const (
 	CompressionZstd Compression = "zstd" // Zstandard seekable format: random access, metadata, checksums
 	CompressionGzip Compression = "gzip" // for where there is no zstd; no metadata
+	CompressionZip  Compression = "zip"  // an archive of one file, which Windows opens; no metadata
 	CompressionNone Compression = "none" // the plain dump; holes where the file system can have them
 )
 
@@ -28,7 +29,7 @@ func Compressions() []Compression {
 	return names
 }
 
-// Suffix returns what a file name ends in after ".dmp" ("", ".zst", ".gz").
+// Suffix returns what a file name ends in after ".dmp" ("", ".zst", ".gz", ".zip").
 func (c Compression) Suffix() string { return c.container().suffix }
 
 // Doc returns what the container is for, a phrase for help.
@@ -121,6 +122,10 @@ type Options struct {
 	Compression  Compression
 	Level        Level
 	Verification Verification
+
+	// Name is what the file is called, of which containers that hold named files make
+	// the name of the dump in them; empty is "memory".
+	Name string
 
 	// Workers is how many frames are read and compressed at a time; 0 is
 	// GOMAXPROCS.

@@ -31,6 +31,7 @@ type frame struct {
 
 	stored  []byte
 	hash    uint64 // of stored
+	sum     uint32 // container.sum of in
 	decoded bool   // stored was decoded, and was what is in in
 	err     error
 	done    chan struct{} // capacity 1: the worker's promise to the collector
@@ -47,7 +48,7 @@ func newFrame(size int) *frame {
 }
 
 func (f *frame) reset() {
-	f.zero, f.stored, f.hash, f.decoded, f.err = false, nil, 0, false, nil
+	f.zero, f.stored, f.hash, f.sum, f.decoded, f.err = false, nil, 0, 0, false, nil
 	f.readPages, f.zeroPages, f.unpopulatedPages, f.lost, f.lostHard = 0, 0, 0, 0, 0
 	f.gaps, f.holes = f.gaps[:0], f.holes[:0]
 }
@@ -152,7 +153,11 @@ func (p *pipeline) prepare(w io.Writer) error {
 	p.proof.begin(b.proof)
 	p.free, p.order = make(chan *frame, b.frames), make(chan *frame, b.frames)
 	p.work = make(chan *frame)
-	p.out = newSink(w, p.cont, b, p.free)
+	var t tail
+	if p.cont.tail != nil {
+		t = p.cont.tail(p.opts, p.size(), uint64(len(p.header)))
+	}
+	p.out = newSink(w, p.cont, t, b, p.free)
 	for range b.frames {
 		f := newFrame(p.frameSize)
 		if !p.cont.plain {
@@ -179,6 +184,7 @@ func (p *pipeline) makeZeros(ctx context.Context, w *worker) error {
 		} else if f.stored, f.err = w.enc.encode(nil, f.in); f.err != nil {
 			return f.err
 		}
+		w.addSum(f)
 		if err := w.prove(ctx, f); err != nil {
 			return err
 		}
@@ -223,6 +229,11 @@ func (p *pipeline) run(ctx context.Context, w *worker) error {
 // collect gives the frames to the writer in order, and what follows them. It alone
 // touches p.stats and p.proof.
 func (p *pipeline) collect(ctx context.Context) error {
+	if t := p.out.tail; t != nil {
+		if err := p.put(ctx, t.begin()); err != nil {
+			return err
+		}
+	}
 	for f := range p.order {
 		select {
 		case <-f.done:
@@ -237,7 +248,7 @@ func (p *pipeline) collect(ctx context.Context) error {
 		}
 		if f.zero {
 			z := p.zeros[len(f.in)]
-			f.stored, f.hash = z.stored, z.hash
+			f.stored, f.hash, f.sum = z.stored, z.hash, z.sum
 		}
 		p.proven(f)
 		if p.opts.Frame != nil && !f.zero {
@@ -294,26 +305,28 @@ func (p *pipeline) finish(ctx context.Context) error {
 		return fmt.Errorf("%w: none of %d pages, the first at %v: %s", ErrSource, s.Unreadable, s.Gaps[0].Run, s.Gaps[0].Reason)
 	}
 	s.BytesRead = s.Read * phys.PageSize
-	end := func(b []byte) error {
-		p.proof.add(xxhash.Sum64(b), len(b))
-		return p.out.add(ctx, b)
+	if t, ok := p.out.tail.(metadataTail); ok && p.opts.Metadata != nil {
+		doc, err := p.metadata()
+		if err != nil {
+			return err
+		}
+		if err := p.put(ctx, t.metadata(doc)); err != nil {
+			return err
+		}
 	}
 	if t := p.out.tail; t != nil {
-		if p.opts.Metadata != nil {
-			doc, err := p.metadata()
-			if err != nil {
-				return err
-			}
-			if err := end(t.metadata(doc)); err != nil {
-				return err
-			}
-		}
-		if err := t.end(end); err != nil {
+		if err := t.end(func(b []byte) error { return p.put(ctx, b) }); err != nil {
 			return err
 		}
 	}
 	s.BytesWritten = p.out.n
 	return p.out.end(ctx)
+}
+
+// put puts out what is no frame.
+func (p *pipeline) put(ctx context.Context, b []byte) error {
+	p.proof.add(xxhash.Sum64(b), len(b))
+	return p.out.add(ctx, b)
 }
 
 // metadata returns the document for the file.

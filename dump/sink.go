@@ -12,7 +12,7 @@ import (
 // writes another (run): the first waits for the second only when all blocks are full.
 type sink struct {
 	n    uint64 // bytes that were given to it
-	tail tail   // nil if nothing stands behind the frames
+	tail tail   // nil if nothing stands around the frames
 
 	block []byte      // being filled; nil where frames are written as they are
 	empty chan []byte // blocks
@@ -28,12 +28,9 @@ type chunkOut struct {
 	f *frame // whose memory it is; nil for a block
 }
 
-// newSink returns a sink to w, which gives frames back to free.
-func newSink(w io.Writer, c container, b budget, free chan *frame) *sink {
-	s := &sink{out: newOutlet(w, c.plain), free: free, full: make(chan chunkOut, max(b.blocks, b.frames))}
-	if c.tail != nil {
-		s.tail = c.tail()
-	}
+// newSink returns a sink to w, which gives frames back to free. t may be nil.
+func newSink(w io.Writer, c container, t tail, b budget, free chan *frame) *sink {
+	s := &sink{tail: t, out: newOutlet(w, c.plain), free: free, full: make(chan chunkOut, max(b.blocks, b.frames))}
 	if b.blocks > 0 {
 		s.empty = make(chan []byte, b.blocks)
 		for range b.blocks - 1 {
@@ -52,7 +49,7 @@ func (s *sink) frame(ctx context.Context, f *frame) error {
 		return nil
 	}
 	if s.tail != nil {
-		s.tail.frame(f.stored, len(f.in))
+		s.tail.frame(f.stored, len(f.in), f.sum)
 	}
 	err := s.add(ctx, f.stored)
 	s.free <- f

@@ -24,7 +24,7 @@ func flippedContainer() container {
 		suffix:  ".flip",
 		encoder: func(Options) (encoder, error) { return flipper{}, nil },
 		decoder: func(Options) (decoder, error) { return flipper{}, nil },
-		tail:    func() tail { return flippedTail{} },
+		tail:    func(Options, uint64, uint64) tail { return flippedTail{} },
 		sniff:   func(head []byte) bool { return string(head[4:8]) == "FLIP" },
 		open:    openFlipped,
 	}
@@ -53,7 +53,9 @@ func (flipper) decode(dst, src []byte, _ int) ([]byte, error) {
 
 type flippedTail struct{}
 
-func (flippedTail) frame([]byte, int) {}
+func (flippedTail) begin() []byte { return nil }
+
+func (flippedTail) frame([]byte, int, uint32) {}
 
 func (flippedTail) metadata(doc []byte) []byte { return append(make([]byte, 8), doc...) }
 
@@ -131,14 +133,14 @@ func TestAddContainer(t *testing.T) {
 	}
 	// Who doesn't have it in the list says what there is.
 	if _, err := Write(context.Background(), io.Discard, m, p, Options{Compression: "flipped"}); err == nil ||
-		err.Error() != `compression "flipped": want zstd, gzip or none` {
+		err.Error() != `compression "flipped": want zstd, gzip, zip or none` {
 		t.Errorf("Write without it in the list = %v; want the names of the others", err)
 	}
 }
 
 // TestLists: what there is to choose from, and that each is described.
 func TestLists(t *testing.T) {
-	if got, want := Compressions(), []Compression{CompressionZstd, CompressionGzip, CompressionNone}; !slices.Equal(got, want) {
+	if got, want := Compressions(), []Compression{CompressionZstd, CompressionGzip, CompressionZip, CompressionNone}; !slices.Equal(got, want) {
 		t.Errorf("Compressions() = %q; want %q", got, want)
 	}
 	if got, want := Levels(), []Level{LevelFastest, LevelTurbo, LevelDefault, LevelBetter, LevelBest}; !slices.Equal(got, want) {
@@ -154,7 +156,7 @@ func TestLists(t *testing.T) {
 	if docs[""] || len(docs) != len(Compressions())+len(Levels()) {
 		t.Errorf("descriptions are %v; want one of its own for each", docs)
 	}
-	for c, want := range map[Compression]string{"": ".zst", CompressionZstd: ".zst", CompressionGzip: ".gz", CompressionNone: ""} {
+	for c, want := range map[Compression]string{"": ".zst", CompressionZstd: ".zst", CompressionGzip: ".gz", CompressionZip: ".zip", CompressionNone: ""} {
 		if got := c.Suffix(); got != want {
 			t.Errorf("Suffix() of %q = %q; want %q", c, got, want)
 		}

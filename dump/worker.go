@@ -17,10 +17,11 @@ type worker struct {
 	scratch []byte  // what is decoded
 	every   uint64  // one frame in so many is decoded
 	hash    bool    // somebody wants to read the file back
+	sum     func([]byte) uint32
 }
 
 func newWorker(c container, o Options) (worker, error) {
-	w := worker{every: 1, hash: o.Proof != nil}
+	w := worker{every: 1, hash: o.Proof != nil, sum: c.sum}
 	if o.Verification == VerifyStored {
 		w.every = DecodedShare
 	}
@@ -44,7 +45,15 @@ func (w *worker) encode(ctx context.Context, f *frame) (err error) {
 	if n := len(f.stored); n < leastStored || n > storedBound(len(f.in)) {
 		return fmt.Errorf("%w: frame %d, %d bytes of %d", ErrEncoding, f.index, n, len(f.in))
 	}
+	w.addSum(f)
 	return w.prove(ctx, f)
+}
+
+// addSum sets the checksum of f that its container's tail is told.
+func (w *worker) addSum(f *frame) {
+	if w.sum != nil {
+		f.sum = w.sum(f.in)
+	}
 }
 
 // leastStored is fewer bytes than any container makes of a frame, its checksum included.

@@ -107,7 +107,7 @@ func TestWriteRandomPlans(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, m := drawPlan(t)
 		o := Options{
-			Compression: rapid.SampledFrom([]Compression{CompressionZstd, CompressionGzip, CompressionNone}).Draw(t, "compression"),
+			Compression: rapid.SampledFrom(Compressions()).Draw(t, "compression"),
 			Level:       rapid.SampledFrom([]Level{"", LevelFastest, LevelDefault, LevelBetter}).Draw(t, "level"),
 			FrameSize:   phys.PageSize * rapid.SampledFrom([]int{1, 2, 3, 7, 16, 256}).Draw(t, "frame pages"),
 			Workers:     rapid.IntRange(1, 4).Draw(t, "workers"),

@@ -71,7 +71,10 @@ func (t *seekTail) add(e entry) {
 	*last = binary.LittleEndian.AppendUint32(b, e.sum)
 }
 
-func (t *seekTail) frame(stored []byte, expanded int) {
+// begin implements tail: the first frame begins the file.
+func (t *seekTail) begin() []byte { return nil }
+
+func (t *seekTail) frame(stored []byte, expanded int, _ uint32) {
 	t.add(entry{uint32(len(stored)), uint32(expanded), zstdChecksum(stored)})
 }
 

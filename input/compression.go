@@ -24,27 +24,53 @@ const maxWindow = 128 << 20
 type compression struct {
 	name   string
 	magic  string
-	expand string // a command that expands FILE
+	expand string                               // a command that expands FILE
+	holds  func(r io.ReaderAt, size int64) bool // one file; nil for always
 	open   func(r io.ReaderAt, size int64) (io.ReadCloser, error)
 }
 
 // compressions returns all that Expand takes away.
 func compressions() []compression {
 	return []compression{
-		{"gzip", "\x1f\x8b", "gunzip -k FILE", openGzip},       // RFC 1952, 2.3.1
-		{"zstd", "\x28\xb5\x2f\xfd", "zstd -d FILE", openZstd}, // RFC 8878, 3.1.1
-		{"xz", "\xfd7zXZ\x00", "unxz -k FILE", openXz},         // The .xz File Format, 2.1.1.1
+		{"gzip", "\x1f\x8b", "gunzip -k FILE", nil, openGzip},       // RFC 1952, 2.3.1
+		{"zstd", "\x28\xb5\x2f\xfd", "zstd -d FILE", nil, openZstd}, // RFC 8878, 3.1.1
+		{"xz", "\xfd7zXZ\x00", "unxz -k FILE", nil, openXz},         // The .xz File Format, 2.1.1.1
+		{"zip", "PK\x03\x04", "unzip FILE", holdsOne, openZip},      // APPNOTE.TXT 4.3.7
 	}
 }
 
-// compressionOf returns the compression of a file by its first bytes.
-func compressionOf(head []byte) (compression, bool) {
+// compressionOf returns the compression around a file: what it begins with decides, and
+// of an archive that there is one file in it.
+func compressionOf(r io.ReaderAt, size int64) (compression, bool, error) {
+	magic := make([]byte, 8)
+	if n, err := r.ReadAt(magic, 0); n < len(magic) && !errors.Is(err, io.EOF) {
+		return compression{}, false, err
+	}
+	c, ok := beginsWith(magic)
+	return c, ok && (c.holds == nil || c.holds(r, size)), nil
+}
+
+// beginsWith returns the compression that these bytes are the first of.
+func beginsWith(head []byte) (compression, bool) {
 	for _, c := range compressions() {
 		if bytes.HasPrefix(head, []byte(c.magic)) {
 			return c, true
 		}
 	}
 	return compression{}, false
+}
+
+func holdsOne(r io.ReaderAt, size int64) bool {
+	_, err := OneMember(r, size)
+	return err == nil
+}
+
+func openZip(r io.ReaderAt, size int64) (io.ReadCloser, error) {
+	m, err := OneMember(r, size)
+	if err != nil {
+		return nil, err
+	}
+	return m.Open(), nil
 }
 
 func openGzip(r io.ReaderAt, size int64) (io.ReadCloser, error) {

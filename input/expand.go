@@ -52,13 +52,9 @@ func (e *NoRoomError) Is(target error) bool { return target == unix.ENOSPC }
 // Inside returns the first bytes of what is compressed in a file, at most n, and
 // the name of the compression; nil and false if the file isn't compressed.
 func Inside(r io.ReaderAt, size int64, n int) (head []byte, name string, err error) {
-	magic := make([]byte, 8)
-	if got, err := r.ReadAt(magic, 0); got < len(magic) && !errors.Is(err, io.EOF) {
+	c, ok, err := compressionOf(r, size)
+	if err != nil || !ok {
 		return nil, "", err
-	}
-	c, ok := compressionOf(magic)
-	if !ok {
-		return nil, "", nil
 	}
 	s, err := c.stream(r, size)
 	if err != nil {
@@ -81,11 +77,10 @@ func Inside(r io.ReaderAt, size int64, n int) (head []byte, name string, err err
 // if the compression is damaged, a *NoRoomError, or a *Refusal of what is
 // compressed twice.
 func Expand(ctx context.Context, f *File, s Scratch) (*File, error) {
-	magic := make([]byte, 8)
-	if n, err := f.ReadAt(magic, 0); n < len(magic) && !errors.Is(err, io.EOF) {
+	c, ok, err := compressionOf(f, f.Size())
+	if err != nil {
 		return nil, err
 	}
-	c, ok := compressionOf(magic)
 	if !ok {
 		return f, nil
 	}
@@ -169,7 +164,7 @@ func (x *expansion) run(ctx context.Context) error {
 // put writes what isn't zero of the next bytes.
 func (x *expansion) put(p []byte) error {
 	if x.at == 0 && len(p) > 0 {
-		if c, again := compressionOf(p); again {
+		if c, again := beginsWith(p); again {
 			return &Refusal{
 				Path: x.f.name, What: fmt.Sprintf("compressed with %s, and with %s inside of that", x.c.name, c.name),
 				Why: "snap takes away one compression", Next: "expand it once: " + x.c.expand,

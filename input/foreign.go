@@ -84,6 +84,7 @@ func kinds() []kind {
 		{"a file encrypted with PGP", starts("-----BEGIN PGP MESSAGE-----"), "snap has no key to it", "decrypt it first: gpg -o OUT -d FILE"},
 
 		// Archives and compressions.
+		{"a zip archive that is cut short", zipCut, "what is in it is listed at its end, which is missing", "copy the file again, or see why whatever wrote it didn't end"},
 		{"a zip archive", oneOf(starts("PK\x03\x04"), starts("PK\x05\x06"), starts("PK\x07\x08")), whole, unpack + ": unzip FILE"},
 		{"a 7-Zip archive", starts("7z\xbc\xaf\x27\x1c"), whole, unpack + ": 7z x FILE"},
 		{"a RAR archive", starts("Rar!\x1a\x07"), whole, unpack + ": unrar x FILE"},

@@ -3,6 +3,7 @@ package input
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"regexp"
 	"slices"
@@ -42,6 +43,15 @@ func bzip2(p *probe) bool {
 // 1.0, chapter 4).
 func aff4(p *probe) bool {
 	return starts("PK\x03\x04")(p) && (p.within("aff4://") || p.within("container.description") || p.within("http://aff4.org"))
+}
+
+// zipCut is a zip archive without what ends it.
+func zipCut(p *probe) bool {
+	if !starts("PK\x03\x04")(p) {
+		return false
+	}
+	_, _, err := zipFile{p.r, p.size}.end()
+	return errors.Is(err, errZipEnd)
 }
 
 // partitions is a master boot record: its mark, and four entries each of which is

@@ -7,7 +7,7 @@ packages=(
 	qemu-system-x86 qemu-utils ovmf libvirt-daemon-system libvirt-clients # the lab's guests
 	make nasm binutils gcc g++ libc6-dev                             # its code, race tests
 	{gcc,g++}-mingw-w64-{x86-64,i686}                                # the sample driver
-	zstd age jq cron tmux python3 openssh-client      # what tests and the demo look at dumps with
+	zstd age jq cron tmux python3 openssh-client unzip p7zip-full      # what tests and the demo look at dumps with
 	mount                                             # umount, of what snap mount shows
 	strace                                            # make bench counts system calls with it
 	ca-certificates git

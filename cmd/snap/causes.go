@@ -205,7 +205,7 @@ func otherCauses() []cause {
 		}),
 		because(file.ErrArch, exitNotWindows, say(otherGuests)),
 		because(input.ErrShrunk, exitFailed, say("wait until whatever writes the file has ended, then run the same command again")),
-		because(input.ErrCompression, exitFailed, say("copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t and xz -t test one)")),
+		because(input.ErrCompression, exitFailed, say("copy the file again: it is cut short or damaged on its way (gzip -t, zstd -t, xz -t and unzip -t test one)")),
 		because(input.ErrEncryption, exitFailed, say("copy the file again: it is cut short, or was changed on its way or by somebody (sha256sum prints what sha256 in its manifest has, if it is whole)")),
 		ofType[*input.LockedError](exitDenied, lockedAdvice),
 		ofType[*input.IdentityError](exitUsage, identityAdvice),

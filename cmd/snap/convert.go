@@ -51,8 +51,8 @@ func newConvertCommand(a *app) *cobra.Command {
   an existing dump   full or with a bitmap, of Windows on x86 or x86-64: its header
                      and pages are kept, the container changes
 
-Each of them may be compressed as a whole with gzip, zstd or xz: it is expanded
-first, into a file without a name beside the output (in memory, if that goes to
+Each of them may be compressed as a whole with gzip, zstd or xz, or be the only file
+in a zip archive: it is expanded first, into a file without a name beside the output (in memory, if that goes to
 standard output), which is gone when snap ends.
 
 A file of memory doesn't say whether the guest stood still while it was made: the

@@ -85,7 +85,7 @@ func isSuffix(ext string) bool {
 // foreignEndings are those that people give files with a guest's memory, or compressed
 // and encrypted ones: snap writes none of them.
 var foreignEndings = []string{
-	".zip", ".xz", ".bz2", ".7z", ".lz4", ".lzma", ".lzo", ".rar", ".tar", ".tgz", ".gzip", ".zstd", ".zz", ".br",
+	".xz", ".bz2", ".7z", ".lz4", ".lzma", ".lzo", ".rar", ".tar", ".tgz", ".gzip", ".zstd", ".zz", ".br",
 	".gpg", ".pgp", ".asc", ".enc",
 	".elf", ".core", ".kdump", ".vmcore", ".raw", ".img", ".bin", ".mem", ".lime", ".avml", ".vmem", ".vmss", ".vmsn",
 	".mdmp", ".hdmp", ".hdr", ".header", ".json",

@@ -28,6 +28,7 @@ var inline = map[string]string{
 	"cmd/snap/choice.go":                    usage,
 	"cmd/snap/destination.go":               "has its advice there",
 	"dump/budget.go":                        usage,
+	"dump/container_zip.go":                 "dump.ErrFormat",
 	"dump/container_zstd.go":                "dump.ErrFormat",
 	"dump/file.go":                          own,
 	"dump/gzipmembers.go":                   "dump.ErrFormat",
