@@ -120,6 +120,7 @@ func addStats(m *manifest.Manifest, st *dump.Stats) {
 		RAM:                 m.Pages.RAM, Unlisted: m.Pages.Unlisted, Hidden: m.Pages.Hidden, Lost: m.Pages.Lost,
 	}
 	m.Bytes = manifest.Bytes{Read: st.BytesRead, Dump: st.DumpBytes, Written: st.BytesWritten}
+	m.PlainSHA256 = st.PlainSHA256
 	m.Gaps = nil
 	for _, g := range st.Gaps {
 		m.Gaps = append(m.Gaps, manifest.Gap{Address: manifest.Hex(g.Run.Base.Addr()), Pages: g.Run.Pages, Reason: g.Reason})

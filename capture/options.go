@@ -56,6 +56,9 @@ type Options struct {
 	// Manifest puts the account of the dump beside it, as the file's name and
 	// ".json".
 	Manifest bool
+	// Signer, if not nil, signs that account; the signature lies beside it, with
+	// ".sig" behind its name.
+	Signer Signer
 	// Tool is the program's name and version for the account.
 	Tool string
 
@@ -67,6 +70,14 @@ type Options struct {
 	caps         stabiliseCaps // the zero value is the default
 	reserveAhead bool          // memory for a copy is got while the guest is looked at
 	inFlight     bool          // what is written can't be read back: it is verified on its way
+}
+
+// Signer signs accounts.
+type Signer interface {
+	// Fingerprint names the key.
+	Fingerprint() string
+	// Sign returns the signature of an account, as it is stored.
+	Sign(account []byte) ([]byte, error)
 }
 
 // LookOptions say what a dump is to hold. The zero value is the default.
@@ -196,6 +207,6 @@ func (o *Options) copyWorkers() int {
 // writeOptions are those of a dump of which nothing is told.
 func (o *Options) writeOptions() dump.Options {
 	w := o.Write
-	w.Progress, w.Metadata, w.Frame, w.Proof = nil, nil, nil, nil
+	w.Progress, w.Metadata, w.Frame, w.Proof, w.PlainSum = nil, nil, nil, nil, false
 	return w
 }

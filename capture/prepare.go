@@ -106,6 +106,12 @@ func (o *Options) MayCreate(ctx context.Context, place store.Place, name string)
 	if err := place.Check(ctx, name+manifest.Suffix); err != nil {
 		return &ManifestError{Err: err}
 	}
+	if o.Signer == nil {
+		return nil
+	}
+	if err := place.Check(ctx, name+manifest.SignatureSuffix); err != nil {
+		return &ManifestError{Err: err}
+	}
 	return nil
 }
 

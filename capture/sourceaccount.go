@@ -141,6 +141,18 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 	return nil
 }
 
+// ReadManifest reads a file that holds a manifest, and sees that it is one.
+func ReadManifest(path string) ([]byte, error) {
+	doc, err := readSmall(path)
+	if err == nil {
+		_, err = manifest.Decode(doc)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the account %s: %w", path, err)
+	}
+	return doc, nil
+}
+
 // readSmall reads a file that holds a manifest.
 func readSmall(path string) ([]byte, error) {
 	f, err := input.Open(path)

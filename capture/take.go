@@ -56,6 +56,9 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 	}
 	defer func() { err = errors.Join(err, f.Abort()) }()
 	man.EncryptedTo = recipients(place)
+	if o.Signer != nil {
+		man.SignedBy = o.Signer.Fingerprint()
+	}
 	if res, err = write(f); err != nil {
 		return nil, err
 	}
@@ -79,7 +82,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 		man.ExitCode = manifest.ExitDegraded
 	}
 	if o.Manifest {
-		if err := writeManifest(ctx, place, name+manifest.Suffix, man); err != nil {
+		if err := o.writeManifest(ctx, place, name, man); err != nil {
 			return res, &ManifestError{Dump: man.Output, Err: err}
 		}
 	}
@@ -97,14 +100,23 @@ func (e *ManifestError) Error() string { return fmt.Sprintf("write the manifest:
 // Unwrap returns the cause.
 func (e *ManifestError) Unwrap() error { return e.Err }
 
-// writeManifest puts the account into a file of its own, in clear beside a dump that is
-// encrypted: it has nothing of the guest's memory but what names and addresses tell.
-func writeManifest(ctx context.Context, place store.Place, name string, man *manifest.Manifest) error {
+// writeManifest puts the account of the dump of that name beside it, and its signature,
+// in clear also where the dump is encrypted: it has nothing of the guest's memory but what
+// names and addresses tell.
+func (o *Options) writeManifest(ctx context.Context, place store.Place, name string, man *manifest.Manifest) error {
 	doc, err := man.JSON()
 	if err != nil {
 		return err
 	}
-	return store.WriteFile(ctx, store.InClear(place), name, doc)
+	place = store.InClear(place)
+	if err := store.WriteFile(ctx, place, name+manifest.Suffix, doc); err != nil || o.Signer == nil {
+		return err
+	}
+	sig, err := o.Signer.Sign(doc)
+	if err != nil {
+		return err
+	}
+	return store.WriteFile(ctx, place, name+manifest.SignatureSuffix, sig)
 }
 
 // recipients names those to whom files in a place are encrypted.

@@ -31,6 +31,7 @@ type Account struct {
 	Written  uint64 // bytes of the file
 	Expanded uint64 // bytes of the dump in it
 	SHA256   string // of the file
+	SignedBy string // fingerprint of the key that signed the manifest; empty if none did
 
 	// EncryptedTo are those who can decrypt the file, nil if it isn't encrypted.
 	EncryptedTo []string
@@ -50,7 +51,7 @@ func accountOf(m *manifest.Manifest) *Account {
 	a := &Account{
 		Snap: clip(m.Snap), Domain: clip(m.Domain), UUID: clip(strings.ToLower(m.UUID)), Host: clip(m.Host),
 		Started: m.Started, Finished: m.Finished, Output: clip(m.Output), Mode: clip(m.Mode), Moment: m.Moment(),
-		Windows: clip(m.Guest.Windows), Written: m.Bytes.Written, Expanded: m.Bytes.Dump, SHA256: clip(m.SHA256),
+		Windows: clip(m.Guest.Windows), Written: m.Bytes.Written, Expanded: m.Bytes.Dump, SHA256: clip(m.SHA256), SignedBy: clip(m.SignedBy),
 		Degraded: m.ExitCode == manifest.ExitDegraded,
 	}
 	for _, name := range m.EncryptedTo[:min(len(m.EncryptedTo), maxRecipients)] {

@@ -77,7 +77,8 @@ func Read(ctx context.Context, a store.Archive) ([]Entry, error) {
 	return entries, nil
 }
 
-// pair makes entries of files, in their order. A manifest becomes a part of its dump's.
+// pair makes entries of files, in their order. A manifest becomes a part of its dump's, as
+// does its signature.
 func pair(files []store.Entry, manifests map[string]document) []Entry {
 	there := make(map[string]bool, len(files))
 	for _, f := range files {
@@ -85,6 +86,9 @@ func pair(files []store.Entry, manifests map[string]document) []Entry {
 	}
 	var entries []Entry
 	for _, f := range files {
+		if dump, ok := strings.CutSuffix(f.Name, manifest.SignatureSuffix); ok && manifests[dump+manifest.Suffix].signed() {
+			continue
+		}
 		own, isManifest := manifests[f.Name]
 		if dump, ok := strings.CutSuffix(f.Name, manifest.Suffix); ok && isManifest && own.account != nil {
 			if !there[dump] {
@@ -122,7 +126,7 @@ func entryOf(f store.Entry, own, beside document) Entry {
 // tells of compression and encryption behind that.
 func NamedAsDump(name string) bool {
 	stem, _, ok := strings.Cut(strings.ToLower(name)+".", ".dmp.")
-	return ok && stem != "" && !strings.HasSuffix(name, manifest.Suffix)
+	return ok && stem != "" && !strings.HasSuffix(name, manifest.Suffix) && !strings.HasSuffix(name, manifest.SignatureSuffix)
 }
 
 func inOrder(a, b Entry) int {

@@ -34,6 +34,9 @@ type document struct {
 	why     string // it is none
 }
 
+// signed reports whether it says that its signature lies beside it.
+func (d document) signed() bool { return d.account != nil && d.account.SignedBy != "" }
+
 // readManifests reads all files that are called as manifests are.
 func readManifests(ctx context.Context, a store.Archive, files []store.Entry) (map[string]document, error) {
 	documents := map[string]document{}

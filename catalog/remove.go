@@ -14,7 +14,7 @@ import (
 // ErrChanged is of a file that isn't any more what the catalogue has.
 var ErrChanged = errors.New("it has changed since it was looked at")
 
-// Remove removes a dump and then its manifest: what an interrupted removal leaves is a
+// Remove removes a dump, then its manifest and its signature: what an interrupted removal leaves is a
 // manifest without a dump, which says what it was of, and never guest memory that
 // nothing accounts for. It removes nothing, with ErrChanged, if either isn't what e
 // has; e must be of state Dump. The error is store.ErrKept if the place keeps one of
@@ -30,6 +30,12 @@ func Remove(ctx context.Context, a store.Archive, e *Entry) (gone bool, err erro
 		return false, err
 	}
 	if err := a.Remove(ctx, e.Name+manifest.Suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	if e.Account.SignedBy == "" {
+		return true, nil
+	}
+	if err := a.Remove(ctx, e.Name+manifest.SignatureSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return true, err
 	}
 	return true, nil

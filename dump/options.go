@@ -146,6 +146,9 @@ type Options struct {
 	// (File.CheckStored). Write begins it anew.
 	Proof *Proof
 
+	// PlainSum has Stats.PlainSHA256 made, by one processor beside those that compress.
+	PlainSum bool
+
 	// Progress, if not nil, is kept up to date while the dump is written.
 	Progress *Progress
 

@@ -105,6 +105,7 @@ type pipeline struct {
 
 	stats Stats
 	proof *Proof
+	plain *plainSum        // nil if nobody wants it
 	dead  phys.DeadStretch // of frames
 }
 
@@ -151,6 +152,9 @@ func (p *pipeline) prepare(w io.Writer) error {
 		p.proof = new(Proof)
 	}
 	p.proof.begin(b.proof)
+	if p.opts.PlainSum {
+		p.plain = newPlainSum()
+	}
 	p.free, p.order = make(chan *frame, b.frames), make(chan *frame, b.frames)
 	p.work = make(chan *frame)
 	var t tail
@@ -227,7 +231,7 @@ func (p *pipeline) run(ctx context.Context, w *worker) error {
 }
 
 // collect gives the frames to the writer in order, and what follows them. It alone
-// touches p.stats and p.proof.
+// touches p.stats, p.proof and p.plain.
 func (p *pipeline) collect(ctx context.Context) error {
 	if t := p.out.tail; t != nil {
 		if err := p.put(ctx, t.begin()); err != nil {
@@ -254,6 +258,7 @@ func (p *pipeline) collect(ctx context.Context) error {
 		if p.opts.Frame != nil && !f.zero {
 			p.opts.Frame(f.stored, f.readPages)
 		}
+		p.plain.frame(f)
 		n := len(f.in)
 		if err := p.out.frame(ctx, f); err != nil {
 			return err
@@ -305,6 +310,7 @@ func (p *pipeline) finish(ctx context.Context) error {
 		return fmt.Errorf("%w: none of %d pages, the first at %v: %s", ErrSource, s.Unreadable, s.Gaps[0].Run, s.Gaps[0].Reason)
 	}
 	s.BytesRead = s.Read * phys.PageSize
+	s.PlainSHA256 = p.plain.String()
 	if t, ok := p.out.tail.(metadataTail); ok && p.opts.Metadata != nil {
 		doc, err := p.metadata()
 		if err != nil {

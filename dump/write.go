@@ -26,6 +26,10 @@ type Stats struct {
 	BytesRead    uint64 // from the guest, Read * phys.PageSize
 	DumpBytes    uint64 // length of the expanded dump
 	BytesWritten uint64 // length of the file as written
+
+	// PlainSHA256 is the SHA-256 of the expanded dump, as sha256sum prints it; empty
+	// without Options.PlainSum.
+	PlainSHA256 string
 }
 
 // Gap is a range of guest pages that could not be read.

@@ -7,6 +7,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,9 @@ import (
 
 // Suffix follows a dump's name in that of the manifest beside it.
 const Suffix = ".json"
+
+// SignatureSuffix follows a dump's name in that of its manifest's signature.
+const SignatureSuffix = Suffix + ".sig"
 
 // Manifest is the account of one dump. Its JSON names are stable: scripts and
 // manifests rely on them, and new ones are only ever added.
@@ -63,9 +67,15 @@ type Manifest struct {
 	Live   *Live  `json:"live,omitempty"` // of mode live
 	Bytes  Bytes  `json:"bytes"`
 	SHA256 string `json:"sha256,omitempty"` // of the file as it lies there, encrypted or not
+	// PlainSHA256 is that of the plain dump, which is in the file or is made of it; empty
+	// where nobody asked for it.
+	PlainSHA256 string `json:"plain_sha256,omitempty"`
 	// EncryptedTo are those who can decrypt the file, by their public keys; nil if it
 	// isn't encrypted.
 	EncryptedTo []string `json:"encrypted_to,omitempty"`
+	// SignedBy is the fingerprint of the ssh key that signed this account, into a file
+	// beside it; empty if none did.
+	SignedBy string `json:"signed_by,omitempty"`
 
 	Proof  *Proof  `json:"proof,omitempty"` // nil in older ones
 	Verify *Verify `json:"verify,omitempty"`
@@ -308,6 +318,18 @@ type Gap struct {
 	Pages   uint64 `json:"pages"`
 	Reason  string `json:"reason"`
 }
+
+// SamePlain fails if the plain dump whose SHA-256 is sum is not the one that the account
+// is of; where it has none there is nothing to say.
+func (m *Manifest) SamePlain(sum string) error {
+	if m.PlainSHA256 == "" || sum == m.PlainSHA256 {
+		return nil
+	}
+	return fmt.Errorf("%w: the plain dump's SHA-256 is %s, and it says %s", ErrOther, sum, m.PlainSHA256)
+}
+
+// ErrOther says that an account is of another dump.
+var ErrOther = errors.New("the account is of another dump")
 
 // Warn adds a warning unless it is there already.
 func (m *Manifest) Warn(format string, args ...any) {

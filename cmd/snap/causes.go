@@ -13,6 +13,7 @@ import (
 	"snap/capture"
 	"snap/catalog"
 	"snap/cmd/snap/internal/mount"
+	"snap/cmd/snap/internal/sshsig"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -279,6 +280,9 @@ func otherCauses() []cause {
 		because(fs.ErrPermission, exitDenied, func(c call, _ error) string {
 			return "run as a user who may read that (ls -l " + shellPath(c.file()) + ")"
 		}),
+		because(sshsig.ErrPassphrase, exitUsage, say("snap runs where nobody types: give it a key of its own without a passphrase, that only root reads: ssh-keygen -t ed25519 -N '' -f KEY")),
+		because(sshsig.ErrKey, exitUsage, say("name the private key and not KEY.pub, in a form of OpenSSH's; keys in a token (sk-) can't sign without somebody: ssh-keygen -t ed25519 -N '' -f KEY makes one")),
+		because(manifest.ErrOther, exitFailed, say("name the account that was written with this very dump, OUTPUT.json; if it is that, the dump or the account was changed since: keep both as they are")),
 		because(manifest.ErrFormat, exitFailed, func(c call, _ error) string {
 			return c.snap("verify", c.file()) + " tells whether the dump itself is whole"
 		}),

@@ -21,6 +21,7 @@ import (
 	"snap/capture"
 	"snap/catalog"
 	"snap/cmd/snap/internal/mount"
+	"snap/cmd/snap/internal/sshsig"
 	"snap/dump"
 	"snap/exclude"
 	"snap/guest"
@@ -117,6 +118,9 @@ func inSituations() map[string][]situation {
 		"dump.ErrSource":         {{dump.ErrSource, d, exitFailed, "domstate | --source peek", ""}, {dump.ErrSource, "dump --source peek web01", exitFailed, "domstate", "--source peek"}, {dump.ErrSource, "convert web01.elf", exitFailed, "copied whole", "domstate"}},
 		"dump.ErrEncoding":       {{dump.ErrEncoding, d, exitFailed, "take the dump again | dmesg", "--force"}},
 		"dump.ErrSequential":     {{dump.ErrSequential, "info x.gz", exitFailed, "snap expand x.gz -o", ""}},
+		"sshsig.ErrPassphrase":   {{sshsig.ErrPassphrase, "dump --sign-key key web01", exitUsage, "ssh-keygen -t ed25519", ""}},
+		"sshsig.ErrKey":          {{sshsig.ErrKey, "dump --sign-key key.pub web01", exitUsage, "private key", ""}},
+		"manifest.ErrOther":      {{manifest.ErrOther, "expand --manifest web01.json web01.dmp.zst -o a.dmp", exitFailed, "OUTPUT.json", ""}},
 		"manifest.ErrFormat":     {{manifest.ErrFormat, "info --manifest -- -x", exitFailed, "snap verify -- -x", ""}},
 		"store.ErrNotRegular":    {{place(fmt.Errorf("%w: %w", store.ErrNotRegular, fs.ErrExist)), d, exitFailed, "another name", "--force"}},
 		"store.ErrNotFolder":     {{place(store.ErrNotFolder), d, exitFailed, "a file in a folder", "mkdir"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"github.com/dustin/go-humanize"
@@ -11,17 +12,21 @@ import (
 
 	"snap/capture"
 	"snap/dump"
+	"snap/manifest"
 	"snap/store"
 )
 
 func newExpandCommand(a *app) *cobra.Command {
 	var to outputFlags
+	var account string
 	cmd := &cobra.Command{
 		Use:   "expand FILE -o OUT.dmp",
 		Short: "Make the plain .dmp that debuggers open from a compressed one",
 		Long: `Expand a compressed dump to the plain .dmp that WinDbg, Volatility and others
 open. Every checksum is verified on the way, and stretches of zeros become
-holes, so that the file takes no more room than it must.`,
+holes, so that the file takes no more room than it must. With --manifest what comes of
+it is held against the SHA-256 of the plain dump that snap dump --plain-sum noted in the
+account, before it gets its name.`,
 		Args:        oneArg("FILE"),
 		Annotations: exitCodes(exitDenied, exitNoSpace, exitUpload),
 		Example:     "  snap expand web01-20261122T010000Z.dmp.zst -o web01.dmp",
@@ -29,7 +34,7 @@ holes, so that the file takes no more room than it must.`,
 			if !to.given.Changed {
 				return usageError("snap expand needs -o: the plain dump to write")
 			}
-			if err := a.expand(cmd.Context(), args[0], &to); err != nil {
+			if err := a.expand(cmd.Context(), args[0], account, &to); err != nil {
 				return interrupted(fmt.Errorf("expand %s: %w", args[0], err), "expand "+args[0], "", outputFlag(cmd))
 			}
 			return nil
@@ -38,11 +43,16 @@ holes, so that the file takes no more room than it must.`,
 	to.addTo(cmd, "", "; the plain dump, which ends in .dmp")
 	addIdentityFlag(cmd, a)
 	addRequireFlag(cmd, a, "refuse, as what is expanded is in clear")
+	cmd.Flags().StringVar(&account, "manifest", "", "hold the plain dump against the account of the dump, a `file`")
 	return cmd
 }
 
-func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err error) {
+func (a *app) expand(ctx context.Context, path, account string, o *outputFlags) (err error) {
 	if err := a.mayWriteClear(); err != nil {
+		return err
+	}
+	man, err := plainAccount(account)
+	if err != nil {
 		return err
 	}
 	s := ofFile(path)
@@ -69,7 +79,7 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	}
 	var p dump.Progress
 	stop := a.showProgress("expanding", "expanding "+filepath.Base(path), &p)
-	st, err := dump.Expand(ctx, f, out, &p)
+	st, err := expandAs(ctx, f, out, man, &p)
 	stop()
 	if err != nil {
 		return err
@@ -84,6 +94,35 @@ func (a *app) expand(ctx context.Context, path string, o *outputFlags) (err erro
 	a.log.Info().Msgf("expanded: %s, %s of it holes", humanize.IBytes(st.Bytes), humanize.IBytes(st.Holes))
 	a.log.Info().Msg(printable(place.Path(name)))
 	return nil
+}
+
+// plainAccount reads the account that a plain dump is to be of; nil if none is named.
+func plainAccount(path string) (*manifest.Manifest, error) {
+	if path == "" {
+		return nil, nil
+	}
+	doc, err := capture.ReadManifest(path)
+	if err != nil {
+		return nil, err
+	}
+	man, err := manifest.Decode(doc)
+	if err == nil && man.PlainSHA256 == "" {
+		err = next(usageError("%s has no SHA-256 of the plain dump, which snap dump --plain-sum notes", path), "leave out --manifest here; snap verify --manifest holds the dump against the rest of it")
+	}
+	return man, err
+}
+
+// expandAs is dump.Expand of the very dump that man, unless it is nil, is the account of.
+func expandAs(ctx context.Context, f *dump.File, out io.Writer, man *manifest.Manifest, p *dump.Progress) (*dump.ExpandStats, error) {
+	if man == nil {
+		return dump.Expand(ctx, f, out, p)
+	}
+	w, sum := dump.Summed(out)
+	st, err := dump.Expand(ctx, f, w, p)
+	if err == nil {
+		err = man.SamePlain(sum())
+	}
+	return st, err
 }
 
 // fits fails if the plain dump of f can't fit the place, and warns where it may not.

@@ -28,6 +28,8 @@ type fileFlags struct {
 	cpus     int
 	memory   string
 	manifest bool
+	plainSum bool
+	signKey  string // a file, empty for none
 	trace    string // a file, empty for none
 
 	summary string // a file, empty for none
@@ -52,6 +54,8 @@ func (f *fileFlags) addTo(cmd *cobra.Command, a *app, output string) {
 	fl.IntVar(&f.cpus, "cpus", 0, "processors that snap may use (default all)")
 	fl.StringVar(&f.memory, "memory", "256MiB", "memory that snap may use for buffers")
 	fl.BoolVar(&f.manifest, "manifest", true, "write the summary to OUTPUT.json beside the dump")
+	fl.BoolVar(&f.plainSum, "plain-sum", false, "note the SHA-256 of the plain dump in the summary, for snap verify --manifest and\nsnap expand --manifest: one processor hashes all of it, zeros too")
+	fl.StringVar(&f.signKey, "sign-key", "", "sign the account with an ssh private key, a `file`, into OUTPUT.json.sig:\nssh-keygen -Y verify -n snap checks it")
 	fl.StringVar(&f.trace, "trace", "", "write what snap does meanwhile to a new `file` that go tool trace shows: for whoever\nworks on snap's speed (--force replaces an older trace)")
 	f.traceGiven = fl.Lookup("trace")
 	fl.StringVar(&f.summary, "summary", "", "write the JSON summary to a new `file` (--force replaces an older one)")
@@ -94,17 +98,22 @@ func (f *fileFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 	if f.account, err = f.openSummary(); err != nil {
 		return nil, err
 	}
+	signer, err := f.accountSigner(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := a.lockMemory(); err != nil {
 		return nil, err
 	}
 	limits.Memory(memory)
 	return &capture.Options{
 		Write: dump.Options{
-			Level: f.level.value, Verification: f.verify.value, Workers: limits.CPUs(f.cpus),
+			Level: f.level.value, Verification: f.verify.value, PlainSum: f.plainSum, Workers: limits.CPUs(f.cpus),
 			// A quarter is left for everything that is no buffer.
 			Memory: int64(min(memory, 1<<40)) / 4 * 3,
 		},
 		Manifest: f.manifest && !f.toStdout(),
+		Signer:   signer,
 		Tool:     version,
 		Log:      a.slogger(),
 	}, nil

@@ -134,6 +134,12 @@ func (p accountLines) add(m *manifest.Manifest) {
 	if n := len(m.Ignored) + m.IgnoredOmitted; n > 0 {
 		p.Add("kept", "%s to leave pages out did not count for this dump", plural(n, "request"))
 	}
+	if m.SignedBy != "" {
+		p.AddWhole("signed", "by %s, says the account: ssh-keygen -Y verify proves it", printable(brief(m.SignedBy)))
+	}
+	if m.PlainSHA256 != "" {
+		p.AddWhole("plain dump", "SHA-256 %s", printable(brief(m.PlainSHA256)))
+	}
 	if m.Proof != nil {
 		p.Add("frames", "%s", frames(m.Proof))
 	}

@@ -20,6 +20,7 @@ var inline = map[string]string{
 	"hv/qemu/internal/procmem/maps.go":      "hv.ErrUnsupported",
 	"hv/qemu/internal/procmem/pagemap.go":   "hv.ErrUnsupported",
 	"capture/contextplace.go":               "a warning: a context is not laid where something else is",
+	"capture/custody.go":                    finding,
 	"capture/kept.go":                       finding,
 	"capture/mode.go":                       usage,
 	"capture/overlays.go":                   own,

@@ -22,6 +22,7 @@ import (
 var errVerdict = errors.New("the dump failed verification")
 
 func newVerifyCommand(a *app) *cobra.Command {
+	var account string
 	cmd := &cobra.Command{
 		Use:   "verify FILE...",
 		Short: "Check dumps against everything that readers demand",
@@ -37,7 +38,12 @@ checksums of the container. It may be anybody's: Windows', LiveKD's, a debugger'
 
 Of many files there is a line for each, and the checks that failed; one that can't
 be opened doesn't keep the others from being checked, and the exit code is the
-worst one. With --json there is then an object on a line of its own for each file.`,
+worst one. With --json there is then an object on a line of its own for each file.
+
+With --manifest the dump is also held against the account that snap wrote beside it:
+the file's length and SHA-256, every field of the header, and the SHA-256 of the plain
+dump if --plain-sum noted it. Who wrote the account is not told by that: sign it
+(--sign-key of snap dump), or keep it where nobody else writes.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError("%s takes one FILE or more", cmd.CommandPath())
@@ -47,10 +53,13 @@ worst one. With --json there is then an object on a line of its own for each fil
 		Annotations: exitCodes(exitDenied),
 		Example:     "  snap verify web01-20261122T010000Z.dmp.zst && echo good\n  snap verify /backup/*.dmp.zst",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
+			switch {
+			case len(args) > 1 && account != "":
+				return usageError("--manifest is of one dump, and %d files are named", len(args))
+			case len(args) > 1:
 				return a.verifyFiles(cmd.Context(), args)
 			}
-			v, err := a.verdictOf(cmd.Context(), args[0])
+			v, err := a.verdictOf(cmd.Context(), args[0], account)
 			if err == nil {
 				err = a.printVerdict(v)
 			}
@@ -58,6 +67,7 @@ worst one. With --json there is then an object on a line of its own for each fil
 		},
 	}
 	addIdentityFlag(cmd, a)
+	cmd.Flags().StringVar(&account, "manifest", "", "hold the dump against its account, a `file`")
 	cmd.Flags().BoolVar(&a.json, "json", false, "print the verdict as JSON; of many files one object on each line")
 	return cmd
 }
@@ -73,8 +83,15 @@ func failedVerdict(path string, v *manifest.Verify, err error) error {
 	return nil
 }
 
-// verdictOf verifies a file.
-func (a *app) verdictOf(ctx context.Context, path string) (*manifest.Verify, error) {
+// verdictOf verifies a file; account is that of its account, or empty.
+func (a *app) verdictOf(ctx context.Context, path, account string) (*manifest.Verify, error) {
+	var doc []byte
+	if account != "" {
+		var err error
+		if doc, err = capture.ReadManifest(account); err != nil {
+			return nil, err
+		}
+	}
 	f, err := a.openDump(ctx, path, "", true)
 	if err != nil {
 		return nil, err
@@ -87,7 +104,18 @@ func (a *app) verdictOf(ctx context.Context, path string) (*manifest.Verify, err
 	if err != nil {
 		return nil, err
 	}
-	return capture.Verdict(rep), nil
+	v := capture.Verdict(rep)
+	if account == "" {
+		return v, nil
+	}
+	stop = a.showProgress("comparing", "comparing "+filepath.Base(path), &p)
+	checks, err := capture.CheckAccount(ctx, doc, f, path, &p)
+	stop()
+	for _, c := range checks {
+		v.Checks = append(v.Checks, c)
+		v.OK = v.OK && c.OK
+	}
+	return v, err
 }
 
 // fileVerdict is what is said of one of many files.
@@ -105,7 +133,7 @@ func (a *app) verifyFiles(ctx context.Context, paths []string) error {
 	var worst error
 	code, bad := exitOK, 0
 	for _, path := range paths {
-		v, err := a.verdictOf(ctx, path)
+		v, err := a.verdictOf(ctx, path, "")
 		if ctx.Err() != nil {
 			return fmt.Errorf("verify %s: %w", path, context.Cause(ctx))
 		}
