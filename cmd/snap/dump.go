@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -234,7 +235,7 @@ func (f *dumpFlags) options(ctx context.Context, a *app) (*capture.Options, erro
 	if o.Mechanism, err = a.mechanism(f.source.value); err != nil {
 		return nil, err
 	}
-	if o.NoSwap, err = a.mustNotSwap(); err != nil {
+	if o.NoSwap, err = a.mustNotSwap(os.DirFS("/")); err != nil {
 		return nil, err
 	}
 	o.CopyWorkers = limits.CPUs(0)

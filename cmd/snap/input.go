@@ -200,7 +200,7 @@ func (a *app) expandInput(ctx context.Context, f *input.File, scratch string, ra
 		}
 	}
 	if err == nil {
-		err = a.mayExpandInMemory()
+		err = a.mayExpandInMemory(os.DirFS("/"))
 	}
 	where := input.Scratch{Dir: scratch}
 	if err == nil && scratch == "" {

@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -61,12 +61,12 @@ func (a *app) lockMemory() error {
 }
 
 // mustNotSwap reports whether the host swaps and must not swap guest memory: then none
-// may be where it can't be locked.
-func (a *app) mustNotSwap() (bool, error) {
+// may be where it can't be locked. host is its file system.
+func (a *app) mustNotSwap(host fs.FS) (bool, error) {
 	if !a.requireEncryption {
 		return false, nil
 	}
-	swaps, err := limits.Swaps(os.DirFS("/"))
+	swaps, err := limits.Swaps(host)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errSwap, err)
 	}
@@ -75,8 +75,8 @@ func (a *app) mustNotSwap() (bool, error) {
 
 // mayExpandInMemory fails if what is expanded there might get on a swap disk: it is no
 // memory of this process alone, and can't be locked.
-func (a *app) mayExpandInMemory() error {
-	swaps, err := a.mustNotSwap()
+func (a *app) mayExpandInMemory(host fs.FS) error {
+	swaps, err := a.mustNotSwap(host)
 	if err == nil && swaps {
 		err = fmt.Errorf("what is compressed as a whole is expanded in memory: %w", errSwap)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"golang.org/x/sys/unix"
 
@@ -171,6 +172,33 @@ func TestNoClearText(t *testing.T) {
 			t.Errorf("the marker is in %v after a dump was killed", found)
 		}
 		return
+	}
+}
+
+// TestMustNotSwap: what can't be locked is refused just where encryption is required and
+// the host swaps, or nobody tells.
+func TestMustNotSwap(t *testing.T) {
+	const heading = "Filename\tType\tSize\tUsed\tPriority\n"
+	calm := fstest.MapFS{"proc/swaps": {Data: []byte(heading)}}
+	swapping := fstest.MapFS{"proc/swaps": {Data: []byte(heading + "/dev/dm-1\tpartition\t8388604\t0\t-2\n")}}
+	for _, tt := range []struct {
+		required bool
+		host     fs.FS
+		swaps    bool
+		fails    bool
+	}{
+		{false, swapping, false, false},
+		{true, calm, false, false},
+		{true, swapping, true, true},
+		{true, fstest.MapFS{}, false, true},
+	} {
+		a := &app{requireEncryption: tt.required}
+		if swaps, _ := a.mustNotSwap(tt.host); swaps != tt.swaps {
+			t.Errorf("required %v, %v: mustNotSwap = %v; want %v", tt.required, tt.host, swaps, tt.swaps)
+		}
+		if err := a.mayExpandInMemory(tt.host); errors.Is(err, errSwap) != tt.fails {
+			t.Errorf("required %v, %v: mayExpandInMemory = %v; want an error: %v", tt.required, tt.host, err, tt.fails)
+		}
 	}
 }
 
