@@ -60,9 +60,14 @@ func (g *heldGuest) wholeOrNone(t *testing.T) {
 }
 
 // TestKilledWithGuardian kills both processes: snap recover undoes the dump, from
-// its state file or, if that is lost, from the domain's mark.
+// its state file or, if that is lost, from the domain's mark. That of another domain is
+// damaged, which is told, stands between nobody and his undoing, and has nothing done to
+// the domain.
 func TestKilledWithGuardian(t *testing.T) {
 	g := upHeld(t, "killed-both")
+	beside := upGuest(t, lab.Spec{Name: "killed-beside", MemoryMiB: 64, CPUs: 1, Seed: 62})
+	virsh(t, beside.Connection, "suspend", beside.Name) // as an operator may
+	virsh(t, beside.Connection, "metadata", beside.Name, "urn:snap:hold:1", "--key", "snap", "--set", `<hold pid="many"/>`, "--live")
 	for _, lost := range []bool{false, true} {
 		r := g.start(t, "--spool", "off")
 		g.untilHeld(t, r)
@@ -86,7 +91,13 @@ func TestKilledWithGuardian(t *testing.T) {
 				_ = os.Remove(f) // nothing knows of them any more
 			}
 		}
-		done = runSnap(t, g.Connection, "recover").want(t, exitOK)
+		done = runSnap(t, g.Connection, "recover", "--log-format", "console").want(t, exitFailed)
+		if !strings.Contains(done.stderr, beside.Name) || !strings.Contains(done.stderr, "snap recover --force") {
+			t.Errorf("snap recover says %q; want what to do about the mark of %s", done.stderr, beside.Name)
+		}
+		if state := virsh(t, g.Connection, "domstate", beside.Name); state != string(hv.StatePaused) {
+			t.Errorf("the guest beside it is %s; want paused, as it was left", state)
+		}
 		if !strings.Contains(done.stdout, g.Name+": resumed the guest") {
 			t.Errorf("snap recover says %q; want that it resumed the guest", done.stdout)
 		}
@@ -94,6 +105,7 @@ func TestKilledWithGuardian(t *testing.T) {
 			t.Errorf("after snap recover: %q", left)
 		}
 	}
+	runSnap(t, g.Connection, "recover", "--force", beside.Name).want(t, exitOK)
 	runSnap(t, g.Connection, "recover", "snap-lab-nobody").want(t, exitNoDomain)
 	mustRun(t, g.Guest)
 }

@@ -14,7 +14,7 @@ import (
 
 // TestMarksOfOthers: whatever is among a domain's metadata in place of a mark, or of a
 // dump on another host, has nothing done to the domain, is told with a way out, and is
-// removed by it. The domain next to it is not touched.
+// removed by it.
 func TestMarksOfOthers(t *testing.T) {
 	g := upGuest(t, lab.Spec{Name: "marks", MemoryMiB: 128, CPUs: 1, FillMiB: 16, Seed: 61})
 	self, err := guardian.Self()
