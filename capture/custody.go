@@ -20,12 +20,12 @@ const (
 	CheckAccountPlain  = "account: plain dump"
 )
 
-// CheckAccount holds a dump, which was opened at path, against the account in doc: the
+// CheckAccount holds a dump, which open opens at path, against the account in doc: the
 // file's length and SHA-256, the header's fields, what else the account says of the dump,
 // and, if it has one, the SHA-256 of the plain dump. That reads the file once or twice;
 // progress may be nil. The error is that doc is no account, or of reading the file; that
 // the account is another dump's is a finding.
-func CheckAccount(ctx context.Context, doc []byte, f *dump.File, path string, progress *dump.Progress) ([]manifest.Check, error) {
+func CheckAccount(ctx context.Context, doc []byte, f *dump.File, path string, open Opener, progress *dump.Progress) ([]manifest.Check, error) {
 	m, err := manifest.Decode(doc)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func CheckAccount(ctx context.Context, doc []byte, f *dump.File, path string, pr
 		accountCheck(CheckAccountDump, "it names what is in the file", fits(m, f)),
 		accountCheck(CheckAccountHeader, fmt.Sprintf("%d fields are as it says", len(m.Header.Fields)), sameHeader(m, f)),
 	}
-	whole, err := sameFile(ctx, m, path, progress)
+	whole, err := sameFile(ctx, m, path, open, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -85,15 +85,12 @@ func sameHeader(m *manifest.Manifest, f *dump.File) error {
 
 // sameFile holds the file at path against an account. whole is what was found, err that
 // it can't be read.
-func sameFile(ctx context.Context, m *manifest.Manifest, path string, progress *dump.Progress) (whole, err error) {
+func sameFile(ctx context.Context, m *manifest.Manifest, path string, open Opener, progress *dump.Progress) (whole, err error) {
 	if m.SHA256 == "" {
 		return errors.New("it has no SHA-256 of the file, as the account inside a dump, which can't: take the one that was written beside it"), nil
 	}
 	size := m.Bytes.Written
-	if len(m.EncryptedTo) > 0 {
-		size = 0 // which is of what is encrypted
-	}
-	sum, err := hashFile(ctx, path, size, progress)
+	sum, err := hashFile(ctx, open, path, size, progress)
 	switch {
 	case err != nil:
 		return nil, err

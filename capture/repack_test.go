@@ -20,6 +20,7 @@ import (
 	"snap/exclude"
 	"snap/hv"
 	"snap/hv/file"
+	"snap/input"
 	"snap/internal/ntlab"
 	"snap/manifest"
 	"snap/phys"
@@ -42,7 +43,7 @@ func takeTo(t *testing.T, vm hv.VM, name string, o Options) *Result {
 func repackTo(t *testing.T, from, to string, c dump.Compression) *Result {
 	t.Helper()
 	f := openDump(t, from)
-	source, err := ReadAccount(t.Context(), f, from, nil)
+	source, err := ReadAccount(t.Context(), f, from, input.Open, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

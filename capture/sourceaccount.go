@@ -39,6 +39,9 @@ type SourceAccount struct {
 // Fits reports whether there is an account of the dump that may be believed.
 func (a *SourceAccount) Fits() bool { return a.Manifest != nil && a.Unfit == nil }
 
+// Opener opens a file by how somebody calls it, a path or a URL; input.Open is one.
+type Opener func(name string) (*input.File, error)
+
 // Inside returns the account that a dump carries.
 func Inside(f *dump.File) *SourceAccount {
 	a := &SourceAccount{Document: f.Metadata()}
@@ -53,14 +56,14 @@ func Inside(f *dump.File) *SourceAccount {
 // ReadAccount returns the account of the dump f, which was opened at path: the one
 // inside of it, else the one beside it, if that has the hash of the file. Comparing
 // that reads all of the file, of which progress, that may be nil, tells how far it
-// is. The error is of reading the file.
-func ReadAccount(ctx context.Context, f *dump.File, path string, progress *dump.Progress) (*SourceAccount, error) {
+// is. open opens both. The error is of reading the file.
+func ReadAccount(ctx context.Context, f *dump.File, path string, open Opener, progress *dump.Progress) (*SourceAccount, error) {
 	if a := Inside(f); a.Where != "" {
 		return a, nil
 	}
 	a := &SourceAccount{}
 	beside := ManifestOf(path)
-	doc, err := readSmall(beside)
+	doc, err := readSmall(open, beside)
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil
 	}
@@ -74,7 +77,7 @@ func ReadAccount(ctx context.Context, f *dump.File, path string, progress *dump.
 	if a.Unfit != nil {
 		return a, nil
 	}
-	sum, err := hashFile(ctx, path, a.Manifest.Bytes.Written, progress)
+	sum, err := hashFile(ctx, open, path, a.Manifest.Bytes.Written, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -142,8 +145,8 @@ func fits(m *manifest.Manifest, f *dump.File) error {
 }
 
 // ReadManifest reads a file that holds a manifest, and sees that it is one.
-func ReadManifest(path string) ([]byte, error) {
-	doc, err := readSmall(path)
+func ReadManifest(open Opener, path string) ([]byte, error) {
+	doc, err := readSmall(open, path)
 	if err == nil {
 		_, err = manifest.Decode(doc)
 	}
@@ -154,8 +157,8 @@ func ReadManifest(path string) ([]byte, error) {
 }
 
 // readSmall reads a file that holds a manifest.
-func readSmall(path string) ([]byte, error) {
-	f, err := input.Open(path)
+func readSmall(open Opener, path string) ([]byte, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -165,8 +168,8 @@ func readSmall(path string) ([]byte, error) {
 
 // hashFile returns the SHA-256 of a regular file of that size, as sha256sum prints
 // it; "" of any other, which need not be read for that.
-func hashFile(ctx context.Context, path string, size uint64, progress *dump.Progress) (string, error) {
-	f, err := input.Open(path)
+func hashFile(ctx context.Context, open Opener, path string, size uint64, progress *dump.Progress) (string, error) {
+	f, err := open(path)
 	if err != nil {
 		return "", err
 	}

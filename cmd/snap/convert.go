@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -154,13 +154,18 @@ func (a *app) readAccount(ctx context.Context, f *dump.File, path string) (*capt
 	if account := capture.Inside(f); account.Where != "" || path == input.Stdin {
 		return account, nil
 	}
-	if _, err := os.Stat(capture.ManifestOf(path)); err != nil {
-		return new(capture.SourceAccount), nil //nolint:nilerr // there is none
+	open := a.opener(ctx)
+	beside, err := open(capture.ManifestOf(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return new(capture.SourceAccount), nil
+	}
+	if err == nil {
+		_ = beside.Close() // it was only looked for
 	}
 	var p dump.Progress
 	stop := a.showProgress("hashing", "hashing "+filepath.Base(path), &p)
 	defer stop()
-	return capture.ReadAccount(ctx, f, path, &p)
+	return capture.ReadAccount(ctx, f, path, open, &p)
 }
 
 // segments parses --ram; without it there are none.

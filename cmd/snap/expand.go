@@ -51,7 +51,7 @@ func (a *app) expand(ctx context.Context, path, account string, o *outputFlags) 
 	if err := a.mayWriteClear(); err != nil {
 		return err
 	}
-	man, err := plainAccount(account)
+	man, err := a.plainAccount(ctx, account)
 	if err != nil {
 		return err
 	}
@@ -97,11 +97,11 @@ func (a *app) expand(ctx context.Context, path, account string, o *outputFlags) 
 }
 
 // plainAccount reads the account that a plain dump is to be of; nil if none is named.
-func plainAccount(path string) (*manifest.Manifest, error) {
+func (a *app) plainAccount(ctx context.Context, path string) (*manifest.Manifest, error) {
 	if path == "" {
 		return nil, nil
 	}
-	doc, err := capture.ReadManifest(path)
+	doc, err := capture.ReadManifest(a.opener(ctx), path)
 	if err != nil {
 		return nil, err
 	}

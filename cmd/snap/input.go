@@ -38,6 +38,11 @@ func (a *app) openInput(ctx context.Context, path string) (*input.File, error) {
 	return f, err
 }
 
+// opener is openInput for the library.
+func (a *app) opener(ctx context.Context) capture.Opener {
+	return func(name string) (*input.File, error) { return a.openInput(ctx, name) }
+}
+
 // openDump opens a dump that was named on the command line. One that is compressed
 // as a whole is expanded to memory, or into the folder scratch; with random, also
 // one that could be read, but only from its start.

@@ -88,7 +88,7 @@ func (a *app) verdictOf(ctx context.Context, path, account string) (*manifest.Ve
 	var doc []byte
 	if account != "" {
 		var err error
-		if doc, err = capture.ReadManifest(account); err != nil {
+		if doc, err = capture.ReadManifest(a.opener(ctx), account); err != nil {
 			return nil, err
 		}
 	}
@@ -109,7 +109,7 @@ func (a *app) verdictOf(ctx context.Context, path, account string) (*manifest.Ve
 		return v, nil
 	}
 	stop = a.showProgress("comparing", "comparing "+filepath.Base(path), &p)
-	checks, err := capture.CheckAccount(ctx, doc, f, path, &p)
+	checks, err := capture.CheckAccount(ctx, doc, f, path, a.opener(ctx), &p)
 	stop()
 	for _, c := range checks {
 		v.Checks = append(v.Checks, c)
