@@ -117,7 +117,7 @@ func checkKey(key string) error {
 	parts := strings.Split(key, "/")
 	for i, part := range parts {
 		if part == "." || part == ".." || part == "" && i < len(parts)-1 {
-			return fmt.Errorf("%w: a key has no empty parts in it, and none that is . or ..", ErrName)
+			return fmt.Errorf("%w: a key has no empty parts in it, and none of dots alone", ErrName)
 		}
 	}
 	return nil

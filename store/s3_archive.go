@@ -28,7 +28,7 @@ type s3Archive struct{ s3Place }
 func (s *s3Archive) List(ctx context.Context, each func(Entry) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // which ends the listing that isn't read to its end
-	for o := range s.client.Client.ListObjectsIter(ctx, s.name, minio.ListObjectsOptions{Prefix: s.prefix}) {
+	for o := range s.client.ListObjectsIter(ctx, s.name, minio.ListObjectsOptions{Prefix: s.prefix}) {
 		if o.Err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -64,7 +64,7 @@ func (f *s3File) Write(p []byte) (int, error) {
 	if f.closed {
 		return 0, os.ErrClosed
 	}
-	n, err := f.sum.write(p, f.parts.write)
+	n, err := f.write(p, f.parts.write)
 	if err != nil {
 		err = f.failed("write", err)
 	}
