@@ -32,15 +32,15 @@ func s3Client(o S3) (*minio.Core, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	ours := !s3utils.IsAmazonEndpoint(*u)
+	aws := s3utils.IsAmazonEndpoint(*u)
 	region := cmp.Or(o.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"))
 	lookup := minio.BucketLookupAuto
-	if ours {
+	if !aws {
 		// Servers that aren't AWS's are seldom found by names of buckets, and few let
 		// everybody ask where a bucket is.
 		lookup, region = minio.BucketLookupPath, cmp.Or(region, "us-east-1")
 	}
-	creds, err := s3Credentials(o, !ours)
+	creds, err := s3Credentials(o, aws)
 	if err != nil {
 		return nil, "", err
 	}
