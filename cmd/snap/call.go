@@ -19,6 +19,14 @@ type call struct {
 // is the file that it is about.
 const firstIsInput = "first-is-input"
 
+// program is the name by which the program was called.
+func (c call) program() string {
+	if c.cmd == nil {
+		return ownName
+	}
+	return c.cmd.Root().Name()
+}
+
 // callOf is the call of a command with its arguments.
 func (a *app) callOf(cmd *cobra.Command, args []string) call {
 	c := call{cmd: cmd}

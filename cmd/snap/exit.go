@@ -133,7 +133,7 @@ func (c call) classify(err error) (code int, advice string) {
 	case !known:
 		advice = "try again with -v, which says more; if that explains nothing, report it with what -v says"
 	}
-	return code, advice
+	return code, asCalled(c.program(), advice)
 }
 
 // help is where the flags are explained.

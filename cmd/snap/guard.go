@@ -46,13 +46,14 @@ func (a *app) hold(ctx context.Context, vm hv.VM) (*held, error) {
 		return nil, nil
 	}
 	g, err := guardian.Start(ctx, d, connect.Open, guardian.Program{
-		Guardian: []string{guardianCommand}, Gate: []string{gateCommand}, Remove: removeUpload(a.s3.options()),
+		Name: a.call.program(), Guardian: []string{guardianCommand}, Gate: []string{gateCommand},
+		Remove: removeUpload(a.s3.options()),
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, what := range g.Recovered() {
-		a.log.Warn().Msg("an earlier dump was killed: " + what)
+		a.log.Warn().Msg("an earlier dump was killed: " + asCalled(a.call.program(), what))
 	}
 	w, err := d.Watch(ctx)
 	if err != nil {
@@ -182,17 +183,19 @@ func (h *held) whyEnded(err error) error {
 
 func newGuardianCommand(*app) *cobra.Command {
 	return ownCommand(guardianCommand, "Undo a dump whose snap is killed or stopped (started by snap dump)",
-		func() error {
-			return guardian.Serve(connect.Open, removeUpload(s3FromEnv()), within(syslogFor, toSyslog))
+		func(program string) error {
+			return guardian.Serve(connect.Open, removeUpload(s3FromEnv()), within(syslogFor, func(text string) {
+				toSyslog(program, asCalled(program, text))
+			}))
 		})
 }
 
 func newGateCommand(*app) *cobra.Command {
-	return ownCommand(gateCommand, "Have the pipe by which a guest is held (started by snap dump)", guardian.ServeGate)
+	return ownCommand(gateCommand, "Have the pipe by which a guest is held (started by snap dump)", func(string) error { return guardian.ServeGate() })
 }
 
-// ownCommand is a command that snap alone starts.
-func ownCommand(name, short string, serve func() error) *cobra.Command {
+// ownCommand is a command that snap alone starts. serve gets the name that it is called by.
+func ownCommand(name, short string, serve func(program string) error) *cobra.Command {
 	return &cobra.Command{
 		Use:    name,
 		Short:  short,
@@ -201,7 +204,7 @@ func ownCommand(name, short string, serve func() error) *cobra.Command {
 		// In place of the root's: what flags and environment say was checked by
 		// the snap that starts it.
 		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
-		RunE:              func(*cobra.Command, []string) error { return serve() },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return serve(cmd.Root().Name()) },
 	}
 }
 
@@ -224,9 +227,9 @@ func within(d time.Duration, report func(string)) func(string) {
 	}
 }
 
-// toSyslog writes to the host's log, where there is one.
-func toSyslog(text string) {
-	w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_DAEMON, "snap")
+// toSyslog writes to the host's log, where there is one, as the program of a name.
+func toSyslog(program, text string) {
+	w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_DAEMON, program)
 	if err != nil {
 		return
 	}

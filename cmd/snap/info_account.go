@@ -153,7 +153,7 @@ func (p accountLines) add(m *manifest.Manifest) {
 			p.Add("", "in flight: the file could not be read back, so its pages were looked at before they were written")
 		}
 	default:
-		p.Add("verified", "not yet when this was written; snap verify does it again")
+		p.Add("verified", "not yet when this was written; the command verify does it")
 	}
 	if m.ExitCode == manifest.ExitDegraded {
 		p.Add("degraded", "yes, snap ended with exit code 3")

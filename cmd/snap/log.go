@@ -65,13 +65,13 @@ func (a *app) printError(err error, advice string, code int) {
 		if advice != "" {
 			e = e.Str("next", advice)
 		}
-		e.Msg(err.Error())
+		e.Msg(errorAsCalled(a.call.program(), err))
 		return
 	}
 	if looked != nil && a.verbose {
 		looked.print(a.stderr)
 	}
-	fmt.Fprintf(a.stderr, "snap: %v\n", err)
+	fmt.Fprintf(a.stderr, "%s: %s\n", a.call.program(), errorAsCalled(a.call.program(), err))
 	if advice != "" {
 		fmt.Fprintf(a.stderr, "next: %s\n", strings.ReplaceAll(advice, "\n", "\n      "))
 	}

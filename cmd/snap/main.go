@@ -10,7 +10,7 @@ import (
 
 func main() {
 	ctx := interruptible(context.Background())
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(runWith(ctx, calledAs(os.Args[0]), commands(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // interruptible returns a context that ends with the first SIGINT, SIGTERM or

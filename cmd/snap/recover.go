@@ -112,7 +112,7 @@ func (r *recovering) tell(name string, done guardian.Recovery, err error) {
 		r.fail(fmt.Errorf("recover %s: %w", name, err))
 	}
 	if done.Running {
-		done.Did = append(done.Did, fmt.Sprintf("its dump is running (%s): left alone; if it isn't: snap recover --force", done.Who))
+		done.Did = append(done.Did, fmt.Sprintf("its dump is running (%s): left alone; if it isn't: %s recover --force", done.Who, r.a.call.program()))
 	}
 	for _, what := range done.Did {
 		_, err := fmt.Fprintf(r.a.stdout, "%s: %s\n", printable(name), printable(what))

@@ -45,16 +45,17 @@ type app struct {
 	fromEnv map[string]string // variables that flags were set by
 }
 
-// run is the whole program but for the process: it returns the exit code.
+// run is the whole program but for the process and its name: it returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return runWith(ctx, commands(), args, stdout, stderr)
+	return runWith(ctx, ownName, commands(), args, stdout, stderr)
 }
 
-// runWith is run with the given subcommands.
-func runWith(ctx context.Context, commands []func(*app) *cobra.Command, args []string, stdout, stderr io.Writer) int {
+// runWith is run by a name (of calledAs), with the given subcommands.
+func runWith(ctx context.Context, name string, commands []func(*app) *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	messages := outlet.NewMessages(stderr)
 	a := &app{stdout: outlet.NewResults(ctx, stdout), stderr: messages, log: zerolog.Nop()}
 	root := newRoot(a, commands)
+	rename(root, name)
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -90,7 +91,7 @@ const (
 // newRoot returns the program with the given subcommands.
 func newRoot(a *app, commands []func(*app) *cobra.Command) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "snap",
+		Use:   ownName,
 		Short: "Crash dumps of running Windows guests, taken from the host",
 		Long: `snap reads a running Windows guest's memory from the host, works out from that
 memory alone what a crash dump header must say, and writes a compressed full
@@ -128,7 +129,7 @@ in the guest, and nothing is downloaded.`,
 	a.s3.addTo(pf)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetFlagErrorFunc(flagError)
-	root.SetVersionTemplate("snap {{.Version}}\n")
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
 	for _, newCommand := range commands {

@@ -51,7 +51,7 @@ func TestAddCommand(t *testing.T) {
 		t.Run(tt.args, func(t *testing.T) {
 			t.Setenv("SNAP_OF", tt.env)
 			var stdout, stderr bytes.Buffer
-			code := runWith(t.Context(), append(commands(), count), strings.Fields(tt.args), &stdout, &stderr)
+			code := runWith(t.Context(), ownName, append(commands(), count), strings.Fields(tt.args), &stdout, &stderr)
 			if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("exit code %d; want %d\nstdout: %s\nstderr: %s", code, tt.code, stdout.String(), stderr.String())
 			}

@@ -15,14 +15,14 @@ import (
 	"snap/phys"
 )
 
-// TestMain lets scripts run the real program as the command snap.
+// TestMain lets scripts run the real program as the commands snap and memsnap.
 func TestMain(m *testing.M) {
 	// What a pause may take on a busy host is not what most tests are about; those that
 	// are give --max-pause.
 	if err := os.Setenv("SNAP_MAX_PAUSE", "5m"); err != nil {
 		panic(err)
 	}
-	testscript.Main(m, map[string]func(){"snap": main, measuredName: measured})
+	testscript.Main(m, map[string]func(){"snap": main, "memsnap": main, measuredName: measured})
 }
 
 // TestScripts runs the scenarios of testdata/script: the command line against

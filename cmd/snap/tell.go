@@ -51,10 +51,10 @@ func (a *app) warnOf(warnings, contents []string, degraded bool) {
 	}
 	for _, w := range warnings {
 		if degraded || slices.Contains(contents, w) {
-			always.Warn().Msg(w)
+			always.Warn().Msg(asCalled(a.call.program(), w))
 			continue
 		}
-		a.log.Warn().Msg(w)
+		a.log.Warn().Msg(asCalled(a.call.program(), w))
 	}
 }
 
@@ -120,7 +120,7 @@ func (a *app) tellPerson(sum *manifest.Manifest) error {
 		if len(sum.EncryptedTo) > 0 {
 			key = []string{"--identity", "KEYFILE"}
 		}
-		p.AddWhole("open", "%s -o %s", shellCommand("snap expand", key, sum.Output), shellPath(plain))
+		p.AddWhole("open", "%s -o %s", shellCommand(a.call.program()+" expand", key, sum.Output), shellPath(plain))
 		p.AddWhole("", "and then %s in WinDbg", printable(plain))
 	}
 	return p.Flush()

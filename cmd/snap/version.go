@@ -17,8 +17,8 @@ func newVersionCommand(a *app) *cobra.Command {
 		Args:        cobra.NoArgs,
 		Annotations: exitCodes(),
 		Example:     "  snap version",
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "snap %s\n", versionText())
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(a.stdout, "%s %s\n", cmd.Root().Name(), versionText())
 			return err
 		},
 	}

@@ -76,7 +76,7 @@ type gate struct {
 
 var _ hv.Gate = (*gate)(nil)
 
-// openGate starts a gate: this program with the arguments args, which call
+// openGate starts a gate: this program with its name and the arguments, args, which call
 // ServeGate. The caller ends with Shut and Free.
 func openGate(ctx context.Context, args []string) (_ *gate, err error) {
 	g := &gate{closed: make(chan struct{}), written: make(chan struct{}), replies: make(chan gateReply, 1)}
@@ -106,11 +106,11 @@ func (g *gate) start(socket *os.File, args []string) error {
 	if err := closeOnExec(); err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", args...)
-	cmd.Args[0] = "snap"
-	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{socket}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: args, Dir: "/",
+		ExtraFiles:  []*os.File{socket},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
+	}
 	started, reap := make(chan error), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()

@@ -22,7 +22,7 @@ import (
 // newGate opens a gate that ends with the test.
 func newGate(t *testing.T) *gate {
 	t.Helper()
-	g, err := openGate(t.Context(), []string{roleGate})
+	g, err := openGate(t.Context(), []string{"snap", roleGate})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,13 +393,13 @@ func TestFreezes(t *testing.T) {
 
 // TestGateRefused: without a process there is no gate.
 func TestGateRefused(t *testing.T) {
-	if g, err := openGate(t.Context(), []string{"-test.run", "^$"}); err == nil {
+	if g, err := openGate(t.Context(), []string{"snap", "-test.run", "^$"}); err == nil {
 		g.Shut()
 		t.Error("openGate() of a program that is none = no error")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if g, err := openGate(ctx, []string{roleGate}); !errors.Is(err, context.Canceled) {
+	if g, err := openGate(ctx, []string{"snap", roleGate}); !errors.Is(err, context.Canceled) {
 		if err == nil {
 			g.Shut()
 		}

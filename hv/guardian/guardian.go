@@ -107,6 +107,7 @@ type Connect func(ctx context.Context, uri string) (hv.Connection, error)
 
 // Program says how this program is started as another process of a dump.
 type Program struct {
+	Name     string   // by which it is called, and its processes are listed
 	Guardian []string // arguments with which it calls Serve
 	Gate     []string // and ServeGate
 	Remove   Remove   // of what an earlier dump left at other hosts, nil for none
@@ -126,7 +127,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, p Program) (_ 
 	if err != nil {
 		return nil, err
 	}
-	g := &Guardian{dir: dir, gate: p.Gate, gone: make(chan struct{}), run: Run{
+	g := &Guardian{dir: dir, gate: append([]string{p.Name}, p.Gate...), gone: make(chan struct{}), run: Run{
 		ID: newID(), URI: id.URI, Name: id.Name, UUID: id.UUID, Instance: id.ID, Host: id.Host,
 		Snap: self, Began: time.Now().UTC().Truncate(time.Second),
 	}}
@@ -139,7 +140,7 @@ func Start(ctx context.Context, vm hv.Guardable, connect Connect, p Program) (_ 
 	if err := g.run.save(dir); err != nil {
 		return nil, errors.Join(err, g.lock.Close())
 	}
-	if err := g.spawn(p.Guardian); err != nil {
+	if err := g.spawn(append([]string{p.Name}, p.Guardian...)); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the guardian: %w", err), g.run.forget(dir), g.lock.Close())
 	}
 	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Now()) })
@@ -204,7 +205,7 @@ func (g *Guardian) clearState(ctx context.Context, connect Connect, remove Remov
 // Recovered says what Start undid of an earlier dump.
 func (g *Guardian) Recovered() []string { return g.recovered }
 
-// spawn starts the process.
+// spawn starts the process, with its name and arguments.
 func (g *Guardian) spawn(args []string) error {
 	conn, theirs, err := socketPair()
 	if err != nil {
@@ -217,11 +218,11 @@ func (g *Guardian) spawn(args []string) error {
 	}
 	g.in = json.NewDecoder(g.conn)
 	// The link finds the program even if its file was replaced meanwhile.
-	g.cmd = exec.Command("/proc/self/exe", args...)
-	g.cmd.Args[0] = "snap"
-	g.cmd.Dir = "/"
-	g.cmd.ExtraFiles = []*os.File{theirs, g.lock}
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	g.cmd = &exec.Cmd{
+		Path: "/proc/self/exe", Args: args, Dir: "/",
+		ExtraFiles:  []*os.File{theirs, g.lock},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
 	if err := g.cmd.Start(); err != nil {
 		return errors.Join(err, g.conn.Close())
 	}

@@ -40,7 +40,7 @@ func ownGate(during string) error {
 	if err != nil {
 		return err
 	}
-	g, err := openGate(context.Background(), []string{roleGate})
+	g, err := openGate(context.Background(), []string{"snap", roleGate})
 	if err != nil {
 		return err
 	}
