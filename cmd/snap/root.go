@@ -154,6 +154,7 @@ func commands() []func(*app) *cobra.Command {
 		newPruneCommand,
 		newRecoverCommand,
 		newVersionCommand,
+		newManCommand,
 		newGuardianCommand,
 		newGateCommand,
 	}
