@@ -26,7 +26,7 @@ func calledAs(arg0 string) string {
 // which may be anybody's name for a domain or a file and isn't looked into.
 var ownCommands = regexp.MustCompile(`"(?:[^"\\]|\\.)*"` +
 	`|(?:^|[\s(=])'[^']*'(?:\\''[^']*')*` +
-	`|(?:^|[\s(])snap (?:--help|COMMAND|dump|check|list|header|convert|info|verify|expand|ls|prune|recover|version|help|completion)\b`)
+	`|(?:^|[\s(])snap (?:--help|COMMAND|dump|check|list|header|convert|info|verify|expand|ls|mount|prune|recover|version|help|completion)\b`)
 
 // asCalled is text with this program's commands by the name that it was called by.
 func asCalled(name, text string) string {

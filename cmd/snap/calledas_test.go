@@ -52,6 +52,20 @@ func TestAsCalled(t *testing.T) {
 	}
 }
 
+// TestEveryCommandAsCalled: no command is forgotten where a text is made to speak of the
+// program by its name.
+func TestEveryCommandAsCalled(t *testing.T) {
+	for _, newCommand := range commands() {
+		cmd := newCommand(new(app))
+		if cmd.Hidden {
+			continue
+		}
+		if got, want := asCalled("memsnap", "run snap "+cmd.Name()+" X"), "run memsnap "+cmd.Name()+" X"; got != want {
+			t.Errorf("asCalled() = %q; want %q", got, want)
+		}
+	}
+}
+
 // TestErrorAsCalled: an error's own advice bears the name too; names of files don't.
 func TestErrorAsCalled(t *testing.T) {
 	for text, want := range map[string]string{
