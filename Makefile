@@ -2,20 +2,43 @@
 # the tests need real daemons.
 
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The next release, and from which commit this is on the way to it (semver.org, item 10).
+VERSION ?= $(shell cat VERSION)$(shell git describe --always --dirty --exclude '*' 2>/dev/null | sed 's/^/+g/; s/-dirty/.dirty/')
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 # How long each fuzz target runs; empty is 20s, and 10m in make soak.
 FUZZTIME ?=
 
-.PHONY: all build install check test soak lint fuzz bench gobench demo deps clean
+.PHONY: all build layout install uninstall package packagetest check test soak lint fuzz bench gobench demo deps clean
 
 all: build
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/snap ./cmd/snap
 
-install: build
-	install -m 0755 bin/snap $(DESTDIR)/usr/local/bin/snap
+# Where make install puts things; scripts/install.sh says what DESTDIR and SNAP do.
+PREFIX ?= /usr/local
+export PREFIX DESTDIR SNAP
+
+# What is installed beside the program.
+layout: build
+	rm -rf bin/layout
+	scripts/layout.sh bin/snap bin/layout
+	cp bin/snap bin/layout/memsnap
+	cp packaging/snap-is-free.sh bin/layout/
+
+install: layout
+	scripts/install.sh install bin/layout
+
+uninstall: layout
+	scripts/install.sh uninstall bin/layout
+
+# A Debian package and a tarball for amd64 and for arm64, in bin/package.
+package:
+	scripts/package.sh
+
+# The packages are built twice, looked at, installed beside others and removed (root).
+packagetest: deps
+	scripts/package-test.sh
 
 # Packages that the lab, the tests and the demo need (Debian, root).
 deps:

@@ -10,6 +10,7 @@ packages=(
 	zstd age jq cron tmux python3 openssh-client unzip p7zip-full      # what tests and the demo look at dumps with
 	mount                                             # umount, of what snap mount shows
 	strace                                            # make bench counts system calls with it
+	lintian man-db bash-completion zsh fish           # the package is looked at and tried with them
 	ca-certificates git
 )
 kernel=/var/lib/snap-lab/linux/vmlinuz # a guest that is not Windows
