@@ -62,7 +62,7 @@ func produce(ctx context.Context, place store.Place, name string, o *Options, ma
 	if res, err = write(f); err != nil {
 		return nil, err
 	}
-	man.SHA256, man.Output = f.Sum(), place.Path(name)
+	man.SHA256, man.Output, man.KeptUntil = f.Sum(), place.Path(name), store.KeptUntil(f).UTC()
 	man.Bytes.Written = store.Stored(f, man.Bytes.Written)
 	verified := res.verified
 	if !o.inFlight {

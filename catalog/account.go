@@ -36,6 +36,8 @@ type Account struct {
 	// EncryptedTo are those who can decrypt the file, nil if it isn't encrypted.
 	EncryptedTo []string
 
+	KeptUntil time.Time // the place was asked to keep it until then; zero if it wasn't
+
 	// Verified: nothing failed. How is empty where the manifest doesn't say.
 	Verified bool
 	How      manifest.Verified
@@ -52,7 +54,7 @@ func accountOf(m *manifest.Manifest) *Account {
 		Snap: clip(m.Snap), Domain: clip(m.Domain), UUID: clip(strings.ToLower(m.UUID)), Host: clip(m.Host),
 		Started: m.Started, Finished: m.Finished, Output: clip(m.Output), Mode: clip(m.Mode), Moment: m.Moment(),
 		Windows: clip(m.Guest.Windows), Written: m.Bytes.Written, Expanded: m.Bytes.Dump, SHA256: clip(m.SHA256), SignedBy: clip(m.SignedBy),
-		Degraded: m.ExitCode == manifest.ExitDegraded,
+		Degraded: m.ExitCode == manifest.ExitDegraded, KeptUntil: m.KeptUntil,
 	}
 	for _, name := range m.EncryptedTo[:min(len(m.EncryptedTo), maxRecipients)] {
 		a.EncryptedTo = append(a.EncryptedTo, clip(name))

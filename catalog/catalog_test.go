@@ -137,6 +137,7 @@ func TestAccount(t *testing.T) {
 	s.dump("a.dmp", 7, func(m *manifest.Manifest) {
 		m.Host = strings.Repeat("é", 1000)
 		m.ExitCode = manifest.ExitDegraded
+		m.KeptUntil = began.Add(time.Hour)
 		m.EncryptedTo = slices.Repeat([]string{strings.Repeat("k", 400)}, 101)
 	})
 	entries := s.read()
@@ -146,7 +147,7 @@ func TestAccount(t *testing.T) {
 	want := &Account{
 		Snap: "1.0", Domain: "web01", UUID: "5f5a3c1e-0000-4000-8000-000000000001", Host: strings.Repeat("é", 150), Started: began,
 		Output: "/elsewhere/a.dmp", Mode: "pause", Moment: manifest.OnePointInTime, Written: 7, Expanded: 4096,
-		EncryptedTo: slices.Repeat([]string{strings.Repeat("k", 300)}, 100), Verified: true, How: manifest.VerifiedReadBack, Degraded: true, BugCheck: 0x7e,
+		EncryptedTo: slices.Repeat([]string{strings.Repeat("k", 300)}, 100), Verified: true, How: manifest.VerifiedReadBack, KeptUntil: began.Add(time.Hour), Degraded: true, BugCheck: 0x7e,
 	}
 	if diff := cmp.Diff(want, entries[0].Account); diff != "" {
 		t.Errorf("the account (-want +got):\n%s", diff)

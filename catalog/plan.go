@@ -64,7 +64,7 @@ func MakePlan(entries []Entry, p retention.Policy, now time.Time) *Plan {
 		about = append(about, i)
 		items = append(items, retention.Item{
 			Domain: e.Account.UUID, Origin: e.Account.Domain + "\x00" + e.Account.Host,
-			Time: e.Account.Started, Size: uint64(e.Size), Verified: e.Account.Verified,
+			Time: e.Account.Started, Size: uint64(e.Size), Verified: e.Account.Verified, Until: e.Account.KeptUntil,
 		})
 	}
 	decisions, total := retention.Apply(p, items, now)

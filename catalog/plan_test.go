@@ -46,6 +46,7 @@ func TestPlan(t *testing.T) {
 	s.dump("2.dmp.zst", 7, after(1, func(m *manifest.Manifest) { m.UUID = strings.ToUpper(m.UUID) }))
 	s.dump("3.dmp.zst", 7, after(2, func(m *manifest.Manifest) { m.Verify.OK = false }))
 	s.dump("clone.dmp", 7, after(0, func(m *manifest.Manifest) { m.Host = "another" }))
+	s.dump("0.dmp", 7, after(-1, func(m *manifest.Manifest) { m.KeptUntil = began.Add(25 * time.Hour) }))
 	s.dump("renamed.dmp", 7, after(0, func(m *manifest.Manifest) { m.Output = "s3://bucket/evidence.dmp" }))
 	s.dump("named by hand", 7, after(0))
 	s.dump("converted.dmp", 7, after(0, func(m *manifest.Manifest) { m.Mode = manifest.ModeConvert }))
@@ -58,6 +59,7 @@ func TestPlan(t *testing.T) {
 	s.put("alone.dmp", "x")
 	s.put("notes", "x")
 	want := []string{
+		"0.dmp | keep | the place keeps it until 2026-11-23 02:00:00 UTC",
 		"1.dmp.zst | remove | ",
 		"2.dmp.zst | keep | newest verified",
 		"3.dmp.zst | keep | last",
@@ -79,11 +81,11 @@ func TestPlan(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("MakePlan (-want +got):\n%s", diff)
 	}
-	if p.Kept != 21 || p.Over {
-		t.Errorf("%d bytes are kept, over: %t; want 21, and no cap", p.Kept, p.Over)
+	if p.Kept != 28 || p.Over {
+		t.Errorf("%d bytes are kept, over: %t; want 28, and no cap", p.Kept, p.Over)
 	}
-	if p = MakePlan(s.read(), retention.Policy{Last: 1, MaxTotal: 13}, began.Add(24*time.Hour)); p.Kept != 14 || !p.Over {
-		t.Errorf("with a cap of 13, %d bytes are kept, over: %t; want 14, over", p.Kept, p.Over)
+	if p = MakePlan(s.read(), retention.Policy{Last: 1, MaxTotal: 20}, began.Add(24*time.Hour)); p.Kept != 21 || !p.Over {
+		t.Errorf("with a cap of 20, %d bytes are kept, over: %t; want 21, over", p.Kept, p.Over)
 	}
 }
 

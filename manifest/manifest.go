@@ -77,6 +77,10 @@ type Manifest struct {
 	// beside it; empty if none did.
 	SignedBy string `json:"signed_by,omitempty"`
 
+	// KeptUntil is until when the place was asked to keep the file from being removed;
+	// zero if it wasn't.
+	KeptUntil time.Time `json:"kept_until,omitzero"`
+
 	Proof  *Proof  `json:"proof,omitempty"` // nil in older ones
 	Verify *Verify `json:"verify,omitempty"`
 	Gaps   []Gap   `json:"gaps,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"time"
 
 	"filippo.io/age"
 
@@ -237,6 +238,9 @@ func (f *encryptedFile) Reopen(ctx context.Context) (io.ReaderAt, int64, error) 
 	}
 	return readDecrypted{inside}, inside.Size(), nil
 }
+
+// KeptUntil implements KeptFile.
+func (f *encryptedFile) KeptUntil() time.Time { return KeptUntil(f.file) }
 
 // Sum implements File.
 func (f *encryptedFile) Sum() string {

@@ -200,6 +200,9 @@ func (g *interruptibleFile) Reopen(ctx context.Context) (io.ReaderAt, int64, err
 	return &interruptibleReader{ctx: ctx, r: r, path: g.path}, size, nil
 }
 
+// KeptUntil implements KeptFile.
+func (g *interruptibleFile) KeptUntil() time.Time { return KeptUntil(g.f) }
+
 // Sum implements File.
 func (g *interruptibleFile) Sum() string {
 	if g.busy != nil {

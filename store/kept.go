@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 )
 
 // KeptError says that a file did not get to its place, and that it lies elsewhere,
@@ -106,6 +107,14 @@ func (f *keptFile) Write(p []byte) (int, error) {
 		return 0, f.failed
 	}
 	return len(p), nil
+}
+
+// KeptUntil implements KeptFile. The copy isn't kept by anybody.
+func (f *keptFile) KeptUntil() time.Time {
+	if f.failed != nil {
+		return time.Time{}
+	}
+	return KeptUntil(f.File)
 }
 
 // Expect implements Sized.

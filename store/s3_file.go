@@ -41,7 +41,10 @@ type s3File struct {
 	closed bool
 }
 
-var _ Sized = (*s3File)(nil)
+var (
+	_ Sized    = (*s3File)(nil)
+	_ KeptFile = (*s3File)(nil)
+)
 
 // newS3File returns the file of a key. ctx is that of its writes.
 func newS3File(ctx context.Context, p *s3Place, key string) *s3File {
@@ -52,6 +55,9 @@ func newS3File(ctx context.Context, p *s3Place, key string) *s3File {
 	f.parts = newS3Parts(ctx, f)
 	return f
 }
+
+// KeptUntil implements KeptFile.
+func (f *s3File) KeptUntil() time.Time { return f.until }
 
 // path is how messages call the file.
 func (f *s3File) path() string { return f.place.url(f.key) }

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 )
 
 // ErrWriteOnly says that a place takes files but doesn't give them back.
@@ -108,6 +109,22 @@ type Borrower interface {
 	// WriteLent is Write of memory that nobody writes to again if it fails: a call
 	// that is given up may go on with it.
 	WriteLent(p []byte) (int, error)
+}
+
+// KeptFile is a File that its place keeps for a time once it has its name.
+type KeptFile interface {
+	File
+
+	// KeptUntil is until when nobody is let remove it; zero if that isn't so.
+	KeptUntil() time.Time
+}
+
+// KeptUntil is until when a file is kept by its place, zero where it isn't.
+func KeptUntil(f File) time.Time {
+	if k, ok := f.(KeptFile); ok {
+		return k.KeptUntil()
+	}
+	return time.Time{}
 }
 
 // Guardian removes in this process's stead, should it die, what it has begun.

@@ -102,6 +102,7 @@ type lsDump struct {
 	How         manifest.Verified    `json:"verified_how,omitempty"`
 	Degraded    bool                 `json:"degraded"`
 	BugCheck    *lsBugCheck          `json:"bug_check,omitempty"`
+	KeptUntil   time.Time            `json:"kept_until,omitzero"`
 }
 
 // lsBugCheck is the bug check of a guest that had crashed.
@@ -120,7 +121,7 @@ func lsFileOf(archive store.Archive, e *catalog.Entry) lsFile {
 		Domain: m.Domain, UUID: m.UUID, Host: m.Host, Started: m.Started.UTC(), Finished: m.Finished.UTC(),
 		Mode: m.Mode, Consistent: m.Moment == manifest.OnePointInTime, Consistency: m.Moment,
 		Windows: m.Windows, Size: m.Expanded, SHA256: m.SHA256, EncryptedTo: m.EncryptedTo, Verified: m.Verified, How: m.How,
-		Degraded: m.Degraded, BugCheck: bugCheckOf(m),
+		Degraded: m.Degraded, BugCheck: bugCheckOf(m), KeptUntil: m.KeptUntil.UTC(),
 	}
 	return f
 }
@@ -203,6 +204,9 @@ func notesOf(e *catalog.Entry) (notes []string) {
 			note += " " + b.Name
 		}
 		notes = append(notes, note)
+	}
+	if !e.Account.KeptUntil.IsZero() {
+		notes = append(notes, "kept until "+clock(e.Account.KeptUntil))
 	}
 	if e.Account.Degraded {
 		notes = append(notes, "degraded: its warnings are in the manifest")
