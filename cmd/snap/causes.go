@@ -136,8 +136,8 @@ func otherCauses() []cause {
 			return "somebody didn't answer in time: see whether libvirt does with " + c.snap("list") + ", and whether the host is overloaded"
 		}),
 		because(errInClear, exitUsage, inClearAdvice),
-		because(errPeek, exitUnsupported, say("run snap on the host of the domain, as root, and leave --source away: direct reads QEMU's memory there")),
-		because(errSwap, exitDenied, say("run as root, or let snap lock its memory (ulimit -l unlimited; LimitMEMLOCK=infinity in a unit of systemd's), or take the host's swap away while it runs: swapoff -a")),
+		because(errPeek, exitUnsupported, say("do that on the host of the domain, as root, and leave --source away: direct reads QEMU's memory there")),
+		because(errSwap, exitDenied, say("run as root, or allow it to lock its memory (ulimit -l unlimited; LimitMEMLOCK=infinity in a unit of systemd's), or take the host's swap away while it runs: swapoff -a")),
 		inState(hv.ErrNotRunning, exitNoDomain),
 		inState(hv.ErrBusy, exitBusy),
 		inState(hv.ErrUnsupported, exitUnsupported),
@@ -280,7 +280,7 @@ func otherCauses() []cause {
 		because(fs.ErrPermission, exitDenied, func(c call, _ error) string {
 			return "run as a user who may read that (ls -l " + shellPath(c.file()) + ")"
 		}),
-		because(sshsig.ErrPassphrase, exitUsage, say("snap runs where nobody types: give it a key of its own without a passphrase, that only root reads: ssh-keygen -t ed25519 -N '' -f KEY")),
+		because(sshsig.ErrPassphrase, exitUsage, say("nobody is there to type a passphrase: give it a key of its own without a passphrase, that only root reads: ssh-keygen -t ed25519 -N '' -f KEY")),
 		because(sshsig.ErrKey, exitUsage, say("name the private key and not KEY.pub, in a form of OpenSSH's; keys in a token (sk-) can't sign without somebody: ssh-keygen -t ed25519 -N '' -f KEY makes one")),
 		because(manifest.ErrOther, exitFailed, say("name the account that was written with this very dump, OUTPUT.json; if it is that, the dump or the account was changed since: keep both as they are")),
 		because(manifest.ErrFormat, exitFailed, func(c call, _ error) string {
@@ -319,7 +319,7 @@ func unsupportedAdvice(c call, _ error) string {
 	}
 	switch {
 	case c.value(requireFlag) == "true" && c.value("source") == string(hv.MechanismAuto) && len(free) == 0:
-		return "run snap on the host of the domain, as root: under --" + requireFlag + " only QEMU's own memory is read there; " + c.snap("check -v", c.domain()) + " says what is in the way"
+		return "do that on the host of the domain, as root: under --" + requireFlag + " only QEMU's own memory is read there; " + c.snap("check -v", c.domain()) + " says what is in the way"
 	case len(free) > 0:
 		return fmt.Sprintf("let snap choose: %s; %s says what works", strings.Join(free, " "), c.snap("check", c.domain()))
 	case c.has("mode"):

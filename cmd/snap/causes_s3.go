@@ -26,11 +26,11 @@ func s3Causes() []cause {
 		atBucket(store.ErrRegion, exitFailed, say("say in which region the bucket is: --s3-region, or AWS_REGION")),
 		atBucket(store.ErrNoRetention, exitFailed, say("leave --s3-retain away, or use a bucket that was made with object lock")),
 		atBucket(store.ErrEndpoint, exitUsage, say("give --s3-endpoint a URL like https://s3.example.com, and http:// only where the network may see all of it")),
-		atBucket(store.ErrTooLong, exitFailed, say("name a folder with -o, and upload the file from there: snap could not tell beforehand how long it becomes")),
+		atBucket(store.ErrTooLong, exitFailed, say("name a folder with -o, and upload the file from there: it could not be told beforehand how long it becomes")),
 		atBucket(store.ErrChecksum, exitFailed, say("take it again; if that fails too, something between this host and the server, or the server, changes bytes")),
 		atBucket(store.ErrReplaced, exitFailed, say("run the same command again, for the object that is there now")),
 		atBucket(fs.ErrExist, exitFailed, existsAdvice),
-		atBucket(fs.ErrPermission, exitDenied, say("see what the credentials may do: docs/s3.md has the least that snap needs, to write and to read")),
+		atBucket(fs.ErrPermission, exitDenied, say("see what the credentials may do: docs/s3.md has the least that is needed to write and to read")),
 		atBucket(store.ErrServer, exitFailed, say("see whether the server answers (--s3-endpoint) and what it says in its log, then try again")),
 	}
 	rows := []cause{

@@ -88,5 +88,5 @@ func inClearAdvice(c call, _ error) string {
 	if c.has("encrypt-to") {
 		return "say to whom it is to be encrypted: --encrypt-to KEY, the public key of whoever is to open it (age-keygen -y KEYFILE prints that), or @FILE for a list of them"
 	}
-	return "do that on the machine of whoever has the key, where --" + requireFlag + " isn't set"
+	return "do that on the machine of whoever has the key, where nothing requires encryption (SNAP_REQUIRE_ENCRYPTION)"
 }
