@@ -198,9 +198,9 @@ func PlausibleContext(c *header.Context, space *guest.AddressSpace) error {
 	case c.EFlags&eflagsAlwaysOne == 0:
 		return fmt.Errorf("EFlags %#x, in which bit 1 must be set", c.EFlags)
 	case c.Rip == 0 || !space.Canonical(arch.Address(c.Rip)):
-		return fmt.Errorf("no processor can be at Rip %#x", c.Rip)
+		return fmt.Errorf("no processor can be at instruction %#x", c.Rip)
 	case !space.Canonical(arch.Address(c.Rsp)):
-		return fmt.Errorf("no stack can be at Rsp %#x", c.Rsp)
+		return fmt.Errorf("no stack can be at %#x", c.Rsp)
 	}
 	return sameMxCsr(c)
 }
@@ -246,8 +246,8 @@ func (v *verifier) checkHeaderContext() (string, error) {
 	}
 	for _, p := range v.contexts {
 		if p.Rsp == c.Rsp && p.Rip == c.Rip {
-			return fmt.Sprintf("as processor %d, Rip %#x", p.number, c.Rip), behind
+			return fmt.Sprintf("as processor %d, at %#x", p.number, c.Rip), behind
 		}
 	}
-	return "", errors.Join(fmt.Errorf("no processor is at its Rip %#x and Rsp %#x", c.Rip, c.Rsp), behind)
+	return "", errors.Join(fmt.Errorf("no processor is at its instruction %#x and stack %#x", c.Rip, c.Rsp), behind)
 }

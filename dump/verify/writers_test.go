@@ -84,7 +84,7 @@ func TestOtherWriters(t *testing.T) {
 			{CheckRequiredDumpSpace, "header and pages have"},
 			{CheckExceptionRecord, "the header's context is at"},
 			{CheckVersion, "MinorVersion is 0x4a61; the guest says 0x4a65"},
-			{CheckHeaderContext, "no processor is at its Rip"},
+			{CheckHeaderContext, "no processor is at its instruction"},
 		}},
 		{"Windows' own header of a triage dump, as a full one", false, func(t *testing.T, l *lab, b []byte) []byte {
 			return with(put(realHeader(t, l, "triage_x64.bin"), 0xF98, 4, 1), b)

@@ -151,9 +151,10 @@ func (v *VM) Image() *ntlab.Image { return v.image }
 // Identity implements hv.Source.
 func (v *VM) Identity() hv.Identity {
 	h := sha256.Sum256([]byte(v.guest.Name))
+	h[6], h[8] = h[6]&0x0F|0x40, h[8]&0x3F|0x80 // version 4, as random ones are (RFC 9562 5.4)
 	return hv.Identity{
 		Name: v.guest.Name, ID: 1, Host: "lab", URI: URI,
-		UUID: fmt.Sprintf("%x-%x-4%x-8%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])[:36],
+		UUID: fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16]),
 	}
 }
 
