@@ -54,7 +54,7 @@ func kdbgWords(k *kernelRow, p *profile) []kdbgWord {
 		{0x2be, uint16(c.number)},
 		{0x2c0, uint16(t.size)},
 		{0x2e0, uint16(c.sizePCR)},
-		{0x2e2, uint16(s.pcrSelf)},
+		{0x2e2, s.pcrSelf},
 		{0x2e4, 0x20},
 		{0x2e6, uint16(c.containedPRCB)},
 		{0x2f2, uint16(c.specialRegisters)},

@@ -51,11 +51,6 @@ func (t *pageTables) index(va phys.VirtAddr, level int) uint64 {
 	return uint64(va) >> t.shifts[level] & (t.counts[level] - 1)
 }
 
-// bits returns how many bytes at most an entry of a level maps, less one.
-func (t *pageTables) offset(va phys.VirtAddr, level int) uint64 {
-	return uint64(va) & (1<<t.shifts[level] - 1)
-}
-
 // tableFlags returns the bits of an entry of a level that leads to a table.
 func (t *pageTables) tableFlags(va phys.VirtAddr, level int) uint64 {
 	switch {
