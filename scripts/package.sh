@@ -42,8 +42,13 @@ notices() {
 	printf '\n'
 	go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/snap | sort -u |
 		while read -r module version dir; do
+			mapfile -t files < <(find "$dir" -maxdepth 1 -type f \( -iname 'licen[sc]e*' -o -iname 'unlicense*' -o -iname 'copying*' -o -iname 'notice*' \) | sort)
+			if [ ${#files[@]} = 0 ]; then
+				echo "package.sh: $module $version says nowhere what its licence is" >&2
+				return 1
+			fi
 			printf '==== %s %s\n\n' "$module" "$version"
-			find "$dir" -maxdepth 1 -type f \( -iname 'licen[sc]e*' -o -iname 'copying*' -o -iname 'notice*' \) | sort | xargs -r cat
+			cat "${files[@]}"
 			printf '\n'
 		done
 }
