@@ -18,7 +18,7 @@ import (
 func zipContainer() container {
 	return container{
 		name:    CompressionZip,
-		doc:     "for where nothing is to be installed: Windows and WinDbg open it as it is, unzip expands it; without the account of the dump inside",
+		doc:     "for where nothing is to be installed: a zip archive, which unzip expands, and WinDbg is said to open as it is; without the account of the dump inside",
 		suffix:  ".zip",
 		encoder: newDeflateEncoder,
 		decoder: func(Options) (decoder, error) { return new(deflateExpander), nil },
