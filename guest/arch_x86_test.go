@@ -218,14 +218,32 @@ func TestAddress32(t *testing.T) {
 	}
 }
 
-// FuzzWalk32 walks whatever tables, with PAE and without: no walk panics, reads out of
-// RAM or says of a page that it is larger than the largest.
+// FuzzWalk32 walks tables that were edited, with PAE and without: no walk panics, reads
+// out of RAM or says of a page that it is larger than the largest. An edit is 8 bytes: a
+// word of RAM (2 bytes), and what is stored there (4 bytes, and 2 for the high half).
 func FuzzWalk32(f *testing.F) {
-	f.Add(append([]byte(nil), tables32().b[:0xA000]...), uint32(0x1000), uint32(testVA32&0xFFFF_FFFF))
-	f.Add(append([]byte(nil), tablesPAE().b[:0xC000]...), uint32(paeRoot), uint32(testVA32&0xFFFF_FFFF))
-	f.Fuzz(func(t *testing.T, b []byte, root, va uint32) {
-		m := newSmallRAM(16)
-		copy(m.b, b)
+	const va = uint32(testVA32 & 0xFFFF_FFFF)
+	edit := func(word uint16, v uint64) []byte {
+		e := binary.LittleEndian.AppendUint16(nil, word)
+		return binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint32(e, uint32(v)), uint16(v>>48))
+	}
+	f.Add(false, []byte{}, uint32(0x1000), va)
+	f.Add(true, []byte{}, uint32(paeRoot), va)
+	f.Add(false, edit(0x1804/4, 0x83), uint32(0x1000), va)                     // a large page
+	f.Add(false, edit(0x280C/4, 9<<12|0x800), uint32(0x1000), va)              // in transition
+	f.Add(true, edit(0x6018/4, 0x83|1<<63), uint32(paeRoot), va)               // a large page, not executable
+	f.Add(true, edit(0x8018/4, 0x1234_5400), uint32(paeRoot), va)              // a prototype
+	f.Add(true, edit(uint16(paeRoot/4+4), 7<<12|0x1E7), uint32(paeRoot|8), va) // reserved bits of a row
+	f.Fuzz(func(t *testing.T, pae bool, edits []byte, root, va uint32) {
+		m := tables32()
+		if pae {
+			m = tablesPAE()
+		}
+		for ; len(edits) >= 8; edits = edits[8:] {
+			at := int(binary.LittleEndian.Uint16(edits)) * 4 % (len(m.b) - 8)
+			copy(m.b[at:], edits[2:6])
+			copy(m.b[at+6:], edits[6:8])
+		}
 		for _, p := range X86().Pagings() {
 			s := X86().AddressSpace(p, m, m.ram(), phys.Addr(root))
 			at := X86().Address(uint64(va))

@@ -18,6 +18,7 @@ const (
 	workHeads
 	workKernels
 	workKDBG
+	workHeld
 	workBeliefs
 	workPointers
 	workKinds
@@ -50,6 +51,9 @@ const (
 	// maxKDBGScan: bytes of kernel images that are searched for KDBGs. The largest
 	// of 3,658 public kernels is 21 MiB.
 	maxKDBGScan = 256 << 20
+	// maxHeldScan: bytes of kernel images that are looked through for what their
+	// variables hold, where there is no KDBG: once or twice the kernel's.
+	maxHeldScan = 512 << 20
 	// maxBeliefs: KDBGs that are followed to lists, processes and processors.
 	// There is one in a sane guest.
 	maxBeliefs = 128
@@ -72,6 +76,7 @@ var budgets = [workKinds]struct {
 	workHeads:      {maxHeads, "image headers"},
 	workKernels:    {maxKernels, "kernel images"},
 	workKDBG:       {maxKDBGScan, "bytes of kernel images"},
+	workHeld:       {maxHeldScan, "bytes of kernel images without a KDBG"},
 	workBeliefs:    {maxBeliefs, "debugger data blocks"},
 	workPointers:   {maxPointers, "pointers in kernel images and processes"},
 }

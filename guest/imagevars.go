@@ -33,6 +33,9 @@ func (s *System) scanHeld(ctx context.Context, b *budget) (heldVariables, error)
 	for off := uint64(0); off < size; off += scanChunk {
 		chunk := buf[:min(size-off, scanChunk)]
 		at := s.Kernel.Base + phys.VirtAddr(off)
+		if err := b.spend(workHeld, uint64(len(chunk))); err != nil {
+			return h.heldVariables, err
+		}
 		if _, err := readSparse(ctx, s.Space, chunk, at); err != nil {
 			return h.heldVariables, err
 		}
