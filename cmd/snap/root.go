@@ -108,6 +108,9 @@ in the guest, and nothing is downloaded.`,
 			if err := a.flagsFromEnv(cmd); err != nil {
 				return err
 			}
+			if err := refuseEmptyTexts(cmd); err != nil {
+				return err
+			}
 			if err := a.s3.export(); err != nil {
 				return err
 			}

@@ -33,6 +33,24 @@ var wrongValues = map[string][]string{
 	"ram":        {"0x1001+4K", "0+1000", "0+0", "0", "+4K", "4K+", "0+4K@", "0+4K@-1", "0+1Z", "-4K+4K", "0+99999999999P", ""},
 	"log-format": {"jsn", "xml"},
 	"trace":      {"-", ""},
+
+	"encrypt-to":     {""},
+	"identity":       {""},
+	"keep-daily":     {"-1", "two", "1.5"},
+	"keep-hourly":    {"-1", "two"},
+	"keep-last":      {"-1", "two"},
+	"keep-local":     {""},
+	"keep-monthly":   {"-1", "two"},
+	"keep-weekly":    {"-1", "two"},
+	"keep-within":    {"", "soon", "0d", "-1d", "10", "99999999999999w"},
+	"manifest":       {""},
+	"max-total":      {"", "0", "much", "-1G"},
+	"s3-credentials": {""},
+	"s3-endpoint":    {""},
+	"s3-region":      {""},
+	"s3-retain":      {""},
+	"sign-key":       {""},
+	"summary":        {""},
 }
 
 // wrongByType are values that no flag of a type can have.
@@ -58,6 +76,9 @@ func TestWrongValues(t *testing.T) {
 		wrong := append(slices.Clone(wrongByType[f.Value.Type()]), wrongValues[f.Name]...)
 		if len(wrong) == 0 {
 			t.Errorf("%s --%s has no wrong values in this table", cmd.CommandPath(), f.Name)
+		}
+		if f.Value.Type() == "bool" {
+			wrong = wrongByType["bool"] // of one name with a flag of another command
 		}
 		for _, value := range wrong {
 			args := append([]string{cmd.Name()}, needs[f.Name]...)
@@ -106,13 +127,16 @@ func examplesOf(f *pflag.Flag) []string {
 	case "ram":
 		return []string{"4GiB+2GiB@0x80000000"}
 	}
+	if takes, ok := textExamples()[f.Name]; ok && f.Value.Type() != "bool" {
+		return []string{takes, "512M", "such as 30d"}
+	}
 	switch f.Value.Type() {
 	case "bool":
 		return []string{"true or false"}
 	case "word":
 		return []string{"it can be "}
 	}
-	return []string{"512M", "10m", "500ms", "such as 10", "such as 4", "like 2", "like 1%", "like 50%", "console"}
+	return []string{"512M", "10m", "500ms", "such as 10", "such as 7", "such as 4", "like 2", "like 1%", "like 50%", "console"}
 }
 
 // walkFlags calls f with every flag of every command that people use.
@@ -146,6 +170,8 @@ func operandsOf(cmd *cobra.Command, f *pflag.Flag, input, output string) []strin
 		return []string{input, "-o", output + ".dmp.zst"}
 	case "expand":
 		return []string{input, "-o", output + ".dmp"}
+	case "mount":
+		return []string{input, output}
 	}
 	return []string{input}
 }
