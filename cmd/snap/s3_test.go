@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -130,6 +131,64 @@ func TestS3Fails(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.left, s.Uploads(t, "dumps")); diff != "" {
 				t.Errorf("uploads (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestS3Slow: a slow server takes longer and nothing else; one that doesn't answer any
+// more is waited for as long as --timeout says, and keeps nothing.
+func TestS3Slow(t *testing.T) {
+	s := s3server.Start(t)
+	s.Bucket(t, "dumps", false)
+	over := make(chan struct{}) // closed when snap has given up
+	for _, tt := range []struct {
+		name  string
+		fault s3server.Fault
+		code  int
+		say   string
+		want  []string // objects
+	}{
+		{"slow", func(_ http.ResponseWriter, r *http.Request) bool {
+			if s3server.IsPart(r) {
+				time.Sleep(300 * time.Millisecond)
+			}
+			return false
+		}, exitOK, "", []string{"slow.dmp", "slow.dmp.json"}},
+		{"silent", func(_ http.ResponseWriter, r *http.Request) bool {
+			if s3server.IsPart(r) {
+				<-over
+			}
+			return s3server.IsPart(r)
+		}, exitFailed, "--timeout is over", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			proxy := s.Proxy(t)
+			s3server.Environment(t, proxy.Endpoint, s3server.Access, s3server.Secret)
+			proxy.Fail(tt.fault)
+			var stdout, stderr bytes.Buffer
+			args := []string{"dump", "-c", "lab:///", "win10-22h2", "-o", "s3://dumps/" + tt.name + ".dmp"}
+			if tt.code != exitOK {
+				args = append(args, "--timeout", "8s")
+			}
+			code := run(t.Context(), args, &stdout, &stderr)
+			if tt.code != exitOK {
+				close(over)
+			}
+			if said := stderr.String(); code != tt.code || !strings.Contains(said, tt.say) {
+				t.Errorf("exit code %d; want %d and %q:\n%s", code, tt.code, tt.say, said)
+			}
+			var got []string
+			for _, name := range s.Objects(t, "dumps") {
+				if strings.HasPrefix(name, tt.name) {
+					got = append(got, name)
+				}
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("objects (-want +got):\n%s", diff)
+			}
+			if left := s.Uploads(t, "dumps"); len(left) > 0 {
+				t.Errorf("uploads are left: %q", left)
 			}
 		})
 	}
