@@ -5,15 +5,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"snap/catalog"
 	"snap/store"
 )
 
 // archiveForms says what a DEST of commands that look at dumps can be.
 const archiveForms = "a folder, or s3://BUCKET/PREFIX/"
 
-// openArchive opens where dumps lie, as the command line names it.
-func (a *app) openArchive(ctx context.Context, dest string) (store.Archive, error) {
-	return store.OpenArchive(ctx, dest, store.Options{S3: a.s3.options()})
+// catalogue opens where dumps lie, as the command line names it, and looks what is there.
+func (a *app) catalogue(ctx context.Context, dest string) (store.Archive, []catalog.Entry, error) {
+	archive, err := store.OpenArchive(ctx, dest, store.Options{S3: a.s3.options()})
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err := catalog.Read(ctx, archive)
+	return archive, entries, err
 }
 
 // completeArchives completes a DEST of commands that look at dumps.

@@ -46,11 +46,7 @@ func (a *app) keepAfter(ctx context.Context, p *approach, policy retention.Polic
 }
 
 func (a *app) removeOlder(ctx context.Context, p *approach, policy retention.Policy, m *manifest.Manifest) error {
-	archive, err := a.openArchive(ctx, strings.TrimSuffix(p.output(), p.file))
-	if err != nil {
-		return err
-	}
-	entries, err := catalog.Read(ctx, archive)
+	archive, entries, err := a.catalogue(ctx, strings.TrimSuffix(p.output(), p.file))
 	if err != nil {
 		return err
 	}

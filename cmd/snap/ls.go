@@ -49,11 +49,7 @@ was read back and compared, "in flight" if it was verified as it was written.`, 
 }
 
 func (a *app) ls(ctx context.Context, dest string, all bool) error {
-	archive, err := a.openArchive(ctx, dest)
-	if err != nil {
-		return err
-	}
-	entries, err := catalog.Read(ctx, archive)
+	archive, entries, err := a.catalogue(ctx, dest)
 	if err != nil {
 		return err
 	}

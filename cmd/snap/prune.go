@@ -90,11 +90,7 @@ func (a *app) prune(ctx context.Context, dest string, f *pruneFlags) error {
 	if err != nil {
 		return err
 	}
-	archive, err := a.openArchive(ctx, dest)
-	if err != nil {
-		return err
-	}
-	entries, err := catalog.Read(ctx, archive)
+	archive, entries, err := a.catalogue(ctx, dest)
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,9 @@ func (f *retainFlags) addTo(fl *pflag.FlagSet) {
 	fl.StringVar(&f.local, "keep-local", "", "`folder` where a copy is kept if the upload to S3 fails; it is written beside the upload")
 }
 
+// retainForm says what --s3-retain looks like.
+const retainForm = "days or hours, such as 30d or 12h"
+
 // maxRetain bounds how long an object is kept: what is longer was meant otherwise.
 const maxRetain = 100 * 366 * 24 * time.Hour
 
@@ -108,7 +111,7 @@ func (f *retainFlags) parse(s3 bool) (time.Duration, error) {
 		d, err = time.ParseDuration(f.retain)
 	}
 	if err != nil || d <= 0 || d > maxRetain {
-		return 0, wrongValue("s3-retain", f.retain, "days or hours, such as 30d or 12h")
+		return 0, wrongValue("s3-retain", f.retain, retainForm)
 	}
 	return d, nil
 }
