@@ -83,12 +83,7 @@ func (f *packedFiller) step() uint64 { return piecePages }
 func (f *packedFiller) room(_, n uint64) []byte { return f.aside[:n<<phys.PageShift] }
 
 func (f *packedFiller) put(first, n uint64) error {
-	var kept uint64
-	for i := range n {
-		if !bytes.Equal(flatLayout(f.aside[:]).page(i), zeroPage[:]) {
-			kept |= 1 << i
-		}
-	}
+	kept := notZero(f.aside[:n<<phys.PageShift])
 	at, err := f.take(uint64(bits.OnesCount64(kept)))
 	if err != nil {
 		return err
@@ -99,6 +94,17 @@ func (f *packedFiller) put(first, n uint64) error {
 		at++
 	}
 	return nil
+}
+
+// notZero returns which of the pages in b, at most piecePages, aren't zero: bit i is of
+// page i.
+func notZero(b []byte) (mask uint64) {
+	for i := range uint64(len(b)) >> phys.PageShift {
+		if !bytes.Equal(flatLayout(b).page(i), zeroPage[:]) {
+			mask |= 1 << i
+		}
+	}
+	return mask
 }
 
 // take returns where n pages may lie side by side.

@@ -1,8 +1,8 @@
 package capture
 
 import (
-	"bytes"
 	"context"
+	"math/bits"
 	"math/rand/v2"
 
 	"snap/hv"
@@ -45,11 +45,7 @@ func (s *Session) sampleZeros(ctx context.Context, set phys.Runs) {
 				continue
 			}
 			pages += r.Pages
-			for i := range r.Pages {
-				if bytes.Equal(flatLayout(b).page(i), zeroPage[:]) {
-					zero++
-				}
-			}
+			zero += r.Pages - uint64(bits.OnesCount64(notZero(b)))
 		}
 	}
 	if pages > 0 {
